@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+import kvcalc
 from kvcalc.dtypes import parse_dtype
+from kvcalc.errors import UnsupportedError
 
 #: Bits a number, block scales included: of a ggml type, as ggml prints them; of groups, bits + scale bits / group.
 BITS = {
@@ -38,6 +40,19 @@ BITS = {
 def test_bits_of_a_number(name: str) -> None:
     dtype = parse_dtype(name)
     assert 8 * dtype.block_bytes / dtype.block_elements == BITS[name]
+
+
+@pytest.mark.parametrize("name", BITS)
+def test_a_format_of_weights_leaves_embeddings_and_norms_where_it_is_a_quantisation(name: str) -> None:
+    assert parse_dtype(name).linear_only is (name not in {"float32", "float16", "bfloat16", "sfp8"})
+
+
+@pytest.mark.parametrize(("name", "latent", "indexer"), [("fp8_ds_mla", 656, 128), ("nvfp4_ds_mla", 352, 64)])
+def test_a_format_of_latents_is_one_of_nothing_else(name: str, latent: int, indexer: int) -> None:
+    model = kvcalc.load("deepseek-v3.2")  # 61 latents, each with an indexer key of 128 numbers
+    assert kvcalc.kv_cache_bytes(model, context=1000, kv_cache_dtype=name) == 61 * 1000 * (latent + indexer)
+    with pytest.raises(UnsupportedError, match=f"{name} is a format of latent"):
+        kvcalc.kv_cache_bytes(kvcalc.load("gemma-3-1b"), context=1000, kv_cache_dtype=name)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from kvcalc.architecture import (
 )
 from kvcalc.dtypes import parse_dtype
 from kvcalc.engines.base import Engine, KVCache, LayerBytes, Step
+from kvcalc.errors import UnsupportedError
 from kvcalc.workload import CacheSetup
 
 
@@ -67,10 +68,19 @@ def kind_cost(kind: LayerKind, setup: CacheSetup) -> KindCost:
     """What one layer of a kind costs by the report's accounting, on one of ``tensor_parallel_size`` devices.
 
     KV heads are divided, at least one on each device; latents and states stay whole.
+
+    Raises:
+        UnsupportedError: a format that only latents have, for a layer that is none.
     """
     tp, key, value = setup.tensor_parallel_size, setup.k_dtype, setup.v_dtype
     match kind:
         case Full() | Sliding() | Chunked() | Cross():
+            for dtype in (key, value):
+                if dtype.latent_token_bytes:
+                    raise UnsupportedError(
+                        f"{dtype.name} is a format of latent (MLA) layers, and {kind_label(kind)} layers have K and V",
+                        hint="use fp8 or bfloat16",
+                    )
             heads = max(1, kind.num_kv_heads // tp)
             pair = key.row_bytes(heads, kind.head_dim) + value.row_bytes(heads, kind.v_head_dim)
             if isinstance(kind, Cross):
