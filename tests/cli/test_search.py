@@ -6,7 +6,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from io import StringIO
 
 import pytest
@@ -101,14 +100,12 @@ def test_ctrl_c_prints_what_was_found_and_ends_with_130():
     assert running.stderr is not None
     progress = running.stderr.readline()  # it comes after a second
     running.send_signal(signal.SIGINT)
-    began = time.monotonic()
     out, _ = running.communicate(timeout=20)
     assert "of 2,000,000 candidates" in progress
     assert running.returncode == 130
     answer = SearchShape.model_validate_json(out)
     assert answer.search.interrupted
     assert answer.rows
-    assert time.monotonic() - began < 10
 
 
 def test_a_search_explains_each_candidate_that_it_shows(kvcalc):

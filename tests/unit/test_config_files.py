@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 
 import pytest
@@ -68,10 +67,8 @@ def test_infinity_in_a_file_is_let_in(tmp_path: Path) -> None:
 )
 def test_a_bad_file_is_one_error_with_its_place(tmp_path: Path, text: str, message: str) -> None:
     path = written(tmp_path / "bad", text)
-    started = time.perf_counter()
     with pytest.raises(KVCalcError, match=message) as refusal:
         kvcalc.load(str(path))
-    assert time.perf_counter() - started < 1
     assert refusal.value.location is not None
     assert str(path) in refusal.value.location
     assert len(refusal.value.render()) < 1000

@@ -1,10 +1,10 @@
 """GGUF headers: exact bytes by tensor type, the vocabulary stepped over, and one error for every bad file."""
 
 import struct
-import time
 import tracemalloc
 
 import pytest
+from bounded import calls_of
 from gguf_writer import gguf_header, model_metadata, text, typed, write_gguf
 
 from kvcalc.errors import InputError, UnsupportedError
@@ -54,7 +54,7 @@ def test_version_2_reads_as_version_3(tmp_path):
     assert headers[0] == headers[1]
 
 
-def test_a_vocabulary_of_262144_tokens_takes_milliseconds_and_no_memory(tmp_path):
+def test_a_vocabulary_of_262144_tokens_takes_a_step_a_token_and_no_memory(tmp_path):
     tokens = [f"token {number}" for number in range(262_144)]
     metadata = SMALL | {
         "tokenizer.ggml.tokens": tokens,
@@ -63,13 +63,8 @@ def test_a_vocabulary_of_262144_tokens_takes_milliseconds_and_no_memory(tmp_path
         "tokenizer.chat_template": "x" * 100_000,
     }
     path = write_gguf(tmp_path / "m.gguf", metadata, TENSORS)
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        header = read_gguf(path)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.25
-    assert header.metadata["tokenizer.ggml.tokens"] == Skipped(262_144)
+    assert read_gguf(path).metadata["tokenizer.ggml.tokens"] == Skipped(262_144)
+    assert calls_of(lambda: read_gguf(path)) < 262_144 + 1000  # one for the length of each token
     tracemalloc.start()
     read_gguf(path)
     _, peak = tracemalloc.get_traced_memory()
@@ -166,10 +161,12 @@ def counts(tensors: int, keys: int) -> bytes:
 def test_a_bad_header_is_one_error_at_once(tmp_path, content, reason):
     path = tmp_path / "m.gguf"
     path.write_bytes(content + bytes(64))
-    start = time.perf_counter()
-    with pytest.raises(InputError, match=reason):
-        read_gguf(path)
-    assert time.perf_counter() - start < 1
+
+    def read():
+        with pytest.raises(InputError, match=reason):
+            read_gguf(path)
+
+    assert calls_of(read) < 1000
 
 
 def test_two_gigabytes_of_empty_strings_are_refused_at_once(tmp_path):
@@ -177,10 +174,12 @@ def test_two_gigabytes_of_empty_strings_are_refused_at_once(tmp_path):
     with path.open("wb") as file:
         file.write(counts(0, 1) + text("k") + struct.pack("<IIQ", 9, 8, 250_000_000))
         file.truncate(2**31)
-    start = time.perf_counter()
-    with pytest.raises(InputError, match="claims 250,000,000 strings"):
-        read_gguf(path)
-    assert time.perf_counter() - start < 1
+
+    def read():
+        with pytest.raises(InputError, match="claims 250,000,000 strings"):
+            read_gguf(path)
+
+    assert calls_of(read) < 1000
 
 
 def test_overlapping_and_misaligned_data_is_refused():

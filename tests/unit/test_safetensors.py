@@ -2,10 +2,10 @@
 
 import json
 import os
-import time
 from pathlib import Path
 
 import pytest
+from bounded import calls_of
 
 from kvcalc.errors import InputError
 from kvcalc.sources.safetensors import LARGEST_HEADER, read_header, read_weights
@@ -68,9 +68,8 @@ def test_a_checkpoint_of_100_gb_is_answered_from_its_headers(tmp_path):
     for number in range(1, 11):
         tensors = {f"layer.{number}.{each}": ("BF16", [5_000_000, 100], 10**9) for each in range(10)}
         write(tmp_path / f"model-{number:05d}-of-00010.safetensors", tensors)
-    start = time.perf_counter()
     stored = read_weights(tmp_path)
-    assert time.perf_counter() - start < 0.5
+    assert calls_of(lambda: read_weights(tmp_path)) < 100 * 100  # of 100 tensors
     assert stored.bytes_by_dtype == {"bfloat16": 10**11}
     assert stored.elements == 5 * 10**10
     assert stored.files == 10
