@@ -117,13 +117,13 @@ class LayerCost:
 
     kind: LayerKind
     count: int
-    slides: bool = False
-    k_bytes: int = 0
-    v_bytes: int = 0
-    cell_formula: str = ""
-    conv_bytes: int = 0
-    recurrent_bytes: int = 0
-    state_formula: str = ""
+    slides: bool
+    k_bytes: int
+    v_bytes: int
+    cell_formula: str
+    conv_bytes: int
+    recurrent_bytes: int
+    state_formula: str
 
     @property
     def cell_bytes(self) -> int:

@@ -394,7 +394,7 @@ class MlxLmPlan:
         """The largest moment, the slots of each kind at it, and the products' sum."""
         peak = max(self._moments(context), key=self._bytes_at)
         prefilled = peak.chunks * self.growth.chunk + peak.rest
-        arriving = peak.rest or (self.growth.chunk if peak.chunks else 0)
+        arriving = self._last_chunk(peak)
         when = "decoding" if peak.decoded else "a prefill chunk"
         steps = [
             Step("T", "context", str(context), context, "tokens"),
@@ -436,7 +436,7 @@ class MlxLmPlan:
         if cost.chunk is not None and self.chunked_slots(cost.chunk, moment) != self.full_slots(moment):
             return f"{cost.chunk} + round_up({1 if moment.decoded else 'n'}, {_STEP})"
         fed = moment.chunks * self.growth.chunk + moment.rest
-        arriving = moment.rest or (self.growth.chunk if moment.chunks else 0)
+        arriving = self._last_chunk(moment)
         prefilled = self.full_slots(moment._replace(decoded=0))
         # A chunk that met a buffer with room in it, or one that was not cut, leaves a number only its history explains.
         is_plain = prefilled == fed - arriving + round_up(arriving, _STEP)
@@ -444,14 +444,17 @@ class MlxLmPlan:
         return f"{slots} + round_up(max(0, P + d - ({slots})), {_STEP})" if moment.decoded else slots
 
     def _rotating_formula(self, window: int, moment: Moment) -> str:
-        chunk = self.growth.chunk
-        if chunk == 1:
+        if self.growth.chunk == 1:  # every token rotates
             return f"min({window}, round_up(P + d, {_STEP}))"
-        if moment.rest == 1:
-            last = chunk if moment.chunks else 0
-            return f"min({window}, min(P - 1 - {last}, {window - 1}) + {last} + round_up(d + 1, {_STEP}))"
-        appended = f"min(P - n, {window - 1}) + n"
-        return f"min({window}, {appended} + round_up(d, {_STEP}))" if moment.decoded else appended
+        if moment.rest == 1:  # so does one that is left alone
+            return f"min({window}, P - 1 + round_up(d + 1, {_STEP}))"
+        if moment.decoded:
+            return f"min({window}, P + round_up(d, {_STEP}))"
+        return f"min(P - n, {window - 1}) + n"
+
+    def _last_chunk(self, moment: Moment) -> int:
+        """Tokens of the last prefill chunk before a moment."""
+        return moment.rest or (self.growth.chunk if moment.chunks else 0)
 
 
 class MlxLm(EngineOptions):

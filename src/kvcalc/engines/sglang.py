@@ -347,7 +347,6 @@ class SGLang(EngineOptions):
         0.8,
         ge=1e-6,
         le=1,
-        allow_inf_nan=False,
         description="tokens of the sliding pool for each token of the full pool",
     )
     disable_hybrid_swa_memory: bool = Field(False, description="allocate every layer in full")

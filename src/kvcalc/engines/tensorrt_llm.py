@@ -218,7 +218,6 @@ class TensorRTLLM(EngineOptions):
         None,
         ge=1e-6,
         le=1,
-        allow_inf_nan=False,
         description="part of the KV memory that becomes the pool; none: all of it (TensorRT-LLM: 0.9 of what is free)",
     )
 

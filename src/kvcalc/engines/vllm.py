@@ -74,8 +74,6 @@ _STATE_ALIGNMENT = 16
 # "estimated maximum model length" is a bisection up to max_model_len; the recorded figures use this one.
 _LONGEST_ESTIMATE = 2**24
 
-_UNBOUNDED = 2**62
-
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
@@ -308,7 +306,7 @@ class VllmPlan:
 
     def required_kv_memory(self, context: int, batch_size: int) -> int:
         """The requests' blocks and the null block, which the pool keeps back."""
-        blocks = batch_size * self.blocks_per_request(context) + (1 if self.groups else 0)
+        blocks = batch_size * self.blocks_per_request(context) + 1
         required = blocks * self.bytes_per_block
         override = self.engine.num_gpu_blocks_override
         # num_gpu_blocks_override fixes the pool: no budget serves what does not fit into it.
@@ -351,10 +349,8 @@ class VllmPlan:
 
     def _fits(self, context: int, batch_size: int, kv_memory: int) -> bool:
         if self.rules.checks_layers:
-            return kv_memory > 0 and batch_size * self.layer_bytes(context) <= kv_memory
-        # What remains beside the null block must be something, even if nothing is needed.
-        usable = kv_memory - self.bytes_per_block
-        return usable > 0 and self.kv_bytes(context, batch_size) <= usable
+            return batch_size * self.layer_bytes(context) <= kv_memory
+        return self.kv_bytes(context, batch_size) + self.bytes_per_block <= kv_memory  # beside the null block
 
     def _estimated_max_model_len(self, kv_memory: int) -> int:
         """The longest context that fits, 0 if none does: vLLM's bisection."""
@@ -599,8 +595,10 @@ class Vllm(EngineOptions):
         # number of blocks of all.
         stages = stage_bounds(architecture.num_layers, self.pipeline_parallel_size)
         costs = [[sum(grouped[i].page for i in group if _in(owned[i], stage)) for group in groups] for stage in stages]
-        dearest = max(range(len(stages)), key=lambda at: (max(costs[at], default=0), -at))
-        stage, bytes_per_block = stages[dearest], max(costs[dearest], default=0)
+        block_bytes = [max(of_stage, default=0) for of_stage in costs]
+        bytes_per_block = max(block_bytes)
+        dearest = block_bytes.index(bytes_per_block)
+        stage = stages[dearest]
         widest = groups[costs[dearest].index(bytes_per_block)] if groups else []
         in_widest = Counter(grouped[i] for i in widest if _in(owned[i], stage))
         rules = {spec: self._blocks(spec, setup) for spec in dict.fromkeys([*grouped, *(o.spec for o in owned)])}
@@ -632,7 +630,7 @@ class Vllm(EngineOptions):
         )
 
     def _blocks(self, spec: _Spec, setup: CacheSetup) -> _Blocks:
-        most_tokens, fixed = _UNBOUNDED, 0
+        most_tokens, fixed = MAX_TOKENS, 0  # no context is longer
         match spec.form:
             case "sliding":
                 most_tokens, fixed = spec.window - 1 + self.tokens_in_flight, 1
