@@ -107,7 +107,9 @@ SAMPLES = {
     "states alone": model((gated_delta_net(16), 4)),
     "states beside latents": model((gated_delta_net(32), 3), (latent(), 1), repeat=6),
     "parallel": model((Parallel(attention=full(2, 128), state=gated_delta_net(24)), 44)),
-    "shared": model((sliding(512, 2, 256), 4), (full(2, 256), 1), (Shared(of="sliding"), 4), (Shared(of="full"), 1)),
+    "shared": model(
+        (sliding(512, 2, 256), 4), (full(2, 256), 1), (Shared(of="sliding"), 4), (Shared(of="full"), 1), repeat=2
+    ),
     "cross": model((full(8, 128), 2), (Cross(num_kv_heads=8, head_dim=128, v_head_dim=128), 2)),
     "no cache": model((NoCache(), 3)),
 }
@@ -187,6 +189,24 @@ def test_attention_blocks_that_servers_of_qwen_3_5_printed(
     assert any(f"blocks of {block:,} tokens" in note and f"({padding})" in note for note in planned.notes)
 
 
+@pytest.mark.parametrize(
+    ("attention", "repeat", "block_size", "bytes_per_block"),
+    # What vLLM 0.33.0's planner answered, with the blocks that Platform._align_hybrid_block_size chose.
+    [
+        (full(4, 256), 16, 16, 51_380_224),
+        (full(4, 256), 16, 32, 52_428_800),
+        (full(4, 256), 16, 64, 54_525_952),
+        (latent(), 6, 16, 19_464_192),  # in steps of 128
+        (full(8, 128, 64), 1, 16, 3_211_264),  # a token counted as if V were 128 wide
+    ],
+)
+def test_the_attention_block_beside_states_grows_in_the_steps_of_the_planner(
+    attention: LayerKind, repeat: int, block_size: int, bytes_per_block: int
+) -> None:
+    planned = plan(model((gated_delta_net(48), 3), (attention, 1), repeat=repeat), block_size=block_size)
+    assert planned.bytes_per_block == bytes_per_block
+
+
 def test_the_pool_that_a_server_of_qwen_3_8_27b_printed() -> None:
     # 4.99 GiB on each of 2 devices, fp8, prefix caching: "302,921 tokens", "2.31x"
     planned = plan(QWEN_27B, "fp8", 2, enable_prefix_caching=True)
@@ -233,15 +253,41 @@ def test_gemma_3_27b_is_groups_of_ten_with_eight_padding_layers() -> None:
     assert cache.padding_bytes * 52 == sliding_row.bytes * 8
 
 
-def test_the_version_decides_what_is_logged_and_reserved() -> None:
-    gemma = kvcalc.load("gemma-3-27b")
-    old = plan(gemma, version="0.14.0").report(131072, 1, 40 * GiB)
-    new = plan(gemma).report(131072, 1, 40 * GiB)
-    assert (old["gpu_kv_cache_size_tokens"], f"{old['max_concurrency']:.2f}") == (74_896, "2.81")
-    assert (new["gpu_kv_cache_size_tokens"], f"{new['max_concurrency']:.2f}") == (291_658, "2.23")
-    middle = plan(gemma, version="0.25.1").report(131072, 1, 40 * GiB)
-    assert middle["max_concurrency"] == old["max_concurrency"]
-    assert middle["gpu_kv_cache_size_tokens"] == int(middle["max_concurrency"] * 131072)
+@pytest.mark.parametrize(
+    ("versions", "blocks", "tokens", "concurrency"),
+    [
+        (("0.11.0", "0.11.2", "0.12.0", "0.14.0", "0.17.1"), 11_654, 74_896, "2.81"),  # 40 GiB of 7 groups of 16 tokens
+        (("0.20.2", "0.25.1"), 11_654, 368_540, "2.81"),  # one batch of 8192 tokens beside the window
+        (("0.26.0", "0.33.0"), 14_726, 291_658, "2.23"),  # two
+    ],
+)
+def test_the_version_decides_what_is_logged_and_reserved(
+    versions: tuple[str, ...], blocks: int, tokens: int, concurrency: str
+) -> None:
+    for version in versions:
+        report = plan(kvcalc.load("gemma-3-27b"), version=version).report(131072, 1, 40 * GiB)
+        assert report["blocks_per_request"] == blocks
+        assert (report["gpu_kv_cache_size_tokens"], f"{report['max_concurrency']:.2f}") == (tokens, concurrency)
+
+
+@pytest.mark.parametrize(
+    ("version", "checks_layers"),
+    [("0.11.0", True), ("0.12.0", True), ("0.20.2", False), ("0.26.0", False)],
+)
+def test_the_start_up_check_of_old_versions_adds_up_the_layers(version: str, checks_layers: bool) -> None:
+    planned = plan(kvcalc.load("gemma-3-1b"), version=version)
+    # 22 sliding layers of 1 + (511 + F) / 16 blocks and 4 full ones, of 16 x 1024 bytes, without the 2 padding layers.
+    needed = planned.layer_bytes(32768) if checks_layers else planned.kv_bytes(32768, 1) + planned.bytes_per_block
+    assert planned.report(32768, 1, needed)["fits"]
+    assert not planned.report(32768, 1, needed - 1)["fits"]
+
+
+def test_no_block_is_given_back_before_a_token_is_computed() -> None:
+    for kind in (sliding(1, 1, 64), Chunked(chunk=1, num_kv_heads=1, head_dim=64, v_head_dim=64)):
+        planned = plan(model((kind, 1)), block_size=1)
+        # Step by step: one token under way, then two, then the first of three is given back.
+        held = [planned.resident_bytes(tokens, tokens - 1, 1) // 256 for tokens in (1, 2, 3)]
+        assert held == [1, 2, 2]
 
 
 @pytest.mark.parametrize(
@@ -252,6 +298,8 @@ def test_the_version_decides_what_is_logged_and_reserved() -> None:
         (26, 21, (21, 26, 26, 26)),
         (10, 8, (8, 8, 10, 10)),  # 10 is 1.25 x 8: not below it
         (12, 8, (8, 8, 8, 8)),  # 12 is 1.5 x 8
+        (31, 25, (25, 31, 31, 31)),  # 1.24 times as many
+        (76, 51, (51, 51, 76, 76)),  # 1.49 times
     ],
 )
 def test_the_group_size_threshold_of_each_version(
@@ -329,7 +377,7 @@ def test_cohere_2_slides_over_one_token_more() -> None:
 
 
 def test_layers_that_share_a_cache_cost_nothing_and_stand_in_no_group() -> None:
-    shared, alone = SAMPLES["shared"], model((sliding(512, 2, 256), 4), (full(2, 256), 1))
+    shared, alone = SAMPLES["shared"], model((sliding(512, 2, 256), 4), (full(2, 256), 1), repeat=2)
     assert plan(shared).kv_bytes(32768, 3) == plan(alone).kv_bytes(32768, 3)
     assert [row.bytes for row in plan(shared).allocate(32768, 1).layers if row.kind == "shared"] == [0, 0]
 
@@ -378,8 +426,10 @@ def test_pages_grow_where_they_divide_the_largest_and_are_padded_where_not() -> 
     padded = plan(SAMPLES["padded pages"])
     assert {rule.block_size for rule, _ in padded.groups} == {16}
     assert padded.bytes_per_block == 2 * 32768
-    with pytest.raises(UnsupportedError, match="pages of one size: 15,360, 32,768 bytes"):
-        plan(SAMPLES["padded pages"], version="0.14.0")
+    assert plan(SAMPLES["padded pages"], version="0.20.2").bytes_per_block == 2 * 32768
+    for version in ("0.11.0", "0.12.0"):
+        with pytest.raises(UnsupportedError, match="pages of one size: 15,360, 32,768 bytes"):
+            plan(SAMPLES["padded pages"], version=version)
 
 
 def test_latents_beside_windows_that_do_not_fit_are_all_full() -> None:
@@ -409,12 +459,17 @@ def test_states_are_counted_for_every_speculated_token_and_for_prefix_caching() 
 
 def test_cross_attention_is_counted_for_the_encoders_tokens() -> None:
     engine, sample = Vllm(), SAMPLES["cross"]
-    with_encoder = engine.prepare(sample, setup(encoder_tokens=1500))
-    without = engine.prepare(sample, setup())
-    blocks = ceil_div(1500, 16)
-    assert with_encoder.kv_bytes(448, 1) - without.kv_bytes(448, 1) == blocks * 2 * 65536
-    assert "0 encoder tokens" in without.notes[0]
-    assert not with_encoder.notes
+    whisper, without = (engine.prepare(sample, setup(encoder_tokens=tokens)) for tokens in (1500, 0))
+    # vLLM plans an encoder input as long as a step, and holds what the encoder has written.
+    planned = (448 + 8192) // 16 * 2 * 65536
+    assert whisper.kv_bytes(448, 1) == without.kv_bytes(448, 1) == planned
+    held = [made.allocate(448, 1).steady_bytes for made in (whisper, without)]
+    assert held == [(448 // 16 + blocks) * 2 * 65536 for blocks in (ceil_div(1500, 16), 0)]
+    assert "planned for 8,192 encoder tokens" in whisper.notes[0]
+    assert "it holds 1,500" in whisper.notes[0]
+    engine.prepare(sample, setup(encoder_tokens=8192))
+    with pytest.raises(UnsupportedError, match="no encoder input of 8,193 tokens in steps of 8,192"):
+        engine.prepare(sample, setup(encoder_tokens=8193))
 
 
 def test_a_layer_with_two_caches_is_a_layer_of_each_kind() -> None:
@@ -444,6 +499,7 @@ def test_a_model_without_a_cache_takes_nothing_and_fits() -> None:
         (full(8, 128), "fp8_ds_mla", "format of latent"),
         (full(8, 128), "q8_0", "no KV cache in q8_0"),
         (full(8, 128), "fp8/bfloat16", "one format for K and V"),
+        (full(8, 192, 128), "nvfp4", "no nvfp4 cache for model, whose heads are 192 and 128 wide"),
         (Full(num_kv_heads=8, head_dim=128, v_head_dim=128, extra_state_bytes=64), "bfloat16", "fixed state"),
     ],
 )
@@ -565,4 +621,4 @@ def test_every_refusal_of_a_sample_is_a_kvcalc_error() -> None:
             plan(sample, **options)
         except KVCalcError:
             refused.add(name)
-    assert refused == {"states", "states beside latents", "parallel", "cross"}
+    assert refused == {"two windows", "states", "states beside latents", "parallel", "cross"}

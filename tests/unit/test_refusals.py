@@ -92,6 +92,10 @@ def test_the_inverse_finds_the_smallest_from_any_guess(guess):
     assert smallest_reaching(guess, lambda pool: True) == 0
 
 
+def test_a_workload_is_one_sequence_on_one_device_without_an_encoder():
+    assert Workload(CacheSetup(BFLOAT16, BFLOAT16), 4096) == Workload(CacheSetup(BFLOAT16, BFLOAT16, 1, 0), 4096, 1)
+
+
 # Engines.
 
 
@@ -176,8 +180,8 @@ def test_vllm_pads_a_state_to_the_largest_page(kinds, pages):
 
 
 def test_vllm_pages_the_encoder_output_of_every_cross_layer():
-    model = model_of(FULL, FULL, cross=Cross(2, 64, 64))
-    cache = prepare(model, engine="vllm", encoder_tokens=1500).plan.allocate(448, 1)
+    model, options = model_of(FULL, FULL, cross=Cross(2, 64, 64)), {"max_num_batched_tokens": 1500}
+    cache = prepare(model, engine="vllm", encoder_tokens=1500, engine_options=options).plan.allocate(448, 1)
     rows = {row.kind: row for row in cache.layers}
     assert (rows["full"].count, rows["cross"].count) == (2, 2)
     assert rows["full"].bytes == 2 * 448 * 512

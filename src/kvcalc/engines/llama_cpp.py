@@ -498,7 +498,7 @@ class LlamaCppPlan:
             lines.append(
                 f"llama_memory_recurrent: size = {_mib(conv + recurrent)} ({sequences:6d} cells, "
                 f"{self.model.num_layers:3d} layers, {sequences:2d} seqs  0 rs_seq), R (f32): {_mib(conv)}, "
-                f"S (f32): {_mib(recurrent)}, P (f32): {_mib(0)}"
+                f"S (f32): {_mib(recurrent)}, P (f32):    0.00 MiB"
             )
         return lines
 

@@ -40,7 +40,7 @@ from kvcalc.engines.base import KVCache, LayerBytes, Step
 from kvcalc.engines.ideal import state_bytes
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError, quote
-from kvcalc.units import MAX_BYTES, MAX_TOKENS, GiB, ceil_div
+from kvcalc.units import MAX_BYTES, MAX_TOKENS, GiB, ceil_div, round_up
 from kvcalc.workload import CacheSetup, Workload, stage_bounds
 
 #: What one spec describes: a parallel layer has two.
@@ -68,8 +68,10 @@ _CHUNKED_MODELS = frozenset({"llama4"})
 # vllm 0.33.0 models/commandr.py:244 passes sliding_window + 1, so that 4096 becomes 4097.
 _WINDOW_PLUS_ONE_MODELS = frozenset({"cohere2"})
 
-# The attention block of a model with state layers grows in steps of so many tokens (platforms/interface.py).
-_STATE_ALIGNMENT = 16
+# The attention block of a model with state layers grows in whole kernel blocks, beside latents in steps of 128 tokens
+# (vllm 0.33.0 platforms/interface.py:1068, :1088).
+_KERNEL_BLOCK = 16
+_LATENT_ALIGNMENT = 128
 
 # "estimated maximum model length" is a bisection up to max_model_len; the recorded figures use this one.
 _LONGEST_ESTIMATE = 2**24
@@ -172,6 +174,7 @@ class _Blocks:
         window: tokens of the window or chunk.
         most_tokens: tokens beyond which the reservation no longer grows.
         fixed: blocks that do not depend on the context (states, encoder tokens, a window's first partial block).
+        encoder_blocks: of those, blocks that the encoder's tokens of this workload fill (cross-attention).
     """
 
     form: str
@@ -179,6 +182,7 @@ class _Blocks:
     window: int
     most_tokens: int
     fixed: int
+    encoder_blocks: int
 
     def reserved(self, context: int) -> int:
         """The most blocks that a sequence of up to ``context`` tokens may hold at once.
@@ -194,8 +198,10 @@ class _Blocks:
         """
         settled = max(0, computed - in_flight)
         match self.form:
-            case "state" | "cross":
+            case "state":
                 return self.fixed
+            case "cross":
+                return self.encoder_blocks
             case "sliding":
                 freed = max(0, settled - self.window + 1) // self.block_size
             case "chunked":
@@ -232,7 +238,8 @@ class VllmPlan:
         shares: (kind, rule) -> bytes of one block of these layers, without padding.
         layer_needs: rule and page of each layer by itself, for the start-up check of old versions.
         page_unit: the page that all groups share, or None where the layers of one group differ.
-        block_note: how the attention block of a model with states came about: (states' bytes, a token's bytes, block).
+        block_note: how the attention block of a model with states came about: (states' bytes, a token's bytes, the
+            unit in which it grows, block).
         notes: what a reader must know.
     """
 
@@ -249,7 +256,7 @@ class VllmPlan:
     shares: tuple[tuple[int, _Blocks, int], ...]
     layer_needs: tuple[tuple[_Blocks, int], ...]
     page_unit: int | None
-    block_note: tuple[int, int, int] | None
+    block_note: tuple[int, int, int, int] | None
     notes: tuple[str, ...]
 
     @property
@@ -379,8 +386,8 @@ class VllmPlan:
         source = "vllm 0.33.0 v1/kv_cache_interface.py:586"
         steps = []
         if self.block_note:
-            states, token_bytes, block_size = self.block_note
-            formula = f"max({self.engine.block_size}, 16 * ceil_div({states}, 16 * {token_bytes}))"
+            states, token_bytes, unit, block_size = self.block_note
+            formula = f"round_up({unit} * ceil_div({states}, {unit} * {token_bytes}), {_KERNEL_BLOCK})"
             meaning = "attention block, raised until its page covers a state"
             steps.append(Step("attention_block", meaning, formula, block_size, "tokens", "vllm platforms/interface.py"))
         names, widest = [], []
@@ -398,6 +405,8 @@ class VllmPlan:
         planning = "vllm 0.33.0 v1/core/kv_cache_planning.py"
         if self.page_unit is not None and len(names) > 1:
             page, meaning = self.page_unit, "page of every layer: the largest"
+            if self.block_note:
+                names.append(f"attention_block * {self.block_note[1]}")
             steps.append(Step("page", meaning, f"max({', '.join(names)})", page, "bytes", f"{planning}:346"))
             widest = [f"{self.bytes_per_block // page} * page"]
         where = f" on one of {self.engine.pipeline_stages} stages" if self.engine.pipeline_stages > 1 else ""
@@ -450,7 +459,8 @@ class Vllm(EngineOptions):
         "page: block_size x KV heads x (K bytes + V bytes); mixed pages grow or are padded to the largest\n"
         "bytes_per_block = layers of the widest group x page; equal layers form groups of one size\n"
         "blocks of a group: full and latent ceil(T / block_size); sliding ceil(min(W - 1 + F, T) / block_size) + 1;\n"
-        "  chunked ceil(min(C + F, T) / block_size); state 1 + speculative tokens (+ 1 with prefix caching)\n"
+        "  chunked ceil(min(C + F, T) / block_size); state 1 + speculative tokens (+ 1 with prefix caching);\n"
+        "  cross-attention ceil(max_num_batched_tokens / block_size)\n"
         "F = (pipeline stages + 1 if async_scheduling) x max_num_batched_tokens; before 0.26.0 one batch"
     )
     sources: ClassVar[tuple[str, ...]] = (
@@ -463,6 +473,7 @@ class Vllm(EngineOptions):
         "backends that raise the block size at start, or pack pages of several sizes into one block",
         "decode and prefill context parallelism; windows widened by multi-module speculation",
         "Mamba-2 groups that tensor parallelism does not divide, which vLLM replicates",
+        "blocks in steps of 64 tokens, for gated delta nets with prefix caching and FlashInfer's prefill (Hopper)",
         "0.20.2 to 0.25.1: only the lines that differ were read",
     )
     evidence: ClassVar[str] = (
@@ -539,7 +550,7 @@ class Vllm(EngineOptions):
                 f"{architecture.name} has {architecture.num_layers} layers, "
                 f"fewer than pipeline_parallel_size={self.pipeline_parallel_size} stages"
             )
-        rules, notes = _rules_of(self.version), _setup_notes(architecture, setup)
+        rules, notes = _rules_of(self.version), _setup_notes(self, architecture, setup)
         owned, block_note = _with_attention_block(self, _owned_caches(self, architecture, setup))
         alone = [each.spec for each in owned]
         hybrid_off = self.disable_hybrid_kv_cache_manager or architecture.model_type in _CHUNKED_MODELS
@@ -567,7 +578,7 @@ class Vllm(EngineOptions):
             state = next(spec for spec in grouped if spec.form == "state" and spec.state_bytes == block_note[0])
             padding = state.page - state.state_bytes
             notes.append(
-                f"attention blocks of {block_note[2]:,} tokens; a state's page is padded by "
+                f"attention blocks of {block_note[-1]:,} tokens; a state's page is padded by "
                 f"{padding:,} bytes ({padding / state.state_bytes:.2%})"
             )
         return self._plan(
@@ -588,7 +599,7 @@ class Vllm(EngineOptions):
         owned: list[_Owned],
         grouped: list[_Spec],
         groups: list[list[int]],
-        block_note: tuple[int, int, int] | None,
+        block_note: tuple[int, int, int, int] | None,
         notes: tuple[str, ...],
     ) -> VllmPlan:
         # Every stage has the model's groups with its own layers in them; the stage with the dearest block sets the
@@ -597,6 +608,11 @@ class Vllm(EngineOptions):
         costs = [[sum(grouped[i].page for i in group if _in(owned[i], stage)) for group in groups] for stage in stages]
         block_bytes = [max(of_stage, default=0) for of_stage in costs]
         bytes_per_block = max(block_bytes)
+        if bytes_per_block and not all(block_bytes):
+            raise UnsupportedError(
+                f"vllm cannot start {architecture.name} in {len(stages)} pipeline stages: one of them keeps no cache",
+                hint="use a smaller pipeline_parallel_size",
+            )
         dearest = block_bytes.index(bytes_per_block)
         stage = stages[dearest]
         widest = groups[costs[dearest].index(bytes_per_block)] if groups else []
@@ -637,10 +653,12 @@ class Vllm(EngineOptions):
             case "chunked":
                 most_tokens = spec.window + self.tokens_in_flight
             case "cross":
-                most_tokens, fixed = 0, ceil_div(setup.encoder_tokens, spec.block_size)
+                # Planned for the longest input of an encoder, which is as long as a step (config/scheduler.py:306).
+                most_tokens, fixed = 0, ceil_div(self.max_num_batched_tokens, spec.block_size)
             case "state":
                 most_tokens, fixed = 0, 1 + self.num_speculative_tokens + (1 if self.enable_prefix_caching else 0)
-        return _Blocks(spec.form, spec.block_size, spec.window, most_tokens, fixed)
+        encoder_blocks = ceil_div(setup.encoder_tokens, spec.block_size)
+        return _Blocks(spec.form, spec.block_size, spec.window, most_tokens, fixed, encoder_blocks)
 
     def resident_bytes(
         self, architecture: Architecture, workload: Workload, tokens: int, computed: int, in_flight: int
@@ -702,7 +720,7 @@ def _check_dtypes(setup: CacheSetup) -> None:
         )
 
 
-def _setup_notes(architecture: Architecture, setup: CacheSetup) -> list[str]:
+def _setup_notes(engine: Vllm, architecture: Architecture, setup: CacheSetup) -> list[str]:
     notes, tp = [], setup.tensor_parallel_size
     kinds = [kind.attention if isinstance(kind, Parallel) else kind for kind, _ in architecture.caches]
     heads = [kind.num_kv_heads for kind in kinds if isinstance(kind, Full | Sliding | Chunked | Cross)]
@@ -712,8 +730,17 @@ def _setup_notes(architecture: Architecture, setup: CacheSetup) -> list[str]:
         notes.append("every device keeps the whole latent: tensor parallelism does not divide it")
     if architecture.model_type in _WINDOW_PLUS_ONE_MODELS and any(isinstance(kind, Sliding) for kind in kinds):
         notes.append("vllm gives this model a window of one token more")
-    if any(isinstance(kind, Cross) for kind in kinds) and not setup.encoder_tokens:
-        notes.append("cross-attention is counted for 0 encoder tokens")
+    if any(isinstance(kind, Cross) for kind in kinds):
+        if setup.encoder_tokens > engine.max_num_batched_tokens:
+            raise UnsupportedError(
+                f"vllm takes no encoder input of {setup.encoder_tokens:,} tokens in steps of "
+                f"{engine.max_num_batched_tokens:,}",
+                hint=f"-E max_num_batched_tokens={setup.encoder_tokens}",
+            )
+        notes.append(
+            f"cross-attention is planned for {engine.max_num_batched_tokens:,} encoder tokens "
+            f"(max_num_batched_tokens); while decoding it holds {setup.encoder_tokens:,} (encoder_tokens)"
+        )
     return notes
 
 
@@ -766,6 +793,11 @@ def _spec(engine: Vllm, model: str, kind: _SingleKind, setup: CacheSetup, widene
                 raise UnsupportedError(f"{dtype.name} is a format of latent (MLA) layers, and {model} has others")
             # Divided, at least one on each device: 10 heads on 4 devices are 2 each.
             heads = max(1, kind.num_kv_heads // tp)
+            if dtype.name == "nvfp4" and kind.head_dim != kind.v_head_dim:
+                raise UnsupportedError(
+                    f"vllm has no nvfp4 cache for {model}, whose heads are {kind.head_dim} and {kind.v_head_dim} wide",
+                    hint="use fp8 or bfloat16",
+                )
             key, value = _head_bytes(dtype, kind.head_dim), _head_bytes(dtype, kind.v_head_dim)
             window = kind.window + widened if isinstance(kind, Sliding) else window_of(kind) or 0
             return _Spec(kind.kind, engine.block_size, heads, key, value, window)
@@ -808,26 +840,31 @@ def _head_bytes(dtype: DType, width: int) -> int:
     return dtype.bytes_for(width) + dtype.head_scale_bytes
 
 
-def _with_attention_block(engine: Vllm, owned: list[_Owned]) -> tuple[list[_Owned], tuple[int, int, int] | None]:
+def _with_attention_block(engine: Vllm, owned: list[_Owned]) -> tuple[list[_Owned], tuple[int, int, int, int] | None]:
     """Raise the attention block until its page covers a state, which is then padded to it.
 
-    Qwen3.5-27B: a state of 3,207,168 bytes over pages of 4,096 bytes a token is 783 tokens, so blocks of 784.
+    Qwen3.5-27B: a state of 3,207,168 bytes over pages of 4,096 bytes a token is 783 tokens, so blocks of 784, or of 832
+    where ``block_size`` is 64. A token counts here as if V were as wide as K.
+
+    Source: vllm 0.33.0 platforms/interface.py:1032-1125.
     """
     states = max((each.spec.state_bytes for each in owned if each.spec.form == "state"), default=0)
     attention = [each.spec for each in owned if each.spec.form != "state"]
     if not states or not attention:
         return owned, None
     spec = next((spec for spec in attention if spec.form in ("full", "latent")), attention[0])
-    step = _STATE_ALIGNMENT * spec.token_bytes
-    block_size = max(engine.block_size, _STATE_ALIGNMENT * ceil_div(states, step))
-    page = block_size * spec.token_bytes
+    is_latent = spec.form == "latent"
+    token_bytes = spec.token_bytes if is_latent else spec.heads * 2 * spec.key_bytes
+    unit = max(_KERNEL_BLOCK, engine.block_size, _LATENT_ALIGNMENT if is_latent else 1)
+    block_size = round_up(unit * ceil_div(states, unit * token_bytes), _KERNEL_BLOCK)
+    page = block_size * token_bytes
     aligned = [
         replace(each, spec=replace(each.spec, padded_page=page))
         if each.spec.form == "state"
         else replace(each, spec=replace(each.spec, block_size=block_size))
         for each in owned
     ]
-    return aligned, (states, spec.token_bytes, block_size)
+    return aligned, (states, token_bytes, unit, block_size)
 
 
 def _is_one_type(specs: list[_Spec]) -> bool:
@@ -842,9 +879,16 @@ def _is_one_type(specs: list[_Spec]) -> bool:
 
 
 def _promoted(specs: list[_Spec]) -> list[_Spec] | None:
-    """Every local layer as a full one, where there are full ones; None if that leaves more than one type."""
+    """Every local layer as a full one, where there are full ones; None if that leaves more than one type.
+
+    Full layers keep the window that they had, and without latents vLLM merges one window or chunk at the most
+    (v1/kv_cache_interface.py:659).
+    """
     if not specs or _is_one_type(specs):
         return specs
+    lengths = {form: {spec.window for spec in specs if spec.form == form} for form in ("sliding", "chunked")}
+    if any(len(each) > 1 for each in lengths.values()) and not any(spec.form == "latent" for spec in specs):
+        return None
     if any(spec.form in ("full", "latent") for spec in specs):
         local = ("sliding", "chunked")
         specs = [replace(spec, form="full", window=0) if spec.form in local else spec for spec in specs]
