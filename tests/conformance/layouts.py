@@ -43,3 +43,9 @@ def sliding(window: int, num_kv_heads: int = 1, head_dim: int = 64) -> dict[str,
 def chunked(chunk: int) -> dict[str, Any]:
     """A chunked attention layer."""
     return {**full(), "kind": "chunked", "chunk": chunk}
+
+
+def latent(**changes: int) -> dict[str, Any]:
+    """An MLA layer as wide as DeepSeek V3's."""
+    sizes = {"rank": 512, "rope_dim": 64, "num_heads": 128, "nope_dim": 128, "v_head_dim": 128}
+    return {"kind": "latent", **sizes, **changes}

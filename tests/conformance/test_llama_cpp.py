@@ -187,6 +187,14 @@ def test_a_whole_line_is_printed_as_llama_cpp_prints_it() -> None:
     assert (report["streams"], report["n_ctx"], report["fits"]) == (4, 131072, True)
 
 
+def test_a_whole_line_of_states_is_printed_as_llama_cpp_prints_it() -> None:
+    report = plan(model_of("qwen3.5-0.8b", "qwen3_5", QWEN35_SMALL)).report(32768, 1, 2**40)
+    assert report["printed"][1] == (
+        "llama_memory_recurrent: size =   19.27 MiB (     1 cells,  24 layers,  1 seqs  0 rs_seq), "
+        "R (f32):    1.27 MiB, S (f32):   18.00 MiB, P (f32):    0.00 MiB"
+    )
+
+
 def test_gemma_3_270m_takes_39_mib_at_8k() -> None:
     assert plan(kvcalc.load("gemma-3-270m")).kv_bytes(8192, 1) == 39 * MiB
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from layouts import chunked, full, laid_out, published, recorded, sliding
+from layouts import chunked, full, laid_out, latent, published, recorded, sliding
 
 from kvcalc.architecture import Architecture
 from kvcalc.engines.base import KVCache, evaluate
 from kvcalc.errors import InputError, UnsupportedError
 from kvcalc.footprint import footprint, kv_cache_bytes, prepare
+from kvcalc.sources.resolve import load
 
 RECORDED = recorded("mlx_lm.json")
 
@@ -145,7 +146,7 @@ def test_mla_is_the_latent_or_every_head_as_the_class_has_it() -> None:
     ("slug", "layers", "state_bytes"),
     [
         ("qwen3-next-80b-a3b", 36, 4 * 524288 + 2 * 8192 * 3),  # gated delta net: float32
-        ("bamba-9b", 29, 2 * 1048576 + 2 * 8448 * 3),  # Mamba-2: the model's format
+        ("recurrentgemma-2b", 18, 2 * 2560 + 2 * 2560 * 3),  # RG-LRU: the model's format
         ("lfm2-1.2b", 10, 2 * 2048 * 2),  # a convolution alone
     ],
 )
@@ -154,11 +155,59 @@ def test_states_keep_kernel_minus_one_columns(slug: str, layers: int, state_byte
     assert [(row.count, row.bytes) for row in rows if row.kind == "state"] == [(layers, layers * state_bytes)]
 
 
+@pytest.mark.parametrize(
+    ("model_type", "width"),
+    [
+        *((name, 4) for name in ("mamba2", "falcon_h1", "nemotron_h", "granitemoehybrid", "olmo_hybrid")),
+        *((name, 2) for name in ("jamba", "mamba")),
+    ],
+)
+def test_the_step_size_of_mamba_2_makes_its_state_float32(model_type: str, width: int) -> None:
+    model = laid_out("any", model_type, [{"kind": "state", "recurrent_elements": 4096}])
+    assert cache_of(model, 100).bytes == 4096 * width
+
+
+def test_an_indexer_key_is_kept_twice_in_every_layer() -> None:
+    # deepseek_v32.py:102 caches the key as K and as V.
+    v32 = load("deepseek-v3.2")
+    assert cache_of(v32, 1024).bytes == 61 * (1024 + 256) * 2 * (576 + 2 * 128)
+    kinds = [latent(indexer_dim=128), latent()]
+    assert cache_of(laid_out("glm", "glm_moe_dsa", kinds), 1024).bytes == 2 * (1024 + 256) * 2 * (576 + 2 * 128)
+
+
+@pytest.mark.parametrize("model_type", ["mistral4", "kimi_k3"])
+def test_further_classes_cache_the_latent(model_type: str) -> None:
+    assert cache_of(laid_out("any", model_type, [latent()]), 1024).bytes == (1024 + 256) * 2 * 576
+
+
+@pytest.mark.parametrize("model_type", ["smollm3", "solar_open", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe"])
+def test_max_kv_size_rotates_further_models_without_a_cache_of_their_own(model_type: str) -> None:
+    # What tiny models of these types held: max_kv_size of 16 slots.
+    assert cache_of(laid_out("any", model_type, [full()]), 1000, max_kv_size=16).steady_bytes == 256 * 16
+
+
+def test_a_ministral_whose_layers_all_slide_slides_in_none() -> None:
+    every, some = [sliding(512)] * 2, [sliding(512), full()]
+    assert cache_of(laid_out("any", "ministral3", every), 4096).steady_bytes == 2 * 256 * (4096 + 256)
+    assert cache_of(laid_out("any", "ministral3", some), 4096).steady_bytes == 256 * (512 + 4096 + 256)
+
+
+def test_layers_with_a_state_of_their_own_are_not_quantised() -> None:
+    kinds = [{**full(), "extra_state_bytes": 64}, {**sliding(512), "extra_state_bytes": 64}]
+    quantised = cache_of(laid_out("baichuan", "baichuan_m1", kinds), 4096, kv_bits=4)
+    assert quantised.bytes == cache_of(laid_out("baichuan", "baichuan_m1", kinds), 4096).bytes
+    assert "kv_bits leaves chunked layers and those with a state as they are" in quantised.notes[0]
+
+
+def test_a_model_that_mlx_lm_has_no_class_for_says_so() -> None:
+    assert "mlx-lm 0.32.2 has no class for bamba" in cache_of(published("bamba-9b"), 4096).notes[0]
+
+
 def test_chunked_layers_are_trimmed_to_their_chunk_by_the_call_after() -> None:
     model = laid_out("one-layer", "llama4", [chunked(8192)])
     predicted = cache_of(model, 32768)
     assert (predicted.bytes, predicted.steady_bytes) == (256 * (8192 + 2048), 256 * (8192 + 256))
-    assert any("not run" in note for note in predicted.notes)
+    assert not predicted.notes
     assert cache_of(model, 32768, kv_bits=4).bytes == predicted.bytes
 
 

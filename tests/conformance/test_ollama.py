@@ -20,6 +20,13 @@ def test_gemma_3_1b_takes_38_mib_at_4k() -> None:
     assert bytes_of(kvcalc.load("gemma-3-1b"), 4096) == 38 * MiB
 
 
+def test_flash_attention_and_latents_are_what_llama_cpp_has_by_default() -> None:
+    # Without flash attention V would be as wide as the widest layer; without the latent, 128 heads would be kept.
+    for name in ("gemma-4-31b", "deepseek-v3"):
+        model = kvcalc.load(name)
+        assert bytes_of(model, 8192) == bytes_of(model, 8192, engine="llama.cpp", n_ubatch=1024)
+
+
 def test_qwen_3_30b_takes_3_gib_at_32k() -> None:
     layer = Layer(cache=Full(num_kv_heads=4, head_dim=128, v_head_dim=128))
     order = (0,) * 48

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from layouts import chunked, full, laid_out, published, recorded, sliding
+from layouts import chunked, full, laid_out, latent, published, recorded, sliding
 
 from kvcalc.architecture import Architecture
 from kvcalc.engines.base import evaluate
@@ -30,9 +30,6 @@ def cache_of(model: Architecture, context: int, batch_size: int = 1, **options: 
 
 def state(**fields: int) -> dict[str, Any]:
     return {"kind": "state", **fields}
-
-
-LATENT = {"kind": "latent", "rank": 512, "rope_dim": 64, "num_heads": 128, "nope_dim": 128, "v_head_dim": 128}
 
 
 @pytest.mark.parametrize("slug", MODELS)
@@ -99,10 +96,15 @@ def test_the_recurrent_state_of_recurrentgemma_is_outside_and_a_note_says_how_mu
     # 18 layers of 2560 float32 and 2560 x 3 columns of bfloat16, twice.
     assert any(f"{2 * 18 * 25600:,} bytes" in note for note in predicted.notes)
     assert [row.bytes for row in predicted.layers if row.kind == "state"] == [0]
+    assert not any("outside" in note for note in cache_of(published("gemma-3-1b"), 4096).notes)
 
 
 @pytest.mark.parametrize(
-    ("version", "elements"), [("4.57.1", 40960), ("5.0", 40960), ("5.14.0", 40960), ("5.15", 576), ("5.23.0", 576)]
+    ("version", "elements"),
+    [
+        *((version, 40960) for version in ("4.57.1", "5.0", "5.12.0", "5.13.0", "5.14.0")),
+        *((version, 576) for version in ("5.15", "5.17.0", "5.18.0", "5.20.0", "5.22.0", "5.23.0")),
+    ],
 )
 def test_mla_layers_cache_the_latent_since_5_15(version: str, elements: int) -> None:
     assert cache_of(published("deepseek-v3"), 1000, version=version).bytes == 61 * 1000 * 2 * elements
@@ -112,6 +114,15 @@ def test_a_release_that_nobody_looked_at_is_refused_with_the_known_ones() -> Non
     with pytest.raises(InputError, match=r"4\.57\.1, 5\.0\.0, 5\.12\.0, 5\.13\.0, 5\.14\.0, 5\.15\.0") as refusal:
         cache_of(published("deepseek-v3"), 1000, version="5.14.1")
     assert "5.14.1" in refusal.value.message
+
+
+def test_the_states_of_minimax_are_in_its_own_cache_and_format() -> None:
+    state = {"kind": "state", "recurrent_elements": 4096}
+    minimax, other = (laid_out("any", model_type, [state]) for model_type in ("minimax", "custom"))
+    assert (cache_of(minimax, 100).bytes, cache_of(other, 100).bytes) == (2 * 4096, 4 * 4096)
+    assert cache_of(other, 100, cache="static").bytes == 4 * 4096
+    with pytest.raises(UnsupportedError, match="refuses a StaticCache"):
+        cache_of(minimax, 100, cache="static")
 
 
 def test_cross_attention_holds_the_encoders_tokens() -> None:
@@ -142,9 +153,9 @@ def test_a_hybrid_without_a_config_is_the_engines_index_error(slug: str) -> None
     ("kind", "options"),
     [
         ({"kind": "compressed", "width": 512, "window": 128, "ratio": 4}, {}),
-        ({**LATENT, "indexer_dim": 128}, {}),
-        ({**LATENT, "window": 128}, {}),
-        (LATENT, {"version": "5.12.0", "cache": "static"}),
+        (latent(indexer_dim=128), {}),
+        (latent(window=128), {}),
+        (latent(), {"version": "5.12.0", "cache": "static"}),
         ({**full(), "indexer_dim": 128}, {}),
         ({**full(), "extra_state_bytes": 512}, {}),
         (state(recurrent_elements=64), {"version": "5.12.0"}),

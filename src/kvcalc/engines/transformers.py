@@ -54,6 +54,8 @@ _CACHES_LATENT = {
     "5.23.0": True,
 }
 _NEWEST = "5.23.0"
+#: MiniMaxCache keeps the lightning attention's states in the model's format (modeling_minimax.py:202-209).
+_OWN_STATE_CACHE = frozenset({"minimax"})
 _SOURCE = f"transformers {_NEWEST} cache_utils.py"
 
 
@@ -383,7 +385,13 @@ class Transformers(EngineOptions):
             )
         if self.version != _NEWEST:
             raise _unknown(model, f"state layers in {self.version}", f"use version={_NEWEST}")
-        return state.conv_channels * state.conv_kernel * element_bytes + 4 * state.recurrent_elements
+        if self.cache == "static" and model.model_type in _OWN_STATE_CACHE:
+            raise UnsupportedError(
+                f"transformers refuses a StaticCache for {model.name}, whose states need a cache class of its own",
+                hint="use cache=dynamic",
+            )
+        recurrent_bytes = element_bytes if model.model_type in _OWN_STATE_CACHE else 4
+        return state.conv_channels * state.conv_kernel * element_bytes + recurrent_bytes * state.recurrent_elements
 
     def _notes(self, model: Architecture, setup: CacheSetup) -> tuple[str, ...]:
         notes = []
@@ -397,7 +405,8 @@ class Transformers(EngineOptions):
         if any(isinstance(kind, Cross) for kind in kinds) and not setup.encoder_tokens:
             notes.append("encoder_tokens is 0, so the cross-attention cache is empty")
         if any(isinstance(kind, State | Parallel) for kind in kinds) and not _keeps_state_outside(model):
-            notes.append("recurrent states are float32, as on the pure torch path; CUDA kernels may differ")
+            form = "in the model's format" if model.model_type in _OWN_STATE_CACHE else "float32"
+            notes.append(f"recurrent states are {form}, as on the pure torch path; CUDA kernels may differ")
         return tuple(notes)
 
 
