@@ -72,14 +72,14 @@ def _weights(architecture: Architecture, dtype: str | None, tp: int, stages: int
     if dtype is None and provenance.weight_bytes is not None:
         whole = sum(provenance.weight_bytes.values())
         unshared = max(_stage_bytes(architecture, stored, own, 1, 1))
-        # A file says what the whole model takes; a part of it is that in proportion to the computed part.
-        size = whole if tp == stages == 1 else ceil_div(whole * size, max(1, unshared))
+        # A file says what the whole model takes; a device's part is that in proportion to the computed part, if known.
+        size = ceil_div(whole * size, unshared) if unshared else whole
         name, exact = "as stored", True
         parameters = provenance.weight_elements or parameters
         listed = ", ".join(f"{kind} {count:,} B" for kind, count in sorted(provenance.weight_bytes.items()))
         notes.append(f"weights as stored in the files: {listed}")
     elif stored.linear_only:
-        notes.insert(0, f"{stored.name} covers the linear layers; embeddings, norms and routers stay {own.name}")
+        notes = [f"{stored.name} covers the linear layers; embeddings, norms and routers stay {own.name}", *notes]
     return Weights(parameters, active, size, name, exact, parts, tuple(notes))
 
 
@@ -125,9 +125,9 @@ def _has_head(architecture: Architecture) -> bool:
 def tensor_bytes(tensor: Tensor, stored: DType, own: DType, tp: int) -> int:
     """Bytes of a tensor on one of ``tp`` devices: as ``stored`` where that format covers it, else as ``own``."""
     dtype = stored if tensor.linear or not stored.linear_only else own
-    if tp == 1 or tensor.split == "whole":
+    if tensor.split == "whole":
         return dtype.bytes_for(tensor.elements)
     if tensor.split == "by_kv_heads":
         heads = tensor.kv_heads
-        return dtype.bytes_for(ceil_div(tensor.elements, heads) * max(1, ceil_div(heads, tp)))
+        return dtype.bytes_for(ceil_div(tensor.elements, heads) * ceil_div(heads, tp))
     return dtype.bytes_for(ceil_div(tensor.elements, tp))
