@@ -207,6 +207,15 @@ def test_the_attention_block_beside_states_grows_in_the_steps_of_the_planner(
     assert planned.bytes_per_block == bytes_per_block
 
 
+def test_the_attention_block_beside_states_and_windows_alone_follows_the_first_window() -> None:
+    wide, narrow = sliding(128, 8, 128), sliding(128, 4, 128)
+    blocks = {
+        plan(model((gated_delta_net(16), 1), (first, 1), (second, 1))).block_note[3]  # type: ignore[index]
+        for first, second in ((wide, narrow), (wide, wide))
+    }
+    assert blocks == {16 * ceil_div(16 * 128 * 128 * 4 + 3 * 6144 * 2, 16 * 4096)}
+
+
 def test_the_pool_that_a_server_of_qwen_3_8_27b_printed() -> None:
     # 4.99 GiB on each of 2 devices, fp8, prefix caching: "302,921 tokens", "2.31x"
     planned = plan(QWEN_27B, "fp8", 2, enable_prefix_caching=True)
@@ -455,6 +464,7 @@ def test_states_are_counted_for_every_speculated_token_and_for_prefix_caching() 
     assert plan(alone, enable_prefix_caching=True).kv_bytes(8192, 2) == 2 * 2 * 4 * state
     assert plan(alone, num_speculative_tokens=3).kv_bytes(8192, 2) == 2 * 4 * 4 * (state + 3 * 6144 * 2)
     assert plan(alone, tp=2).kv_bytes(8192, 1) == 4 * state // 2
+    assert plan(alone, block_size=1).kv_bytes(8192, 1) == 4 * state
 
 
 def test_cross_attention_is_counted_for_the_encoders_tokens() -> None:
@@ -463,6 +473,7 @@ def test_cross_attention_is_counted_for_the_encoders_tokens() -> None:
     # vLLM plans an encoder input as long as a step, and holds what the encoder has written.
     planned = (448 + 8192) // 16 * 2 * 65536
     assert whisper.kv_bytes(448, 1) == without.kv_bytes(448, 1) == planned
+    assert plan(sample, block_size=1).kv_bytes(448, 1) == (448 + 8192) * 2 * 4096
     held = [made.allocate(448, 1).steady_bytes for made in (whisper, without)]
     assert held == [(448 // 16 + blocks) * 2 * 65536 for blocks in (ceil_div(1500, 16), 0)]
     assert "planned for 8,192 encoder tokens" in whisper.notes[0]

@@ -88,6 +88,13 @@ LAYERS: st.SearchStrategy[LayerKind] = st.one_of(
 @given(st.lists(LAYERS, min_size=1, max_size=3), st.integers(1, 4000), STEPS, st.integers(0, 900))
 @example(kinds=[Chunked(chunk=500, **HEADS)], context=4000, step=100, decode=10)  # trimmed between two chunks
 @example(kinds=[Chunked(chunk=500, **HEADS)], context=300, step=512, decode=400)  # trimmed while decoding
+@example(kinds=[Chunked(chunk=768, **HEADS)], context=4000, step=192, decode=10)  # largest with the chunk before that
+# Largest with the token before the first one that trims, which is one of the first two to be decoded: the rotating
+# buffer has grown by then.
+@example(kinds=[Sliding(window=5000, **HEADS), Chunked(chunk=1610, **HEADS)], context=1601, step=320, decode=100)
+@example(kinds=[Sliding(window=5000, **HEADS), Chunked(chunk=1600, **HEADS)], context=1601, step=320, decode=100)
+@example(kinds=[Sliding(window=512, **HEADS)], context=515, step=512, decode=0)  # largest with a last chunk of 2
+@example(kinds=[Sliding(window=5000, **HEADS)], context=102, step=100, decode=254)  # a lone token, and 255: 256 in all
 def test_the_closed_form_is_the_largest_of_every_step(
     kinds: list[LayerKind], context: int, step: int, decode: int
 ) -> None:
@@ -107,6 +114,10 @@ def test_the_closed_form_is_the_largest_of_every_step(
 @example(with_chunked=False, context=100, step=64, decode=300, start=200)  # quantised while decoding
 @example(with_chunked=False, context=1000, step=64, decode=0, start=200)  # quantised during the prefill
 @example(with_chunked=False, context=1000, step=512, decode=0, start=200)  # quantised by the first chunk
+@example(with_chunked=False, context=1000, step=512, decode=0, start=999)  # quantised by the last chunk
+@example(with_chunked=False, context=1000, step=512, decode=0, start=1000)  # quantised by the last token
+@example(with_chunked=False, context=1025, step=1024, decode=1, start=1026)  # largest with a token before that grows
+@example(with_chunked=True, context=3000, step=512, decode=0, start=1600)  # largest with the third chunk, not the last
 def test_quantising_later_is_the_largest_of_before_and_after(
     with_chunked: bool, context: int, step: int, decode: int, start: int
 ) -> None:

@@ -38,8 +38,17 @@ def test_what_is_no_layout_is_refused(text):
         parse_layout(text)
 
 
+def test_a_block_has_at_most_100_000_layers():
+    assert parse_layout("99999:1") == Layout(99_999, 1, None)
+    with pytest.raises(InputError, match="100,000"):
+        parse_layout("100000:1")
+
+
 def test_every_ratio_without_local_layers_is_global():
     assert parse_layout("0:3") == parse_layout("0:1") == parse_layout("global")
+    assert str(parse_layout("0:3")) == "global"
+    with pytest.raises(InputError, match="has no layers"):
+        parse_layout("0:0")
 
 
 def test_fewer_local_than_global_layers_get_a_hint():

@@ -1,5 +1,7 @@
 """Parameters by part, their bytes in a format, and on one of several devices."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,7 +33,7 @@ def test_a_quantised_format_covers_the_linear_layers_alone(dtype, block, size):
     linear = parts["attention"] + parts["feed_forward"]
     plain = parts["embedding"] + parts["norms"]
     assert weights(model, dtype).bytes == linear // block * size + plain * 2
-    assert any("linear layers" in note for note in weights(model, dtype).notes)
+    assert "linear layers" in weights(model, dtype).notes[0]
 
 
 def test_tensor_parallelism_divides_matrices_and_keeps_norms_whole():
@@ -54,6 +56,25 @@ def test_stages_cover_every_layer_once(layers, stages):
     bounds = stage_bounds(layers, stages)
     assert [index for first, last in bounds for index in range(first, last)] == list(range(layers))
     assert max(last - first for first, last in bounds) - min(last - first for first, last in bounds) <= 1
+
+
+def test_a_device_has_its_part_of_what_the_files_hold():
+    model = kvcalc.load("gemma-2-2b")
+    computed = {(tp, stages): weights(model, None, tp, stages).bytes for tp in (1, 2) for stages in (1, 2)}
+    stored = model.changed(provenance=replace(model.provenance, weight_bytes={"q8_0": 10**9, "f32": 10**6}))
+    for (tp, stages), size in computed.items():
+        part = weights(stored, None, tp, stages)
+        assert part.bytes == -(-(10**9 + 10**6) * size // computed[1, 1])
+        assert (part.exact, part.dtype) == (True, "as stored")
+    estimated = replace(stored.provenance, exact_weights=False)
+    assert weights(stored.changed(provenance=estimated), None).exact  # a measured size is no estimate
+
+
+def test_a_device_has_all_that_the_files_hold_where_no_part_is_known():
+    model = kvcalc.load("gemma-2-2b")
+    layers = tuple(replace(layer, mixer=(), rest=()) for layer in model.layers)
+    bare = model.changed(layers=layers, tensors=(), provenance=replace(model.provenance, weight_bytes={"q8_0": 10**9}))
+    assert weights(bare, None, 2).bytes == weights(bare, None).bytes == 10**9
 
 
 def test_a_tied_head_keeps_a_copy_of_the_embedding_on_the_last_stage():

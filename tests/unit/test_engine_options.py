@@ -1,0 +1,139 @@
+"""Every option of every engine: its default, and the last values on both sides of its range."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kvcalc.engines import REGISTRY, engine_class, make_engine
+from kvcalc.errors import InputError, KVCalcError
+from kvcalc.units import GiB
+
+TOKENS = 2**40  # more than any model has, and quick to compute with
+
+#: Engine -> option -> (default, smallest, largest, refused below, refused above).
+NUMBERS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "llama.cpp": {
+        "n_batch": (2048, 1, TOKENS, 0, TOKENS + 1),
+        "n_ubatch": (512, 0, TOKENS, -1, TOKENS + 1),
+        "n_ctx": (None, 1, TOKENS, 0, TOKENS + 1),
+        "n_seq_max": (None, 1, 256, 0, 257),
+    },
+    "ollama": {
+        "num_parallel": (None, 1, 256, 0, 257),
+        "num_batch": (None, 1, TOKENS, 0, TOKENS + 1),
+    },
+    "vllm": {
+        "block_size": (16, 1, TOKENS, 0, TOKENS + 1),
+        "max_num_batched_tokens": (8192, 1, TOKENS, 0, TOKENS + 1),
+        "pipeline_parallel_size": (1, 1, 10_000, 0, 10_001),
+        "num_gpu_blocks_override": (None, 1, TOKENS, 0, TOKENS + 1),
+        "num_speculative_tokens": (0, 0, 1024, -1, 1025),
+    },
+    "sglang": {
+        "page_size": (1, 1, 2**20, 0, 2**20 + 1),
+        "swa_full_tokens_ratio": (0.8, 1e-6, 1, 0.9e-6, 1.000001),
+        "max_running_requests": (None, 1, 2**30, 0, 2**30 + 1),
+        "chunked_prefill_size": (8192, -1, 2**30, -2, 2**30 + 1),
+    },
+    "tensorrt-llm": {
+        "tokens_per_block": (32, 1, 2**20, 0, 2**20 + 1),
+        "free_gpu_memory_fraction": (None, 1e-6, 1, 0.9e-6, 1.000001),
+    },
+    "transformers": {"prefill_chunk": (None, 1, TOKENS, 0, TOKENS + 1)},
+    "mlx-lm": {
+        "prefill_step_size": (2048, 1, TOKENS, 0, TOKENS + 1),
+        "decode_tokens": (1, 0, TOKENS, -1, TOKENS + 1),
+        "max_kv_size": (None, 5, TOKENS, 4, TOKENS + 1),
+        "quantized_kv_start": (0, 0, TOKENS, -1, TOKENS + 1),
+    },
+}
+#: Engine -> option -> (default, other values that it takes, refused).
+CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
+    "llama.cpp": {
+        "kv_unified": (False, (True,), (2,)),
+        "swa_full": (False, (True,), (2,)),
+        "flash_attn": (True, (False,), (2,)),
+        "mla": (True, (False,), (2,)),
+        "version": ("0c1e57098", (), ("b10488",)),
+    },
+    "ollama": {"version": ("fb30760996", (), ("0.12.6",))},
+    "vllm": {
+        "async_scheduling": (True, (False,), (2,)),
+        "disable_hybrid_kv_cache_manager": (False, (True,), (2,)),
+        "enable_prefix_caching": (False, (True,), (2,)),
+        "version": (
+            "0.33.0",
+            ("0.11", "0.11.0", "0.11.2", "0.12.0", "0.17.1", "0.20.2", "0.25.1", "0.26.0"),
+            ("0.10.2", "0.11.3", "0.17.2", "0.20.1", "0.25.2", "0.33.1", "1.11.0", "0.33.0.1", "1234.0"),
+        ),
+    },
+    "sglang": {
+        "disable_hybrid_swa_memory": (False, (True,), (2,)),
+        "disable_radix_cache": (False, (True,), (2,)),
+        "disable_overlap_schedule": (False, (True,), (2,)),
+        "version": ("0.5.23", (), ("0.5.22",)),
+    },
+    "tensorrt-llm": {
+        "max_attention_window": (
+            None,
+            ("1", "1024,131072", (1,), (TOKENS,), (4096,) * 1024, 512),
+            ((), (0,), (TOKENS + 1,), (4096,) * 1025, "0", True, "a few"),
+        ),
+    },
+    "transformers": {
+        "cache": ("dynamic", ("static", "dynamic_unconfigured"), ("hybrid",)),
+        "version": ("5.23.0", ("5.0", "4.57.1", "5.14.0", "5.15.0", "5.17.0"), ("5.14.1", "5", "4.57.0.1")),
+    },
+    "mlx-lm": {
+        "kv_bits": (None, (2, 3, 4, 5, 6, 8), (1, 7, 9, 16)),
+        "kv_group_size": (64, (32, 128), (31, 33, 96, 129, 256)),
+    },
+}
+RANGES = [(engine, option, *row) for engine, options in NUMBERS.items() for option, row in options.items()]
+WORDS = [(engine, option, *row) for engine, options in CHOICES.items() for option, row in options.items()]
+
+
+@pytest.mark.parametrize("engine", REGISTRY)
+def test_every_option_stands_in_these_tables_with_its_default(engine: str) -> None:
+    tables = {**NUMBERS.get(engine, {}), **CHOICES.get(engine, {})}
+    assert {option.name: option.default for option in engine_class(engine).option_help()} == {
+        option: row[0] for option, row in tables.items()
+    }
+
+
+@pytest.mark.parametrize(("engine", "option", "default", "smallest", "largest", "below", "above"), RANGES)
+def test_a_number_is_taken_up_to_the_ends_of_its_range(
+    engine: str, option: str, default: Any, smallest: Any, largest: Any, below: Any, above: Any
+) -> None:
+    for value in (smallest, largest):
+        assert getattr(make_engine(engine, {option: value}), option) == value
+    for value in (below, above, float("nan"), float("inf"), "", "many"):
+        with pytest.raises(InputError, match=option):
+            make_engine(engine, {option: value})
+
+
+@pytest.mark.parametrize(("engine", "option", "default", "taken", "refused"), WORDS)
+def test_a_choice_is_one_of_those_that_the_engine_has(
+    engine: str, option: str, default: Any, taken: tuple[Any, ...], refused: tuple[Any, ...]
+) -> None:
+    for value in (default, *taken):
+        make_engine(engine, {option: value})
+    for value in refused:
+        with pytest.raises(KVCalcError):
+            make_engine(engine, {option: value})
+
+
+@pytest.mark.parametrize(
+    ("memory_bytes", "device", "tokens"),
+    [
+        (70 * GiB - 1, "any", 2048),
+        (70 * GiB, "any", 8192),
+        (80 * GiB, "A100-SXM4-80GB", 2048),
+        (160 * GiB - 1, "any", 8192),
+        (160 * GiB, "any", 16384),
+    ],
+)
+def test_vllm_takes_more_tokens_a_step_on_larger_devices(memory_bytes: int, device: str, tokens: int) -> None:
+    assert engine_class("vllm").device_options(memory_bytes, device) == {"max_num_batched_tokens": tokens}
