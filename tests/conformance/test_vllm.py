@@ -104,6 +104,7 @@ SAMPLES = {
     "two widths, all full": model((full(8, 128), 5), (full(4, 64), 2)),
     "padded pages": model((sliding(100, 3, 80), 4), (full(4, 128), 2)),
     "states": QWEN_27B,
+    "states beside wide keys": model((gated_delta_net(48), 3), (full(8, 128, 64), 1)),
     "states alone": model((gated_delta_net(16), 4)),
     "states beside latents": model((gated_delta_net(32), 3), (latent(), 1), repeat=6),
     "parallel": model((Parallel(attention=full(2, 128), state=gated_delta_net(24)), 44)),
@@ -632,4 +633,5 @@ def test_every_refusal_of_a_sample_is_a_kvcalc_error() -> None:
             plan(sample, **options)
         except KVCalcError:
             refused.add(name)
-    assert refused == {"two windows", "states", "states beside latents", "parallel", "cross"}
+    states = {"states", "states beside wide keys", "states beside latents", "parallel"}
+    assert refused == {"two windows", "cross", *states}

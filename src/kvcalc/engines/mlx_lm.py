@@ -512,6 +512,7 @@ class MlxLm(EngineOptions):
         "the buffer cache of MLX itself, and the old buffer that lives while a larger one is filled",
         "prompts of several lengths in one batch (BatchKVCache pads them)",
         "speculative decoding with a draft model, and a prompt cache loaded from a file",
+        "a RecurrentGemma whose lru_width is not its hidden_size (the class takes the hidden_size)",
     )
     evidence: ClassVar[str] = (
         "every recorded cache of mlx-lm 0.32.2 to the byte; its cache classes driven on the CPU with 12,217 random "
