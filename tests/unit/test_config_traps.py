@@ -116,6 +116,14 @@ def test_geometry_by_kind() -> None:
     ]
 
 
+def test_sliding_layers_of_mimo_have_twice_the_kv_heads_where_no_key_says_otherwise() -> None:
+    config = CONFIGS["mimo-v2-flash"]
+    silent = {key: value for key, value in config.items() if not key.startswith("swa_")} | {"num_key_value_heads": 2}
+    assert [kind.num_kv_heads for kind, _ in read_config(silent).caches] == [2, 4]  # type: ignore[union-attr]
+    stated = silent | {"swa_num_key_value_heads": 2}
+    assert [kind.num_kv_heads for kind, _ in read_config(stated).caches] == [2, 2]  # type: ignore[union-attr]
+
+
 def test_the_last_layer_of_gemma4_is_global_whatever_its_list_says() -> None:
     text = CONFIGS["gemma-4-31b"]["text_config"]
     gemma = read_config({"text_config": text | {"layer_types": ["sliding_attention"] * 60}, "model_type": "gemma4"})

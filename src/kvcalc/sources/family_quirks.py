@@ -113,8 +113,8 @@ def qwen3_5(config: Config, fields: Fields) -> None:
 
 
 def mimo(config: Config, fields: Fields) -> None:
-    """Sliding layers have heads of their own; the full ones keep ``num_key_value_heads``."""
-    local: Fields = {}
+    """Sliding layers have heads of their own, where the file says nothing twice the KV heads of the full ones."""
+    local: Fields = {"num_kv_heads": 2 * fields["attention"]["num_kv_heads"]}
     for key, name in (
         ("swa_num_attention_heads", "num_heads"),
         ("swa_num_key_value_heads", "num_kv_heads"),
@@ -122,9 +122,10 @@ def mimo(config: Config, fields: Fields) -> None:
         ("swa_v_head_dim", "v_head_dim"),
     ):
         number = config.count(key)
-        if number is not None and number != fields["attention"].get(name):
+        if number is not None:
             local[name] = number
     local["sinks"] = config.flag("add_swa_attention_sink_bias", default=True)
+    local = {name: number for name, number in local.items() if number != fields["attention"].get(name)}
     fields["local_attention"] = local
 
 
