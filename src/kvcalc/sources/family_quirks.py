@@ -124,8 +124,8 @@ def mimo(config: Config, fields: Fields) -> None:
         number = config.count(key)
         if number is not None:
             local[name] = number
-    local["sinks"] = config.flag("add_swa_attention_sink_bias", default=True)
     local = {name: number for name, number in local.items() if number != fields["attention"].get(name)}
+    local["sinks"] = config.flag("add_swa_attention_sink_bias", default=True)
     fields["local_attention"] = local
 
 
@@ -185,6 +185,19 @@ def bloom(config: Config, fields: Fields) -> None:
 
 def head_bias(config: Config, fields: Fields) -> None:
     fields["head_bias"] = True
+
+
+def ernie_moe(config: Config, fields: Fields) -> None:
+    """``use_bias`` is for the head too."""
+    fields["head_bias"] = config.flag("use_bias")
+
+
+def nemotron_h(config: Config, fields: Fields) -> None:
+    """The routed experts may work in a narrower space; of the keys for Mamba's biases the class reads ``use_bias``."""
+    if "experts" in fields:
+        fields["experts"]["latent_size"] = config.count("moe_latent_size")
+    if "state" in fields:
+        fields["state"]["bias"] = config.flag("use_bias")
 
 
 def parallel_residual(config: Config, fields: Fields) -> None:
@@ -290,6 +303,12 @@ def longcat(config: Config, fields: Fields) -> None:
 
 
 def deepseek_v4(config: Config, fields: Fields) -> None:
+    """One shared expert, whatever ``n_shared_experts`` says; no dense block, but its biases are the shared expert's."""
+    experts = fields["experts"]
+    experts["shared_intermediate_size"] = experts["intermediate_size"]
+    fields.pop("feed_forward", None)
+    if config.flag("mlp_bias"):
+        fields["feed_forward"] = {"intermediate_size": experts["intermediate_size"], "bias": True}
     fields["hyper_connections"] = config.count("hc_mult", least=0, most=64) or 0
     fields["compressed"] = {
         "num_heads": config.need(*HEADS),
