@@ -136,6 +136,13 @@ def test_a_shared_projection_still_caches_k_and_v() -> None:
     assert kvcalc.kv_cache_bytes(gemma, context=1024) == 2 * 1024 * 2 * (25 * 8 * 256 + 5 * 2 * 512)
 
 
+def test_gpt_bigcode_has_one_kv_head_or_one_for_each_query_head() -> None:
+    bigcode = {"n_embd": 64, "n_head": 4, "n_layer": 2, "num_key_value_heads": 2, "model_type": "gpt_bigcode"}
+    assert read_config(bigcode).caches[0][0] == Full(num_kv_heads=1, head_dim=16, v_head_dim=16)
+    many = read_config(bigcode | {"multi_query": False})
+    assert many.caches[0][0] == Full(num_kv_heads=4, head_dim=16, v_head_dim=16)
+
+
 def test_layers_that_share_a_cache_cost_nothing() -> None:
     config = CONFIGS["gemma-3n-e2b"]
     owners = read_config(config | {"text_config": config["text_config"] | {"num_kv_shared_layers": 0}})
@@ -214,6 +221,12 @@ def test_vision_and_audio_parts_are_never_searched() -> None:
     assert model("llama", **parts) == model("llama")
     with pytest.raises(InputError, match="hidden_size is missing"):
         read_config({"model_type": "something", "layer_types": ["full_attention"], **parts})
+
+
+def test_an_embedding_narrower_than_the_layers_is_said_to_be_estimated() -> None:
+    small = {"hidden_size": 1024, "ffn_dim": 4096, "num_attention_heads": 16, "do_layer_norm_before": False}
+    assert "embedding of width 512" in notes(model("opt", **small, word_embed_proj_dim=512))
+    assert "embedding of width" not in notes(model("opt", **small, word_embed_proj_dim=1024))
 
 
 def test_float32_files_do_not_make_a_float32_cache() -> None:

@@ -245,6 +245,22 @@ def experts(hidden_size: int, spec: ExpertsSpec, linear_bias: bool = False) -> l
     return tensors
 
 
+def of_model_type(model_type: str, hidden_size: int, block: str, width: int | None) -> list[Tensor]:
+    """What only one model type has in a block, so that no field of a spec states it: the same whatever the spec says.
+
+    Apertus: the two numbers of its activation, xIELU. A.X-K1: a norm behind the experts. BitNet: a norm of the hidden
+    layer of a dense block.
+    """
+    match model_type, block:
+        case "apertus", "dense":
+            return [_plain("feed_forward", 2, split="whole")]
+        case "axk1", "experts":
+            return norms(hidden_size, 1, bias=False)
+        case "bitnet", "dense":
+            return [_plain("norms", width or 0)]
+    return []
+
+
 def per_layer_input(hidden_size: int, width: int, altup_inputs: int, laurel_rank: int) -> list[Tensor]:
     """One layer's part of per-layer embeddings: gate D w, projection w D, norm D.
 

@@ -235,6 +235,7 @@ class _Builder:
             if spec.feed_forward is None or width is None:
                 raise InputError("a dense layer needs the table [feed_forward]", location="feed_forward")
             rest += blocks.feed_forward(spec.hidden_size, width, spec.feed_forward.gated, spec.feed_forward.bias)
+        rest += blocks.of_model_type(self.model_type, spec.hidden_size, block, width)
         per_layer = spec.per_layer_input
         if per_layer is not None:
             rest += blocks.per_layer_input(
