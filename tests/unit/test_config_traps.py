@@ -116,6 +116,14 @@ def test_geometry_by_kind() -> None:
     ]
 
 
+def test_sliding_layers_of_mimo_have_twice_the_kv_heads_where_no_key_says_otherwise() -> None:
+    config = CONFIGS["mimo-v2-flash"]
+    silent = {key: value for key, value in config.items() if not key.startswith("swa_")} | {"num_key_value_heads": 2}
+    assert [kind.num_kv_heads for kind, _ in read_config(silent).caches] == [2, 4]  # type: ignore[union-attr]
+    stated = silent | {"swa_num_key_value_heads": 2}
+    assert [kind.num_kv_heads for kind, _ in read_config(stated).caches] == [2, 2]  # type: ignore[union-attr]
+
+
 def test_the_last_layer_of_gemma4_is_global_whatever_its_list_says() -> None:
     text = CONFIGS["gemma-4-31b"]["text_config"]
     gemma = read_config({"text_config": text | {"layer_types": ["sliding_attention"] * 60}, "model_type": "gemma4"})
@@ -126,6 +134,13 @@ def test_the_last_layer_of_gemma4_is_global_whatever_its_list_says() -> None:
 def test_a_shared_projection_still_caches_k_and_v() -> None:
     gemma = read_config(CONFIGS["gemma-4-26b-a4b"])
     assert kvcalc.kv_cache_bytes(gemma, context=1024) == 2 * 1024 * 2 * (25 * 8 * 256 + 5 * 2 * 512)
+
+
+def test_gpt_bigcode_has_one_kv_head_or_one_for_each_query_head() -> None:
+    bigcode = {"n_embd": 64, "n_head": 4, "n_layer": 2, "num_key_value_heads": 2, "model_type": "gpt_bigcode"}
+    assert read_config(bigcode).caches[0][0] == Full(num_kv_heads=1, head_dim=16, v_head_dim=16)
+    many = read_config(bigcode | {"multi_query": False})
+    assert many.caches[0][0] == Full(num_kv_heads=4, head_dim=16, v_head_dim=16)
 
 
 def test_layers_that_share_a_cache_cost_nothing() -> None:
@@ -206,6 +221,12 @@ def test_vision_and_audio_parts_are_never_searched() -> None:
     assert model("llama", **parts) == model("llama")
     with pytest.raises(InputError, match="hidden_size is missing"):
         read_config({"model_type": "something", "layer_types": ["full_attention"], **parts})
+
+
+def test_an_embedding_narrower_than_the_layers_is_said_to_be_estimated() -> None:
+    small = {"hidden_size": 1024, "ffn_dim": 4096, "num_attention_heads": 16, "do_layer_norm_before": False}
+    assert "embedding of width 512" in notes(model("opt", **small, word_embed_proj_dim=512))
+    assert "embedding of width" not in notes(model("opt", **small, word_embed_proj_dim=1024))
 
 
 def test_float32_files_do_not_make_a_float32_cache() -> None:

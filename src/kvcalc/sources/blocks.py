@@ -14,7 +14,11 @@ from kvcalc.sources.spec import CompressedSpec, ExpertsSpec, LatentSpec, StateSp
 
 @dataclass(frozen=True, slots=True)
 class Heads:
-    """The resolved geometry of one attention layer; the fields are those of the spec's ``[attention]``."""
+    """The resolved geometry of one attention layer; the fields are those of the spec's ``[attention]``.
+
+    Attributes:
+        qk_norm_bias, gate_bias: what follows from the rest of a spec (:func:`kvcalc.sources.building.build`).
+    """
 
     num_heads: int
     num_kv_heads: int
@@ -23,9 +27,11 @@ class Heads:
     window: int | None = None
     chunk: int | None = None
     qk_norm: Literal["none", "head", "all"] = "none"
+    qk_norm_bias: bool = False
     qkv_bias: bool = False
     output_bias: bool = False
     gate: Literal["none", "head", "full"] = "none"
+    gate_bias: bool = False
     sinks: bool = False
     shares_kv_projection: bool = False
     query_rank: int | None = None
@@ -57,7 +63,7 @@ def attention(
     if owns_kv:
         tensors.append(_by_kv_heads((source_size or hidden_size) * (key + value), heads.num_kv_heads, linear=True))
     if heads.qkv_bias:
-        tensors.append(_plain("attention", query))
+        tensors.append(_plain("attention", query + (gate if heads.gate_bias else 0)))
         if owns_kv:
             tensors.append(_by_kv_heads(key + value, heads.num_kv_heads))
     if heads.output_bias:
@@ -67,7 +73,8 @@ def attention(
     if rank is not None:
         tensors.append(_plain("norms", rank, split="whole"))
     if heads.qk_norm == "head":
-        tensors.append(_plain("norms", heads.head_dim * (2 if owns_kv else 1), split="whole"))
+        normed = heads.head_dim * (2 if owns_kv else 1)
+        tensors.append(_plain("norms", normed * (2 if heads.qk_norm_bias else 1), split="whole"))
     elif heads.qk_norm == "all":
         tensors.append(_plain("norms", query + (key if owns_kv else 0), split="whole"))
     if heads.indexer_dim:
@@ -205,8 +212,12 @@ def feed_forward(hidden_size: int, intermediate_size: int, gated: bool, bias: bo
     return tensors
 
 
-def experts(hidden_size: int, spec: ExpertsSpec) -> list[Tensor]:
-    """Router (D x E), E experts of which some are active, shared experts, and their biases and gates."""
+def experts(hidden_size: int, spec: ExpertsSpec, linear_bias: bool = False) -> list[Tensor]:
+    """Router (D x E), E experts of which some are active, shared experts, and their biases and gates.
+
+    Routed experts are stacked matrices, with biases where the spec says so; the shared experts, and the projections
+    into a latent width and back, are linear layers like those of a dense block, with biases where ``linear_bias``.
+    """
     ups = 2 if spec.gated else 1
     width = spec.latent_size or hidden_size
     one = (ups + 1) * width * spec.intermediate_size
@@ -223,11 +234,31 @@ def experts(hidden_size: int, spec: ExpertsSpec) -> list[Tensor]:
         tensors.append(_plain("router", hidden_size + spec.count, split="whole"))
     if spec.latent_size:
         tensors.append(_linear("experts", 2 * hidden_size * spec.latent_size))
+        if linear_bias:
+            tensors.append(_plain("experts", spec.latent_size + hidden_size))
     if spec.shared_intermediate_size:
         tensors.append(_linear("experts", (ups + 1) * hidden_size * spec.shared_intermediate_size))
+        if linear_bias:
+            tensors.append(_plain("experts", ups * spec.shared_intermediate_size + hidden_size))
     if spec.shared_gate:
         tensors.append(_plain("router", hidden_size, split="whole"))
     return tensors
+
+
+def of_model_type(model_type: str, hidden_size: int, block: str, width: int | None) -> list[Tensor]:
+    """What only one model type has in a block, so that no field of a spec states it: the same whatever the spec says.
+
+    Apertus: the two numbers of its activation, xIELU. A.X-K1: a norm behind the experts. BitNet: a norm of the hidden
+    layer of a dense block.
+    """
+    match model_type, block:
+        case "apertus", "dense":
+            return [_plain("feed_forward", 2, split="whole")]
+        case "axk1", "experts":
+            return norms(hidden_size, 1, bias=False)
+        case "bitnet", "dense":
+            return [_plain("norms", width or 0)]
+    return []
 
 
 def per_layer_input(hidden_size: int, width: int, altup_inputs: int, laurel_rank: int) -> list[Tensor]:

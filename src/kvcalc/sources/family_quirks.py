@@ -108,13 +108,14 @@ def only_experts(config: Config, fields: Fields) -> None:
 
 
 def qwen3_5(config: Config, fields: Fields) -> None:
-    if "experts" in fields and not fields["experts"].get("first_dense") and "dense_layers" not in fields["experts"]:
+    """Where every layer has experts, no layer reads ``intermediate_size``."""
+    if "experts" in fields and not fields["experts"].keys() & {"first_dense", "dense_layers", "every"}:
         fields.pop("feed_forward", None)
 
 
 def mimo(config: Config, fields: Fields) -> None:
-    """Sliding layers have heads of their own; the full ones keep ``num_key_value_heads``."""
-    local: Fields = {}
+    """Sliding layers have heads of their own, where the file says nothing twice the KV heads of the full ones."""
+    local: Fields = {"num_kv_heads": 2 * fields["attention"]["num_kv_heads"]}
     for key, name in (
         ("swa_num_attention_heads", "num_heads"),
         ("swa_num_key_value_heads", "num_kv_heads"),
@@ -122,8 +123,9 @@ def mimo(config: Config, fields: Fields) -> None:
         ("swa_v_head_dim", "v_head_dim"),
     ):
         number = config.count(key)
-        if number is not None and number != fields["attention"].get(name):
+        if number is not None:
             local[name] = number
+    local = {name: number for name, number in local.items() if number != fields["attention"].get(name)}
     local["sinks"] = config.flag("add_swa_attention_sink_bias", default=True)
     fields["local_attention"] = local
 
@@ -169,13 +171,19 @@ def gpt2(config: Config, fields: Fields) -> None:
 
 
 def gpt_bigcode(config: Config, fields: Fields) -> None:
+    """One KV head, or one for each query head: the class reads no ``num_key_value_heads``."""
     gpt2(config, fields)
-    if config.flag("multi_query"):
-        fields["attention"]["num_kv_heads"] = 1
+    attention = fields["attention"]
+    attention["num_kv_heads"] = 1 if config.flag("multi_query") else attention["num_heads"]
 
 
 def opt(config: Config, fields: Fields) -> None:
+    """No norm behind the last layer where each layer has its norms behind its blocks (OPT-350m)."""
     fields["learned_positions"] = config.need("max_position_embeddings") + 2
+    fields["norms"]["final"] = config.flag("do_layer_norm_before", default=True)
+    width = config.count("word_embed_proj_dim")
+    if width not in (None, fields["hidden_size"]):
+        config.notes.append(f"the embedding of width {width} and its two projections are counted as one full width")
 
 
 def bloom(config: Config, fields: Fields) -> None:
@@ -184,6 +192,19 @@ def bloom(config: Config, fields: Fields) -> None:
 
 def head_bias(config: Config, fields: Fields) -> None:
     fields["head_bias"] = True
+
+
+def ernie_moe(config: Config, fields: Fields) -> None:
+    """``use_bias`` is for the head too."""
+    fields["head_bias"] = config.flag("use_bias")
+
+
+def nemotron_h(config: Config, fields: Fields) -> None:
+    """The routed experts may work in a narrower space; of the keys for Mamba's biases the class reads ``use_bias``."""
+    if "experts" in fields:
+        fields["experts"]["latent_size"] = config.count("moe_latent_size")
+    if "state" in fields:
+        fields["state"]["bias"] = config.flag("use_bias")
 
 
 def parallel_residual(config: Config, fields: Fields) -> None:
@@ -259,6 +280,12 @@ def recurrent_gemma(config: Config, fields: Fields) -> None:
     fields["feed_forward"] = {"intermediate_size": config.need("intermediate_size") // 2, "bias": True}
 
 
+def hyperclovax(config: Config, fields: Fields) -> None:
+    """Both blocks have a norm behind them too, unless ``use_post_norm`` is false."""
+    if config.flag("use_post_norm"):
+        fields["norms"]["per_layer"] = 4
+
+
 def hunyuan(config: Config, fields: Fields) -> None:
     if config.flag("use_cla"):
         fields["kv_shared_stride"] = config.count("cla_share_factor", most=MOST_LAYERS) or 1
@@ -282,13 +309,22 @@ def baichuan_m1(config: Config, fields: Fields) -> None:
 
 
 def longcat(config: Config, fields: Fields) -> None:
-    """Two attentions and two dense blocks a layer, and experts beside the first: two layers here."""
+    """Two attentions and two dense blocks a layer, and experts beside the first: two layers here.
+
+    The class has rows of the experts' first matrix for zero experts too, which no checkpoint has and nothing reads.
+    """
     config.notes.append("each layer of the file has two attentions: it counts as two layers here")
     fields["experts"] |= {"every": 2, "offset": 0, "beside_dense": True}
     fields["experts"]["zero_experts"] = config.count("zero_expert_num", least=0) or 0
 
 
 def deepseek_v4(config: Config, fields: Fields) -> None:
+    """One shared expert, whatever ``n_shared_experts`` says; no dense block, but its biases are the shared expert's."""
+    experts = fields["experts"]
+    experts["shared_intermediate_size"] = experts["intermediate_size"]
+    fields.pop("feed_forward", None)
+    if config.flag("mlp_bias"):
+        fields["feed_forward"] = {"intermediate_size": experts["intermediate_size"], "bias": True}
     fields["hyper_connections"] = config.count("hc_mult", least=0, most=64) or 0
     fields["compressed"] = {
         "num_heads": config.need(*HEADS),

@@ -45,30 +45,30 @@ def _class(  # the usual keys of a class by position, so that a row stays a row
 # fmt: off
 _EVERY_4 = rules.every(default=4)
 _SHARED_BY_COUNT: dict[str, Any] = {"shared_count": ("n_shared_experts", "num_shared_experts")}
-_LLAMA = Family(_class(32, 4096, 32, None, None, 11008, 32000, 2048), qkv_bias="attention_bias",
-    output_bias="attention_bias", ffn_bias="mlp_bias")
+#: Of the classes that know ``attention_bias``; those that have it on Q, K and V alone name it in ``qkv_bias``.
+_ATTENTION_BIAS: dict[str, Any] = {"qkv_bias": "attention_bias", "output_bias": "attention_bias"}
+_LLAMA = Family(_class(32, 4096, 32, None, None, 11008, 32000, 2048), **_ATTENTION_BIAS, ffn_bias="mlp_bias")
 _QWEN2 = Family(_class(32, 4096, 32, 32, None, 22016, 151936, 32768, sliding_window=4096, max_window_layers=28),
     rules.qwen2, qkv_bias=True)
 _QWEN3 = Family(_class(32, 4096, 32, 32, 128, 22016, 151936, 32768, sliding_window=4096, max_window_layers=28),
-    rules.qwen2, qk_norm="head", qkv_bias="attention_bias", output_bias="attention_bias")
+    rules.qwen2, qk_norm="head", **_ATTENTION_BIAS)
 _QWEN3_MOE = Family(_class(24, 2048, 32, 4, None, 6144, 151936, 32768, num_experts=128, num_experts_per_tok=8,
     moe_intermediate_size=768), rules.use_sliding_window,
-    experts=parts.experts(every=parts.stepped("decoder_sparse_step")), qk_norm="head", qkv_bias="attention_bias",
-    output_bias="attention_bias")
+    experts=parts.experts(every=parts.stepped("decoder_sparse_step")), qk_norm="head", **_ATTENTION_BIAS)
 _GDN: dict[str, Any] = {"linear_conv_kernel_dim": 4, "linear_key_head_dim": 128, "linear_value_head_dim": 128,
     "linear_num_key_heads": 16, "linear_num_value_heads": 32}
 _QWEN3_NEXT = Family(_class(48, 2048, 16, 2, 256, 5632, 151936, 32768, num_experts=512, num_experts_per_tok=10,
     moe_intermediate_size=512, shared_expert_intermediate_size=512, **_GDN), rules.every("full_attention_interval",
     default=4, local=STATE), state=parts.gated_delta_net,
     experts=parts.experts(shared_width=("shared_expert_intermediate_size",), shared_gate=True,
-    every=parts.stepped("decoder_sparse_step")), qk_norm="head", gate="full", finish=quirks.qwen3_5)
+    every=parts.stepped("decoder_sparse_step")), qk_norm="head", gate="full", **_ATTENTION_BIAS, finish=quirks.qwen3_5)
 _QWEN3_5 = Family(_class(32, 4096, 16, 4, 256, 12288, 248320, 32768, **_GDN), rules.every("full_attention_interval",
-    default=4, local=STATE), state=parts.gated_delta_net, qk_norm="head", gate="full")
+    default=4, local=STATE), state=parts.gated_delta_net, qk_norm="head", gate="full", **_ATTENTION_BIAS)
 _QWEN3_5_MOE = Family(_class(40, 2048, 16, 2, 256, None, 248320, 32768, num_experts=256, num_experts_per_tok=8,
     moe_intermediate_size=512, shared_expert_intermediate_size=512, **_GDN), rules.every("full_attention_interval",
     default=4, local=STATE), state=parts.gated_delta_net,
     experts=parts.experts(shared_width=("shared_expert_intermediate_size",), shared_gate=True), qk_norm="head",
-    gate="full", finish=quirks.qwen3_5)
+    gate="full", **_ATTENTION_BIAS, finish=quirks.qwen3_5)
 _DEEPSEEK: dict[str, Any] = {"kv_lora_rank": 512, "q_lora_rank": 1536, "qk_nope_head_dim": 128, "qk_rope_head_dim":
     64, "v_head_dim": 128}
 _DEEPSEEK_V3 = Family(_class(61, 7168, 128, 128, None, 18432, 129280, 4096, n_routed_experts=256, n_shared_experts=1,
@@ -77,20 +77,21 @@ _DEEPSEEK_V3 = Family(_class(61, 7168, 128, 128, None, 18432, 129280, 4096, n_ro
 _INDEXED: dict[str, Any] = {"index_head_dim": 128, "index_n_heads": 64}
 _GLM_DSA_KINDS = {FULL: "latent without indexer"}
 _GEMMA2 = Family(_class(26, 2304, 8, 4, 256, 9216, 256000, 8192, True, sliding_window=4096), rules.every(default=2),
-    norms=4)
+    norms=4, **_ATTENTION_BIAS)
 _GEMMA3 = Family(_class(26, 2304, 8, 4, 256, 9216, 262208, 131072, True, sliding_window=4096),
     rules.every("sliding_window_pattern", "_sliding_window_pattern", default=6), norms=4, qk_norm="head",
-    finish=quirks.bidirectional)
+    **_ATTENTION_BIAS, finish=quirks.bidirectional)
 _GEMMA4 = Family(_class(30, 2304, 8, 4, 256, 9216, 262144, 131072, True, sliding_window=512, global_head_dim=512,
     hidden_size_per_layer_input=256, vocab_size_per_layer_input=262144), rules.gemma4, last_is_global=True, norms=4,
-    qk_norm="head",
+    qk_norm="head", **_ATTENTION_BIAS,
     experts=parts.experts(router_scales=True, beside_dense=True), finish=quirks.gemma4)
 _GEMMA4_UNIFIED = Family(_class(30, 2304, 8, 4, 256, 9216, 262144, 262144, True, sliding_window=1024,
-    global_head_dim=512), rules.gemma4, last_is_global=True, norms=4, qk_norm="head", finish=quirks.gemma4)
+    global_head_dim=512), rules.gemma4, last_is_global=True, norms=4, qk_norm="head", **_ATTENTION_BIAS,
+    finish=quirks.gemma4)
 _MISTRAL = Family(_class(32, 4096, 32, 8, None, 14336, 32000, 131072, sliding_window=4096), rules.sliding_if_stated)
 _COHERE2 = Family(_class(40, 8192, 64, None, None, 22528, 256000, 8192, True, sliding_window=4096),
     rules.every("sliding_window_pattern", "_sliding_window_pattern", "layer_switch", default=4), norms=1,
-    qkv_bias="attention_bias", output_bias="attention_bias")
+    **_ATTENTION_BIAS)
 _MIXTRAL = Family(_class(32, 4096, 32, 8, None, 14336, 32000, 131072, num_local_experts=8, num_experts_per_tok=2),
     rules.sliding_if_stated, experts=parts.experts(width=("intermediate_size",)), finish=quirks.only_experts)
 _GLM4_MOE = Family(_class(46, 4096, 96, 8, None, 10944, 151552, 131072, n_routed_experts=128, n_shared_experts=1,
@@ -108,8 +109,9 @@ _GPT2 = Family({"vocab_size": 50257, "n_positions": 1024, "n_embd": 768, "n_laye
     width=("n_inner",), width_factor=4, finish=quirks.gpt2)
 _GRANITE_MOE = Family(_class(32, 4096, 32, None, None, 11008, 32000, 2048, num_local_experts=8,
     num_experts_per_tok=2), experts=parts.experts(width=("intermediate_size",),
-    shared_width=("shared_intermediate_size",)), qkv_bias="attention_bias", output_bias="attention_bias",
+    shared_width=("shared_intermediate_size",)), **_ATTENTION_BIAS,
     finish=quirks.only_experts)
+_HUNYUAN_MOE = _class(32, 4096, 32, None, None, 11008, 290943, 2048, num_experts=1)
 _ONE_BLOCK = {STATE: "state alone", "mamba": "state alone", "mamba2": "state alone", FULL: "full alone", "attention":
     "full alone"}
 
@@ -117,17 +119,27 @@ _ONE_BLOCK = {STATE: "state alone", "mamba": "state alone", "mamba2": "state alo
 FAMILIES: dict[str, Family] = {
     # Llama and what is built like it
     "llama": _LLAMA,
-    **dict.fromkeys(("yi", "aquila", "xverse", "smollm", "minicpm", "bitnet", "helium", "nanochat", "codellama",
-        "iquestcoder", "granite", "hyperclovax", "internlm3", "mellama", "solar", "telechat", "aya", "vicuna"),
+    **dict.fromkeys(("yi", "aquila", "xverse", "smollm", "minicpm", "codellama",
+        "granite", "mellama", "solar", "telechat", "aya", "vicuna"),
         _LLAMA),
     "code_llama": _LLAMA,
+    "internlm3": Family(_class(48, 4096, 32, 2, 128, 10240, 128512, 32768), **_ATTENTION_BIAS, ffn_bias="mlp_bias"),
+    "iquestcoder": Family(_class(80, 5120, 40, 8, 128, 27648, 76800, 131072), **_ATTENTION_BIAS,
+        ffn_bias="mlp_bias"),
+    "bitnet": Family(_class(30, 2560, 20, 5, None, 6912, 128256, 2048), norms=3, **_ATTENTION_BIAS),
+    "helium": Family(_class(24, 2560, 20, 20, 128, 7040, 48000, 4096), qkv_bias="attention_bias",
+        ffn_bias="mlp_bias"),
+    "hyperclovax": Family(_LLAMA.defaults | {"use_post_norm": True}, **_ATTENTION_BIAS, ffn_bias="mlp_bias",
+        finish=quirks.hyperclovax),
+    "nanochat": Family(_class(12, 768, 6, None, None, 8192, 50304, 2048), norms=0, final_norm=False, gated=False,
+        **_ATTENTION_BIAS),
     "internlm": Family(_LLAMA.defaults, qkv_bias="bias", output_bias="bias"),
     "internlm2": Family(_LLAMA.defaults, qkv_bias="bias", output_bias="bias"),
     "baichuan": Family(_LLAMA.defaults),
-    "arcee": Family(_class(32, 2560, 32, None, None, 18432, 32000, 4096), gated=False, qkv_bias="attention_bias",
-        output_bias="attention_bias", ffn_bias="mlp_bias"),
+    "arcee": Family(_class(32, 2560, 32, None, None, 18432, 32000, 4096), gated=False, **_ATTENTION_BIAS,
+        ffn_bias="mlp_bias"),
     "jais2": Family(_class(32, 3328, 26, None, None, 26624, 150272, 8192, attention_bias=True, mlp_bias=True),
-        gated=False, norm_bias=True, qkv_bias="attention_bias", output_bias="attention_bias", ffn_bias="mlp_bias"),
+        gated=False, norm_bias=True, **_ATTENTION_BIAS, ffn_bias="mlp_bias"),
     "mistral": _MISTRAL,
     "ministral": _MISTRAL,
     "ministral3": Family(_class(34, 4096, 32, 8, 128, 14336, 131072, 262144), rules.sliding_if_stated),
@@ -142,18 +154,19 @@ FAMILIES: dict[str, Family] = {
     "llama4": Family(_class(48, 5120, 40, 8, 128, 8192, 202048, 131072, intermediate_size_mlp=16384,
         num_local_experts=16, num_experts_per_tok=1, attention_chunk_size=8192), rules.llama4,
         experts=parts.experts(width=("intermediate_size",), shared_width=("intermediate_size",),
-        every=parts.stepped("interleave_moe_layer_step")), finish=quirks.llama4),
+        every=parts.stepped("interleave_moe_layer_step")), **_ATTENTION_BIAS, finish=quirks.llama4),
     # Gemma
-    "gemma": Family(_class(28, 3072, 16, 16, 256, 24576, 256000, 8192, True)),
+    "gemma": Family(_class(28, 3072, 16, 16, 256, 24576, 256000, 8192, True), **_ATTENTION_BIAS),
     "gemma2": _GEMMA2,
     "gemma3": _GEMMA3,
     "gemma3n": Family(_class(35, 2048, 8, 2, 256, 16384, 262400, 32768, True, sliding_window=512,
         num_kv_shared_layers=15, altup_num_inputs=4, laurel_rank=64, hidden_size_per_layer_input=256,
-        vocab_size_per_layer_input=262144), rules.every(default=5), norms=4, qk_norm="head", finish=quirks.gemma3n),
+        vocab_size_per_layer_input=262144), rules.every(default=5), norms=4, qk_norm="head", **_ATTENTION_BIAS,
+        finish=quirks.gemma3n),
     "gemma4": _GEMMA4,
     "gemma4_unified": _GEMMA4_UNIFIED,
-    "vaultgemma": Family(_GEMMA2.defaults, rules.every(default=2)),
-    "t5gemma": Family(_GEMMA2.defaults, rules.every(default=2), norms=6, finish=quirks.t5gemma),
+    "vaultgemma": Family(_GEMMA2.defaults, rules.every(default=2), **_ATTENTION_BIAS),
+    "t5gemma": Family(_GEMMA2.defaults, rules.every(default=2), norms=6, **_ATTENTION_BIAS, finish=quirks.t5gemma),
     "recurrent_gemma": Family(_class(26, 2560, 10, None, None, 7680, 256000, None, True, attention_window_size=2048,
         conv1d_width=4, block_types=["recurrent", "recurrent", "attention"]), rules.repeated_blocks,
         state=parts.rg_lru, output_bias=True, qkv_bias="attention_bias", finish=quirks.recurrent_gemma),
@@ -180,28 +193,30 @@ FAMILIES: dict[str, Family] = {
         output_bias=True, ffn_bias=True, width=("ff_intermediate_size", "intermediate_size")),
     "phimoe": Family(_class(32, 4096, 32, 8, None, 6400, 32064, 131072, num_local_experts=16, num_experts_per_tok=2),
         rules.sliding_if_stated, experts=parts.experts(width=("intermediate_size",)), norm_bias=True,
-        qkv_bias="attention_bias", output_bias="attention_bias", finish=quirks.phimoe),
+        **_ATTENTION_BIAS, finish=quirks.phimoe),
     # Cohere
     "cohere": Family(_class(40, 8192, 64, None, None, 22528, 256000, 8192, True), norms=1, qk_norm="all",
-        qk_norm_key="use_qk_norm", qkv_bias="attention_bias", output_bias="attention_bias"),
+        qk_norm_key="use_qk_norm", **_ATTENTION_BIAS),
     "cohere2": _COHERE2,
     # Ai2
     "olmo": Family(_class(32, 4096, 32, None, None, 11008, 50304, 2048), norms=0, final_norm=False,
-        qkv_bias="attention_bias", output_bias="attention_bias"),
-    "olmo2": Family(_class(32, 4096, 32, None, None, 11008, 50304, 2048), qk_norm="all"),
+        **_ATTENTION_BIAS),
+    "olmo2": Family(_class(32, 4096, 32, None, None, 11008, 50304, 2048), qk_norm="all", **_ATTENTION_BIAS),
     "olmo3": Family(_class(32, 4096, 32, None, None, 11008, 50304, 2048, sliding_window=4096), _EVERY_4,
-        qk_norm="all"),
+        qk_norm="all", **_ATTENTION_BIAS),
     "olmoe": Family(_class(16, 2048, 16, None, None, 2048, 50304, 4096, num_experts=64, num_experts_per_tok=8),
-        experts=parts.experts(width=("intermediate_size",)), qk_norm="all", finish=quirks.only_experts),
+        experts=parts.experts(width=("intermediate_size",)), qk_norm="all", **_ATTENTION_BIAS,
+        finish=quirks.only_experts),
     "flex_olmo": Family(_class(32, 4096, 32, None, None, 11008, 100352, 4096, num_experts=7, num_experts_per_tok=5),
-        experts=parts.experts(width=("intermediate_size",)), qk_norm="all", finish=quirks.only_experts),
+        experts=parts.experts(width=("intermediate_size",)), qk_norm="all", **_ATTENTION_BIAS,
+        finish=quirks.only_experts),
     "olmo_hybrid": Family(_class(32, 3840, 30, None, None, 11008, 100352, 65536, linear_conv_kernel_dim=4),
-        rules.every(default=4, local=STATE), state=parts.gated_delta_net, qk_norm="all"),
+        rules.every(default=4, local=STATE), state=parts.gated_delta_net, qk_norm="all", **_ATTENTION_BIAS),
     # OpenAI
     "gpt_oss": Family(_class(36, 2880, 64, 8, 64, 2880, 201088, 131072, sliding_window=128, num_local_experts=128,
         num_experts_per_tok=4, attention_bias=True), rules.every(default=2),
-        experts=parts.experts(width=("intermediate_size",), bias=True, router_bias=True), qkv_bias="attention_bias",
-        output_bias="attention_bias", sinks=True, finish=quirks.only_experts),
+        experts=parts.experts(width=("intermediate_size",), bias=True, router_bias=True), **_ATTENTION_BIAS, sinks=True,
+        finish=quirks.only_experts),
     "gpt2": _GPT2,
     # LG, Hugging Face, IBM, NVIDIA
     "exaone": Family(_class(32, 4096, 32, None, None, 16384, 102400, 2048)),
@@ -211,28 +226,27 @@ FAMILIES: dict[str, Family] = {
         sliding_window_pattern=4, num_experts=64, num_experts_per_tok=8, num_shared_experts=1,
         moe_intermediate_size=1024, first_k_dense_replace=1), rules.exaone4, qk_norm="head",
         experts=parts.experts(**_SHARED_BY_COUNT)),
-    "smollm3": Family(_class(36, 2048, 16, 4, None, 11008, 128256, 32768, True), qkv_bias="attention_bias",
-        output_bias="attention_bias", ffn_bias="mlp_bias"),
+    "smollm3": Family(_class(36, 2048, 16, 4, None, 11008, 128256, 32768, True), **_ATTENTION_BIAS,
+        ffn_bias="mlp_bias"),
     "granitemoe": _GRANITE_MOE,
     "granitemoeshared": _GRANITE_MOE,
     "granitemoehybrid": Family(_class(32, 4096, 32, None, None, 11008, 32000, 2048, num_local_experts=8,
         num_experts_per_tok=2, shared_intermediate_size=1024, mamba_n_heads=128, mamba_n_groups=1, mamba_d_state=256,
         mamba_d_conv=4, mamba_expand=2), rules.all_of(STATE), state=parts.mamba2,
         experts=parts.experts(width=("intermediate_size",), shared_width=("shared_intermediate_size",)),
-        qkv_bias="attention_bias", output_bias="attention_bias", finish=quirks.granite_hybrid),
+        **_ATTENTION_BIAS, finish=quirks.granite_hybrid),
     "granite_swa": Family(_class(24, 2560, 20, 4, None, 8192, 100352, 8192, True, sliding_window=128),
-        rules.every(default=4, offset=0), sinks=True),
+        rules.every(default=4, offset=0), sinks=True, **_ATTENTION_BIAS, ffn_bias="mlp_bias"),
     "granitemoe_swa": Family(_class(32, 4096, 32, None, None, 11008, 32000, 2048, sliding_window=128,
-        num_local_experts=8, num_experts_per_tok=2), rules.every(default=4, offset=0), sinks=True,
+        num_local_experts=8, num_experts_per_tok=2), rules.every(default=4, offset=0), sinks=True, **_ATTENTION_BIAS,
         experts=parts.experts(width=("intermediate_size",), shared_width=("shared_intermediate_size",)),
         finish=quirks.only_experts),
     "nemotron": Family(_class(32, 6144, 48, None, None, 24576, 256000, 4096), gated=False, norm_bias=True,
-        qkv_bias="attention_bias", output_bias="attention_bias", ffn_bias="mlp_bias"),
+        **_ATTENTION_BIAS, ffn_bias="mlp_bias"),
     "nemotron_h": Family(_class(None, 4096, 32, 8, 128, 21504, 131072, 4096, ssm_state_size=128, mamba_num_heads=128,
         mamba_head_dim=64, n_groups=8, conv_kernel=4, expand=2), rules.hybrid_pattern, _ONE_BLOCK, state=parts.mamba2,
         experts=parts.experts(gated=False, shared_width=("moe_shared_expert_intermediate_size",), every=lambda
-        _config, count: set(range(count))), norms=1, gated=False, ffn_bias="mlp_bias", qkv_bias="attention_bias",
-        output_bias="attention_bias"),
+        _config, count: set(range(count))), norms=1, gated=False, ffn_bias="mlp_bias", finish=quirks.nemotron_h),
     "nemotron-nas": Family(_LLAMA.defaults, width=(), finish=quirks.nas),
     "deci": Family(_LLAMA.defaults, finish=quirks.nas),
     # DeepSeek and other latent attention
@@ -240,7 +254,7 @@ FAMILIES: dict[str, Family] = {
         experts=parts.experts(**_SHARED_BY_COUNT)),
     "deepseek_v2": Family(_class(32, 4096, 32, None, None, 11008, 102400, 2048, n_routed_experts=64,
         n_shared_experts=2, moe_intermediate_size=1407, first_k_dense_replace=0, **_DEEPSEEK), latent=True,
-        experts=parts.experts(**_SHARED_BY_COUNT)),
+        experts=parts.experts(**_SHARED_BY_COUNT), ffn_bias="mlp_bias"),
     "deepseek_v3": _DEEPSEEK_V3,
     "kimi_k2": _DEEPSEEK_V3,
     "deepseek_v32": Family(_DEEPSEEK_V3.defaults | _INDEXED | {"max_position_embeddings": 163840},
@@ -251,10 +265,10 @@ FAMILIES: dict[str, Family] = {
         "compressed_sparse_attention": "compressed 4 indexer", "heavily_compressed_attention": "compressed 128"},
         experts=parts.experts(**_SHARED_BY_COUNT, every=lambda _config, count: set(range(count))),
         finish=quirks.deepseek_v4),
-    "axk1": Family(_DEEPSEEK_V3.defaults | _class(61, 7168, 64, 64, None, 18432, 163840, 32768, n_routed_experts=192),
-        latent=True, experts=parts.experts(**_SHARED_BY_COUNT)),
+    "axk1": Family(_DEEPSEEK_V3.defaults | _class(61, 7168, 64, 64, None, 18432, 163840, 32768, n_routed_experts=192,
+        first_k_dense_replace=1), latent=True, experts=parts.experts(**_SHARED_BY_COUNT)),
     "minicpm3": Family(_class(62, 2560, 40, 40, None, 6400, 73448, 32768, True, kv_lora_rank=256, q_lora_rank=768,
-        qk_nope_head_dim=64, qk_rope_head_dim=32), latent=True),
+        qk_nope_head_dim=64, qk_rope_head_dim=32), latent=True, ffn_bias="mlp_bias"),
     "youtu": Family(_class(32, 2048, 16, 16, None, 6144, 128256, 131072, True, **_DEEPSEEK), latent=True),
     "longcat_flash": Family(_class(None, 6144, 64, None, None, None, 131072, 131072, num_layers=28,
         ffn_hidden_size=12288, expert_ffn_hidden_size=2048, n_routed_experts=512, moe_topk=12, zero_expert_num=256,
@@ -302,10 +316,10 @@ FAMILIES: dict[str, Family] = {
         "full"}, qk_norm="head", experts=parts.experts(width=("intermediate_size",),
         shared_width=("shared_intermediate_size",)), finish=quirks.minimax_m3)),
     **dict.fromkeys(("mimo_v2_flash", "mimo_v2"), Family(_class(48, 4096, 64, 4, 192, 16384, 152576, 131072,
-        v_head_dim=128, sliding_window=128, swa_num_key_value_heads=8, n_routed_experts=256, num_experts_per_tok=8,
+        v_head_dim=128, sliding_window=128, n_routed_experts=256, num_experts_per_tok=8,
         moe_intermediate_size=2048), rules.by_flags("hybrid_layer_pattern", SLIDING, FULL, rules.mimo),
         experts=parts.experts(**_SHARED_BY_COUNT, every=lambda _config, count: set(range(1, count))),
-        finish=quirks.mimo)),
+        qkv_bias="attention_bias", finish=quirks.mimo)),
     "step3": Family(_class(61, 7168, 64, None, 256, 18432, 128815, None, num_attention_groups=1,
         max_position_embedding=65536, share_q_dim=2048, moe_num_experts=48, moe_top_k=3, moe_intermediate_size=5120,
         share_expert_dim=5120, moe_layers_enum=",".join(str(at) for at in range(4, 60))),
@@ -318,47 +332,52 @@ FAMILIES: dict[str, Family] = {
     "ernie4_5_moe": Family(_class(28, 2560, 20, 4, None, 12288, 103424, 131072, True, moe_num_experts=64, moe_k=6,
         moe_num_shared_experts=2, moe_intermediate_size=1536, moe_layer_start_index=1, moe_layer_interval=1),
         experts=parts.experts(shared_count=("moe_num_shared_experts",), router_bias=True, every=parts.ernie_experts),
-        qkv_bias="use_bias", output_bias="use_bias", ffn_bias="use_bias"),
+        qkv_bias="use_bias", output_bias="use_bias", ffn_bias="use_bias", finish=quirks.ernie_moe),
     "hunyuan_v1_dense": Family(_class(32, 4096, 32, None, None, 11008, 290943, 2048), qk_norm="head",
-        qkv_bias="attention_bias", output_bias="attention_bias", finish=quirks.hunyuan),
-    **dict.fromkeys(("hunyuan", "hunyuan_v1_moe"), Family(_class(32, 4096, 32, None, None, 11008, 290943, 2048,
-        num_experts=1), experts=parts.experts(shared_count=("num_shared_expert", "num_shared_experts")),
-        qk_norm="head", qkv_bias="attention_bias", output_bias="attention_bias", finish=quirks.hunyuan_moe)),
+        **_ATTENTION_BIAS, finish=quirks.hunyuan),
+    "hunyuan": Family(_HUNYUAN_MOE, experts=parts.experts(shared_count=("num_shared_expert", "num_shared_experts")),
+        qk_norm="head", **_ATTENTION_BIAS, finish=quirks.hunyuan_moe),
+    "hunyuan_v1_moe": Family(_HUNYUAN_MOE | {"num_shared_expert": 1},
+        experts=parts.experts(shared_width=("intermediate_size",), shared_count=("num_shared_expert",)),
+        qk_norm="head", **_ATTENTION_BIAS, finish=quirks.hunyuan_moe),
     "dots1": Family(_class(62, 4608, 32, 32, None, 10944, 152064, 2048, sliding_window=4096, max_window_layers=62,
-        first_k_dense_replace=0), rules.qwen2, qk_norm="head", qkv_bias="attention_bias",
-        output_bias="attention_bias", experts=parts.experts(**_SHARED_BY_COUNT)),
+        first_k_dense_replace=0), rules.qwen2, qk_norm="head", **_ATTENTION_BIAS,
+        experts=parts.experts(**_SHARED_BY_COUNT)),
     "apertus": Family(_class(32, 4096, 32, None, None, 14336, 131072, 65536), gated=False, qk_norm="head",
-        qkv_bias="attention_bias", output_bias="attention_bias"),
+        **_ATTENTION_BIAS),
     "solar_open": Family(_class(48, 4096, 64, 8, 128, None, 196608, 131072, n_routed_experts=128, n_shared_experts=1,
         num_experts_per_tok=8, moe_intermediate_size=1280), experts=parts.experts(**_SHARED_BY_COUNT, every=lambda
-        _config, count: set(range(count))), finish=quirks.only_experts),
+        _config, count: set(range(count))), qkv_bias="attention_bias", finish=quirks.only_experts),
     "afmoe": Family(_class(32, 2048, 16, None, 128, 6144, 200192, 16384, sliding_window=1024,
         global_attn_every_n_layers=4, num_dense_layers=1, num_experts=64, num_experts_per_tok=6, num_shared_experts=2,
         moe_intermediate_size=1408), rules.every("global_attn_every_n_layers", default=4), norms=4, qk_norm="head",
-        gate="full", experts=parts.experts(**_SHARED_BY_COUNT, router_bias=True)),
+        gate="full", experts=parts.experts(**_SHARED_BY_COUNT, router_bias=True), **_ATTENTION_BIAS),
     **dict.fromkeys(("muse_glimmer",), Family(_class(52, 6656, 32, 2, 128, 19968, 202048, 131072,
         sliding_window=2048), rules.from_the_end(4), norms=4, gate="full")),
     "muse_spark": Family(_class(62, 8192, 128, 16, 64, 16384, 202048, 1048576, sliding_window=2048,
         num_local_experts=256, num_experts_per_tok=8, moe_intermediate_size=4096), rules.from_the_end(4), norms=4,
         gate="full", experts=parts.experts()),
     "cwm": Family(_class(64, 6144, 48, 8, 128, 21504, 128256, 131072, sliding_window=8192), rules.every(default=4,
-        offset=0)),
+        offset=0), ffn_bias="mlp_bias"),
     "laguna": Family(_class(40, 2048, 48, 8, 128, 8192, 100352, 131072, sliding_window=512, num_experts=256,
         num_experts_per_tok=8, moe_intermediate_size=512, shared_expert_intermediate_size=512),
         experts=parts.experts(shared_width=("shared_expert_intermediate_size",), every=lambda _config, count:
-        set(range(1, count))), qk_norm="head", gate="head"),
+        set(range(1, count)), router_bias=True), qk_norm="head", gate="head", **_ATTENTION_BIAS),
     "mellum": Family(_class(28, 2304, 32, 4, 128, 7168, 98304, 131072, sliding_window=1024, num_experts=64,
-        num_experts_per_tok=8, moe_intermediate_size=896), experts=parts.experts(), qk_norm="head"),
+        num_experts_per_tok=8, moe_intermediate_size=896), experts=parts.experts(), qk_norm="head",
+        **_ATTENTION_BIAS),
     "kolibri1": Family(_class(50, 2560, 48, 4, 128, None, 128000, 262144, sliding_window=513, num_experts=384,
         num_experts_per_tok=6, moe_intermediate_size=512, shared_expert_intermediate_size=512),
-        rules.every(default=5), experts=parts.experts(shared_width=("shared_expert_intermediate_size",))),
+        rules.every(default=5), norms=4, qk_norm="head",
+        experts=parts.experts(shared_width=("shared_expert_intermediate_size",))),
     "flint": Family(_class(49, 2048, 32, 4, 128, 6144, 150144, 262144, sliding_window=513, num_experts=256,
         num_experts_per_tok=6, moe_intermediate_size=512, shared_expert_intermediate_size=1024, mlp_only_layers=[0,
-        1]), rules.flint, qk_norm="head", experts=parts.experts(shared_width=("shared_expert_intermediate_size",),
+        1]), rules.flint, qk_norm="head", sinks=True, **_ATTENTION_BIAS,
+        experts=parts.experts(shared_width=("shared_expert_intermediate_size",),
         every=parts.stepped("decoder_sparse_step"))),
     "hy_v3": Family(_class(80, 4096, 64, 8, 128, 13312, 120832, 131072, num_experts=192, num_experts_per_tok=8,
         num_shared_experts=1, moe_intermediate_size=1536, first_k_dense_replace=1), qk_norm="head",
-        experts=parts.experts(**_SHARED_BY_COUNT)),
+        experts=parts.experts(**_SHARED_BY_COUNT), **_ATTENTION_BIAS, ffn_bias="mlp_bias"),
     "smallthinker": Family(_class(32, 2560, 28, 4, 128, None, 151936, 16384), rules.by_flags("sliding_window_layout",
         SLIDING, FULL, rules.all_full), experts=lambda config, _count: {"count":
         config.need("moe_num_primary_experts"), "active": config.need("moe_num_active_primary_experts"),
@@ -372,7 +391,7 @@ FAMILIES: dict[str, Family] = {
         qk_norm_key="use_qk_norm", qkv_bias="use_qkv_bias", output_bias="use_bias", ffn_bias="use_bias")),
     "cohere2_moe": Family(_class(40, 8192, 64, None, 128, 22528, 256000, 8192, True, sliding_window=4096,
         num_experts=8, num_experts_per_tok=2), rules.every("sliding_window_pattern", default=4), norms=1,
-        experts=parts.experts(width=("intermediate_size",), shared_count=("num_shared_experts",))),
+        experts=parts.experts(width=("intermediate_size",), shared_count=("num_shared_experts",)), **_ATTENTION_BIAS),
     # Short convolutions
     "lfm2": _LFM2,
     "lfm2_moe": Family(_class(32, 2048, 32, 8, None, 7168, 65536, 128000, True, conv_L_cache=3, num_experts=32,
@@ -391,11 +410,10 @@ FAMILIES: dict[str, Family] = {
         experts=parts.experts(width=("intermediate_size",), every=parts.jamba_experts)),
     "bamba": Family(_class(32, 4096, 32, 8, None, 14336, 128000, 262144, mamba_n_heads=128, mamba_n_groups=1,
         mamba_d_state=256, mamba_d_conv=4, mamba_expand=2), rules.by_indices("attn_layer_indices", FULL, STATE,
-        rules.all_of(STATE)), state=parts.mamba2, qkv_bias="attention_bias", output_bias="attention_bias",
-        ffn_bias="mlp_bias"),
+        rules.all_of(STATE)), state=parts.mamba2, **_ATTENTION_BIAS, ffn_bias="mlp_bias"),
     "falcon_h1": Family(_class(32, 4096, 32, 8, None, 14336, 128000, 8192, mamba_d_ssm=1024, mamba_n_heads=128,
         mamba_n_groups=1, mamba_d_state=256, mamba_d_conv=4, mamba_rms_norm=False), rules.all_of("hybrid"),
-        state=parts.mamba2, qkv_bias="attention_bias", output_bias="attention_bias", ffn_bias="mlp_bias"),
+        state=parts.mamba2, **_ATTENTION_BIAS, ffn_bias="mlp_bias"),
     "zamba2": Family(_class(54, 2560, 32, None, None, None, 32000, 4096, True, mamba_d_state=64, mamba_d_conv=4,
         mamba_expand=2, mamba_ngroups=1, n_mamba_heads=8, hybrid_layer_ids=[6, 12, 18, 24, 30, 36, 42, 47, 51]),
         rules.by_indices("hybrid_layer_ids", "hybrid", STATE, rules.all_of(STATE)), state=parts.mamba2,
@@ -409,7 +427,7 @@ FAMILIES: dict[str, Family] = {
         norms=1, norm_bias=True, gated=False, ffn_bias=True, width=("n_inner",), width_factor=4,
         finish=quirks.head_bias),
     "gpt_neox": Family(_class(44, 6144, 64, None, None, 24576, 50432, 2048, attention_bias=True), norm_bias=True,
-        qkv_bias="attention_bias", output_bias="attention_bias", gated=False, ffn_bias=True),
+        **_ATTENTION_BIAS, gated=False, ffn_bias=True),
     "bloom": Family({"vocab_size": 250880, "hidden_size": 64, "n_layer": 2, "n_head": 8, "tie_word_embeddings": True},
         norm_bias=True, qkv_bias=True, output_bias=True, gated=False, ffn_bias=True, width=(), width_factor=4,
         finish=quirks.bloom),
@@ -428,12 +446,12 @@ FAMILIES: dict[str, Family] = {
         rules.sliding_if_stated, norm_bias=True, qkv_bias="use_bias", output_bias="use_bias", gated=False,
         ffn_bias="use_bias"),
     "persimmon": Family(_class(36, 4096, 64, None, None, 16384, 262144, 16384, qk_layernorm=True), norm_bias=True,
-        qkv_bias=True, output_bias=True, gated=False, ffn_bias=True),
+        qkv_bias=True, output_bias=True, gated=False, ffn_bias=True, qk_norm="head", qk_norm_key="qk_layernorm"),
     "openelm": Family({"share_input_output_layers": True}, width=(), qk_norm="head", kinds={}, finish=quirks.openelm),
 }
 
 #: For a model type that nobody here knows, in a file that states its layers.
-UNKNOWN = Family(experts=parts.experts(**_SHARED_BY_COUNT), qkv_bias="attention_bias", output_bias="attention_bias")
+UNKNOWN = Family(experts=parts.experts(**_SHARED_BY_COUNT), **_ATTENTION_BIAS)
 UNKNOWN_LATENT = Family(latent=True, experts=parts.experts(**_SHARED_BY_COUNT))
 
 #: Model types of a whole (text and images, or renamed) -> the type of the text part where the file leaves it out.
