@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from kvcalc.architecture import Part, Split, State, Tensor
-from kvcalc.sources.spec import CompressedSpec, ExpertsSpec, LatentSpec, StateSpec
+from kvcalc.sources.spec import CompressedSpec, ExpertsSpec, FeedForwardSpec, LatentSpec, StateSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Heads:
     """The resolved geometry of one attention layer; the fields are those of the spec's ``[attention]``.
 
     Attributes:
-        qk_norm_bias, gate_bias: what follows from the rest of a spec (:func:`kvcalc.sources.building.build`).
+        qk_norm_bias: the norms on Q and K have a bias, as the spec's other norms have.
     """
 
     num_heads: int
@@ -203,12 +203,16 @@ def state_mixer(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
     return tuple(tensors)
 
 
-def feed_forward(hidden_size: int, intermediate_size: int, gated: bool, bias: bool) -> list[Tensor]:
-    """Up, down and (gated) gate projections: 3 D I, or 2 D I without a gate; biases I each and D."""
-    ups = 2 if gated else 1
+def feed_forward(hidden_size: int, intermediate_size: int, spec: FeedForwardSpec) -> list[Tensor]:
+    """Up, down and (gated) gate projections: 3 D I, or 2 D I without a gate; biases I each and D; a norm of I."""
+    ups = 2 if spec.gated else 1
     tensors = [_linear("feed_forward", (ups + 1) * hidden_size * intermediate_size)]
-    if bias:
+    if spec.bias:
         tensors.append(_plain("feed_forward", ups * intermediate_size + hidden_size))
+    if spec.norm:
+        tensors.append(_plain("norms", intermediate_size))
+    if spec.activation_parameters:
+        tensors.append(_plain("feed_forward", spec.activation_parameters, split="whole"))
     return tensors
 
 
@@ -242,23 +246,9 @@ def experts(hidden_size: int, spec: ExpertsSpec, linear_bias: bool = False) -> l
             tensors.append(_plain("experts", ups * spec.shared_intermediate_size + hidden_size))
     if spec.shared_gate:
         tensors.append(_plain("router", hidden_size, split="whole"))
+    if spec.norm:
+        tensors.append(_plain("norms", hidden_size, split="whole"))
     return tensors
-
-
-def of_model_type(model_type: str, hidden_size: int, block: str, width: int | None) -> list[Tensor]:
-    """What only one model type has in a block, so that no field of a spec states it: the same whatever the spec says.
-
-    Apertus: the two numbers of its activation, xIELU. A.X-K1: a norm behind the experts. BitNet: a norm of the hidden
-    layer of a dense block.
-    """
-    match model_type, block:
-        case "apertus", "dense":
-            return [_plain("feed_forward", 2, split="whole")]
-        case "axk1", "experts":
-            return norms(hidden_size, 1, bias=False)
-        case "bitnet", "dense":
-            return [_plain("norms", width or 0)]
-    return []
 
 
 def per_layer_input(hidden_size: int, width: int, altup_inputs: int, laurel_rank: int) -> list[Tensor]:

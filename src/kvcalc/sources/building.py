@@ -35,8 +35,6 @@ from kvcalc.sources.published import PUBLISHED_PARAMETERS
 from kvcalc.sources.spec import LETTERS, EncoderSpec, LayerSpec, ModelSpec, PeriodSpec
 
 _ATTENTION_KINDS = ("full", "sliding", "chunked")
-#: Their gate on the attention's output is half of the query projection, so that its biases cover the gate too.
-_GATED_QUERIES = ("qwen3_next", "qwen3_5", "qwen3_5_moe")
 _KINDS = (*_ATTENTION_KINDS, "latent", "state", "parallel", "shared", "cross", "compressed", "encoder", "none")
 
 
@@ -185,7 +183,6 @@ class _Builder:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
-        self.model_type = canonical_type(spec.model_type)
         self._built: dict[tuple[LayerSpec, str, int | None], Layer] = {}
 
     def layer(self, entry: LayerSpec, at: int) -> Layer:
@@ -234,8 +231,7 @@ class _Builder:
         if block == "dense" or (block == "experts" and spec.experts is not None and spec.experts.beside_dense):
             if spec.feed_forward is None or width is None:
                 raise InputError("a dense layer needs the table [feed_forward]", location="feed_forward")
-            rest += blocks.feed_forward(spec.hidden_size, width, spec.feed_forward.gated, spec.feed_forward.bias)
-        rest += blocks.of_model_type(self.model_type, spec.hidden_size, block, width)
+            rest += blocks.feed_forward(spec.hidden_size, width, spec.feed_forward)
         per_layer = spec.per_layer_input
         if per_layer is not None:
             rest += blocks.per_layer_input(
@@ -327,7 +323,6 @@ class _Builder:
         stated.setdefault("v_head_dim", stated["head_dim"])
         # One norm for all heads together never has a bias, even in StableLM, whose other norms have.
         stated["qk_norm_bias"] = spec.norms.bias and stated.get("qk_norm") == "head"
-        stated["gate_bias"] = self.model_type in _GATED_QUERIES
         return blocks.Heads(**stated)
 
 
@@ -397,7 +392,7 @@ def _encoder_tensors(spec: ModelSpec, encoder: EncoderSpec, builder: _Builder) -
     layer = (
         *blocks.attention(hidden, builder.heads(entry)),
         *blocks.norms(hidden, encoder.norms_per_layer, spec.norms.bias),
-        *blocks.feed_forward(hidden, width, dense.gated, dense.bias),
+        *blocks.feed_forward(hidden, width, dense),
     )
     table = Tensor(part="embedding", elements=spec.vocab_size * hidden)
     return [table, *blocks.repeated(layer, encoder.num_layers), *blocks.norms(hidden, 1, spec.norms.bias)]

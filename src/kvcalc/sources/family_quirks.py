@@ -108,7 +108,8 @@ def only_experts(config: Config, fields: Fields) -> None:
 
 
 def qwen3_5(config: Config, fields: Fields) -> None:
-    """Where every layer has experts, no layer reads ``intermediate_size``."""
+    """The query projection holds the gate; where every layer has experts, no layer reads ``intermediate_size``."""
+    fields["attention"]["gate_bias"] = True
     if "experts" in fields and not fields["experts"].keys() & {"first_dense", "dense_layers", "every"}:
         fields.pop("feed_forward", None)
 
@@ -278,6 +279,19 @@ def lfm2(config: Config, fields: Fields) -> None:
 
 def recurrent_gemma(config: Config, fields: Fields) -> None:
     fields["feed_forward"] = {"intermediate_size": config.need("intermediate_size") // 2, "bias": True}
+
+
+def apertus(config: Config, fields: Fields) -> None:
+    """The activation, xIELU, has two numbers of its own."""
+    fields["feed_forward"]["activation_parameters"] = 2
+
+
+def axk1(config: Config, fields: Fields) -> None:
+    fields["experts"]["norm"] = True
+
+
+def bitnet(config: Config, fields: Fields) -> None:
+    fields["feed_forward"]["norm"] = True
 
 
 def hyperclovax(config: Config, fields: Fields) -> None:

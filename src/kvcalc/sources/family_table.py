@@ -63,7 +63,8 @@ _QWEN3_NEXT = Family(_class(48, 2048, 16, 2, 256, 5632, 151936, 32768, num_exper
     experts=parts.experts(shared_width=("shared_expert_intermediate_size",), shared_gate=True,
     every=parts.stepped("decoder_sparse_step")), qk_norm="head", gate="full", **_ATTENTION_BIAS, finish=quirks.qwen3_5)
 _QWEN3_5 = Family(_class(32, 4096, 16, 4, 256, 12288, 248320, 32768, **_GDN), rules.every("full_attention_interval",
-    default=4, local=STATE), state=parts.gated_delta_net, qk_norm="head", gate="full", **_ATTENTION_BIAS)
+    default=4, local=STATE), state=parts.gated_delta_net, qk_norm="head", gate="full", **_ATTENTION_BIAS,
+    finish=quirks.qwen3_5)
 _QWEN3_5_MOE = Family(_class(40, 2048, 16, 2, 256, None, 248320, 32768, num_experts=256, num_experts_per_tok=8,
     moe_intermediate_size=512, shared_expert_intermediate_size=512, **_GDN), rules.every("full_attention_interval",
     default=4, local=STATE), state=parts.gated_delta_net,
@@ -126,7 +127,8 @@ FAMILIES: dict[str, Family] = {
     "internlm3": Family(_class(48, 4096, 32, 2, 128, 10240, 128512, 32768), **_ATTENTION_BIAS, ffn_bias="mlp_bias"),
     "iquestcoder": Family(_class(80, 5120, 40, 8, 128, 27648, 76800, 131072), **_ATTENTION_BIAS,
         ffn_bias="mlp_bias"),
-    "bitnet": Family(_class(30, 2560, 20, 5, None, 6912, 128256, 2048), norms=3, **_ATTENTION_BIAS),
+    "bitnet": Family(_class(30, 2560, 20, 5, None, 6912, 128256, 2048), norms=3, **_ATTENTION_BIAS,
+        finish=quirks.bitnet),
     "helium": Family(_class(24, 2560, 20, 20, 128, 7040, 48000, 4096), qkv_bias="attention_bias",
         ffn_bias="mlp_bias"),
     "hyperclovax": Family(_LLAMA.defaults | {"use_post_norm": True}, **_ATTENTION_BIAS, ffn_bias="mlp_bias",
@@ -266,7 +268,7 @@ FAMILIES: dict[str, Family] = {
         experts=parts.experts(**_SHARED_BY_COUNT, every=lambda _config, count: set(range(count))),
         finish=quirks.deepseek_v4),
     "axk1": Family(_DEEPSEEK_V3.defaults | _class(61, 7168, 64, 64, None, 18432, 163840, 32768, n_routed_experts=192,
-        first_k_dense_replace=1), latent=True, experts=parts.experts(**_SHARED_BY_COUNT)),
+        first_k_dense_replace=1), latent=True, experts=parts.experts(**_SHARED_BY_COUNT), finish=quirks.axk1),
     "minicpm3": Family(_class(62, 2560, 40, 40, None, 6400, 73448, 32768, True, kv_lora_rank=256, q_lora_rank=768,
         qk_nope_head_dim=64, qk_rope_head_dim=32), latent=True, ffn_bias="mlp_bias"),
     "youtu": Family(_class(32, 2048, 16, 16, None, 6144, 128256, 131072, True, **_DEEPSEEK), latent=True),
@@ -344,7 +346,7 @@ FAMILIES: dict[str, Family] = {
         first_k_dense_replace=0), rules.qwen2, qk_norm="head", **_ATTENTION_BIAS,
         experts=parts.experts(**_SHARED_BY_COUNT)),
     "apertus": Family(_class(32, 4096, 32, None, None, 14336, 131072, 65536), gated=False, qk_norm="head",
-        **_ATTENTION_BIAS),
+        **_ATTENTION_BIAS, finish=quirks.apertus),
     "solar_open": Family(_class(48, 4096, 64, 8, 128, None, 196608, 131072, n_routed_experts=128, n_shared_experts=1,
         num_experts_per_tok=8, moe_intermediate_size=1280), experts=parts.experts(**_SHARED_BY_COUNT, every=lambda
         _config, count: set(range(count))), qkv_bias="attention_bias", finish=quirks.only_experts),

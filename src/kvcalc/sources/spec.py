@@ -60,6 +60,9 @@ class AttentionSpec:
         Literal["none", "head", "full"] | None,
         Field(description="a gate on the attention's output: one number a head, or as wide as the output"),
     ] = None
+    gate_bias: Annotated[
+        bool | None, Field(description="the biases on Q cover the gate too, which its projection holds (Qwen3-Next)")
+    ] = None
     sinks: Annotated[
         bool | None, Field(description="a learned sink logit for each query head (weights, not cache)")
     ] = None
@@ -162,6 +165,10 @@ class FeedForwardSpec:
     shared_layers_size: Annotated[
         Width | None, Field(description="another width in layers that read another layer's cache (Gemma 4 E2B)")
     ] = None
+    norm: Annotated[bool, Field(description="a norm of the hidden layer (BitNet)")] = False
+    activation_parameters: Annotated[
+        SmallCount, Field(description="numbers of the activation function itself (xIELU of Apertus: 2)")
+    ] = 0
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -190,6 +197,7 @@ class ExpertsSpec:
     dense_layers: Annotated[
         tuple[SmallCount, ...], Field(max_length=MOST_LAYERS, description="other layers that are dense")
     ] = ()
+    norm: Annotated[bool, Field(description="a norm behind the experts (A.X-K1)")] = False
     beside_dense: Annotated[bool, Field(description="the dense block stays beside the experts (Gemma 4)")] = False
 
 
