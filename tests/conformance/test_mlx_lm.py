@@ -113,6 +113,9 @@ def test_a_quantised_cache_starts_at_once_in_the_function_and_at_5000_in_the_com
     assert cache_of(model, 8192, kv_bits=4).bytes == 72 * (8192 + 256)
     later = cache_of(model, 8192, kv_bits=4, quantized_kv_start=5000)
     assert (later.bytes, later.steady_bytes) == (256 * 4096, 72 * (8192 + 256))
+    note = "quantised from the first token: mlx-lm itself begins at 5,000 (quantized_kv_start)"
+    assert cache_of(model, 8192, kv_bits=4).notes == (note,)
+    assert later.notes == cache_of(model, 8192).notes == ()
     assert cache_of(model, 4998, kv_bits=4, quantized_kv_start=5000).steady_bytes == 256 * 5120
     assert cache_of(model, 1000, kv_bits=8, kv_group_size=32).bytes == 2 * (64 + 8) * 1024
 

@@ -95,7 +95,7 @@ _LOCAL = Sliding(window=512, num_kv_heads=3, head_dim=64, v_head_dim=64)
     context=st.integers(1, 10**6),
     batch=st.integers(1, 100),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_pool_is_the_smallest_and_never_falls(
     windows: list[int] | None, size: int, fraction: float | None, context: int, batch: int
 ) -> None:

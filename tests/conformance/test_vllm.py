@@ -582,7 +582,7 @@ def test_rows_add_up_and_the_steps_give_the_bytes(name: str, options: dict[str, 
     further=st.integers(0, 40_000),
     batch=st.integers(1, 64),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_more_context_or_more_sequences_never_take_less(name: str, context: int, further: int, batch: int) -> None:
     planned = plan(SAMPLES[name])
     here = planned.kv_bytes(context, batch)
@@ -596,7 +596,7 @@ def test_more_context_or_more_sequences_never_take_less(name: str, context: int,
     context=st.integers(1, 300_000),
     batch=st.integers(1, 64),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_required_memory_fits_and_one_block_less_does_not(name: str, context: int, batch: int) -> None:
     planned = plan(SAMPLES[name])
     required = planned.required_kv_memory(context, batch)
@@ -606,7 +606,7 @@ def test_the_required_memory_fits_and_one_block_less_does_not(name: str, context
 
 
 @given(name=st.sampled_from(sorted(SAMPLES)), kv_memory=st.integers(0, 2**36))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_estimated_length_is_the_last_that_fits(name: str, kv_memory: int) -> None:
     planned = plan(SAMPLES[name])
     longest = planned.report(1, 1, kv_memory)["estimated_max_model_len"]

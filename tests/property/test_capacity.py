@@ -74,7 +74,7 @@ def deployments(draw: st.DrawFn) -> Deployment:
     return deployment
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(deployments(), contexts, batches)
 def test_it_fits_at_the_answer_and_not_one_step_beyond(deployment, context, batch_size):
     answer, prepared = deployment.capacity(context, batch_size), deployment.prepare()
@@ -100,7 +100,7 @@ def test_it_fits_at_the_answer_and_not_one_step_beyond(deployment, context, batc
     assert answer.fits == serves(context, batch_size)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(deployments(), contexts, batches)
 def test_fits_says_the_same_as_both_answers(deployment, context, batch_size):
     # A fixed n_ctx without n_seq_max is shared out in padded streams, whose sum rises and falls with the batch.
@@ -110,7 +110,7 @@ def test_fits_says_the_same_as_both_answers(deployment, context, batch_size):
     assert answer.fits == (answer.max_batch_size is None or batch_size <= answer.max_batch_size)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(deployments(), contexts, batches)
 def test_the_required_memory_is_the_smallest_that_fits(deployment, context, batch_size):
     required = deployment.capacity(context, batch_size).required_kv_memory
@@ -120,7 +120,7 @@ def test_the_required_memory_is_the_smallest_that_fits(deployment, context, batc
     assert (short.fits, short.missing_bytes) == (False, 1)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(uniform(), contexts, batches)
 def test_the_answer_for_its_own_footprint_is_at_least_itself(model, context, batch_size):
     size = kv_cache_bytes(model, context=context, batch_size=batch_size)

@@ -18,7 +18,7 @@ from kvcalc.footprint import footprint, prepare
 ENGINES = sorted(REGISTRY)
 contexts = st.integers(1, 2**21)
 batches = st.integers(1, 500)
-law = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
+law = settings(max_examples=40, suppress_health_check=[HealthCheck.filter_too_much])
 
 
 def accepted(model: Architecture, **setup: int) -> Iterator[tuple[str, Plan]]:

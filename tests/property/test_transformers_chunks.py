@@ -44,7 +44,7 @@ def walked(kinds: list[LayerKind], forwards: list[int]) -> tuple[int, int, int]:
     return largest, held, 256 * sum(len(each) for each in cached)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(LAYERS, min_size=1, max_size=3), st.integers(1, 1500), st.integers(1, 700) | st.none())
 def test_the_closed_form_is_the_largest_of_every_forward(
     kinds: list[LayerKind], context: int, chunk: int | None

@@ -324,7 +324,7 @@ def test_an_engine_option_of_a_hint_fits(budgets):
     assert with_hint(path, {'engine = "vllm"': f'engine = "vllm"\n{option}'}).ok
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 2**20), st.integers(1, 64), st.integers(1, 120))
 def test_a_hint_never_says_what_does_not_fit(context, batch, limit):
     from pathlib import Path

@@ -33,7 +33,7 @@ def test_a_grid_counts_its_candidates_and_global_only_once():
     assert searched(grid).walked == grid.size == 13 * 2 * 3
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.sampled_from(RATIOS), min_size=1, unique=True),
     st.lists(st.sampled_from(WINDOWS), min_size=1, unique=True),

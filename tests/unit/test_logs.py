@@ -173,7 +173,7 @@ def test_any_number_of_lines_leaves_bounded_memory_behind():
 hostile = st.text(st.characters(codec="utf-8"), max_size=200)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from([marker for marker, _ in _MARKERS]), hostile, hostile), max_size=8))
 def test_no_line_is_too_strange(parts):
     text = "\n".join(f"{before}{marker}{after}" for marker, before, after in parts)

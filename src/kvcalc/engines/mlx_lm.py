@@ -687,7 +687,7 @@ def _ignores_window(model: Architecture) -> bool:
 
 
 def _stays_unquantized(kind: LayerKind) -> bool:
-    return isinstance(kind, Chunked | Parallel) or bool(getattr(kind, "extra_state_bytes", 0))
+    return isinstance(kind, Chunked | Parallel) or (isinstance(kind, Full | Sliding) and bool(kind.extra_state_bytes))
 
 
 def _state_bytes(model: Architecture, state: State, element_bytes: int) -> int:

@@ -1,4 +1,4 @@
-"""Running the command line as a user does, and in this process where only its answer matters."""
+"""Running the command line as a user does, and in this process where only its answer matters; and no deadlines."""
 
 import os
 import signal
@@ -8,8 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
+from hypothesis import settings
 
 from kvcalc.cli.app import run
+
+# No test holds a clock, hypothesis neither; on CI with what it sets there.
+settings.register_profile("kvcalc", settings(), deadline=None)
+settings.load_profile("kvcalc")
 
 
 @dataclass(frozen=True)
