@@ -174,6 +174,7 @@ def test_an_indexer_key_is_kept_twice_in_every_layer() -> None:
     # deepseek_v32.py:102 caches the key as K and as V.
     v32 = load("deepseek-v3.2")
     assert cache_of(v32, 1024).bytes == 61 * (1024 + 256) * 2 * (576 + 2 * 128)
+    assert cache_of(v32, 1024).notes == ("mlx-lm keeps an indexer key in every layer, as K and as V",)
     kinds = [latent(indexer_dim=128), latent()]
     assert cache_of(laid_out("glm", "glm_moe_dsa", kinds), 1024).bytes == 2 * (1024 + 256) * 2 * (576 + 2 * 128)
 

@@ -366,6 +366,14 @@ def test_pipeline_stages_keep_the_models_groups_and_pay_for_their_own_layers() -
         plan(kvcalc.load("llama-3.1-8b"), pipeline_parallel_size=33)
 
 
+def test_a_stage_without_a_cache_cannot_start() -> None:
+    halves = model((full(8, 128), 2), (NoCache(), 2))
+    assert plan(halves).kv_bytes(16, 1) == 2 * 65536
+    with pytest.raises(UnsupportedError, match="in 2 pipeline stages: one of them keeps no cache"):
+        plan(halves, pipeline_parallel_size=2)
+    assert plan(SAMPLES["no cache"], pipeline_parallel_size=3).kv_bytes(16, 1) == 0
+
+
 def test_llama_4_is_full_in_every_layer_and_says_so() -> None:
     llama, custom = plan(SAMPLES["llama 4"]), plan(LLAMA_4)
     assert llama.kv_bytes(131072, 1) == 48 * 131072 * 4096
@@ -453,9 +461,12 @@ def test_an_all_sliding_model_keeps_its_window_without_the_hybrid_manager() -> N
     sample = SAMPLES["all sliding"]
     off = plan(sample, disable_hybrid_kv_cache_manager=True)
     assert off.kv_bytes(131072, 1) == plan(sample).kv_bytes(131072, 1) == 32 * 65536 * (1280 + 1)
-    two_windows = model((sliding(512, 8, 128), 2), (sliding(1024, 8, 128), 2))
-    with pytest.raises(UnsupportedError, match="do not become one type"):
-        plan(two_windows, disable_hybrid_kv_cache_manager=True)
+    local, chunk = sliding(512, 8, 128), Chunked(chunk=512, num_kv_heads=8, head_dim=128, v_head_dim=128)
+    wider = sliding(1024, 8, 128)
+    for kinds in ((local, wider), (local, chunk), (local, wider, full(8, 128))):
+        with pytest.raises(UnsupportedError, match="do not become one type"):
+            plan(model(*((kind, 2) for kind in kinds)), disable_hybrid_kv_cache_manager=True)
+    assert plan(model((local, 2), (full(8, 128), 2)), disable_hybrid_kv_cache_manager=True).num_groups == 1
 
 
 def test_states_are_counted_for_every_speculated_token_and_for_prefix_caching() -> None:
