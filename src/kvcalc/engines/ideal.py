@@ -112,9 +112,9 @@ def state_bytes(state: State, conv_columns: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class IdealPlan:
-    """The costs of the distinct kinds, and their sums for contexts beyond every window."""
+    """The costs of the distinct kinds with their labels, and their sums for contexts beyond every window."""
 
-    kinds: tuple[tuple[LayerKind, int, KindCost], ...]
+    kinds: tuple[tuple[LayerKind, str, int, KindCost], ...]
     saturation: int
     saturated_bytes: int
     growth: int
@@ -125,25 +125,18 @@ class IdealPlan:
         if context >= self.saturation and not self.has_entries:
             return batch_size * (self.saturated_bytes + self.growth * context)
         total = 0
-        for _, count, cost in self.kinds:
+        for _, _, count, cost in self.kinds:
             total += count * cost.bytes_at(context)
         return batch_size * total
 
     def allocate(self, context: int, batch_size: int) -> KVCache:
         """The cache, with one row a layer kind."""
-        rows = tuple(
-            LayerBytes(
-                kind.kind,
-                kind_label(kind),
-                count,
-                cost.window,
-                batch_size * cost.tokens_at(context),
-                batch_size * count * cost.bytes_at(context),
-            )
-            for kind, count, cost in self.kinds
-        )
-        total = sum(row.bytes for row in rows)
-        return KVCache(total, total, rows, why="min(context, window) tokens a layer", ideal_bytes=total)
+        rows, total = [], 0
+        for kind, label, count, cost in self.kinds:
+            size = batch_size * count * cost.bytes_at(context)
+            total += size
+            rows.append(LayerBytes(kind.kind, label, count, cost.window, batch_size * cost.tokens_at(context), size))
+        return KVCache(total, total, tuple(rows), why="min(context, window) tokens a layer", ideal_bytes=total)
 
     def required_kv_memory(self, context: int, batch_size: int) -> int:
         """Exactly the bytes."""
@@ -161,9 +154,8 @@ class IdealPlan:
             Step("B", "batch size", str(batch_size), batch_size, "sequences"),
         ]
         names = []
-        for number, (kind, count, cost) in enumerate(self.kinds, start=1):
-            per_layer = cost.bytes_at(context)
-            label, name = kind_label(kind), f"layers_{number}"
+        for number, (_, label, count, cost) in enumerate(self.kinds, start=1):
+            per_layer, name = cost.bytes_at(context), f"layers_{number}"
             if not per_layer:
                 continue
             formula = f"{count} * B * ({_formula(cost)})"
@@ -202,9 +194,10 @@ class Ideal(Engine):
 
     def prepare(self, architecture: Architecture, setup: CacheSetup) -> IdealPlan:
         """Compute the cost of each distinct kind once."""
-        kinds = tuple((kind, count, kind_cost(kind, setup)) for kind, count in architecture.caches)
-        windows = [cost.window for _, _, cost in kinds if cost.window is not None]
+        kinds = tuple((kind, kind_label(kind), count, kind_cost(kind, setup)) for kind, count in architecture.caches)
+        costs = [(count, cost) for _, _, count, cost in kinds]
+        windows = [cost.window for _, cost in costs if cost.window is not None]
         saturation = max(windows, default=0)
-        fixed = sum(count * (cost.fixed_bytes + cost.token_bytes * (cost.window or 0)) for _, count, cost in kinds)
-        growth = sum(count * cost.token_bytes for _, count, cost in kinds if cost.window is None)
-        return IdealPlan(kinds, saturation, fixed, growth, any(cost.entry_bytes for _, _, cost in kinds))
+        fixed = sum(count * (cost.fixed_bytes + cost.token_bytes * (cost.window or 0)) for count, cost in costs)
+        growth = sum(count * cost.token_bytes for count, cost in costs if cost.window is None)
+        return IdealPlan(kinds, saturation, fixed, growth, any(cost.entry_bytes for _, cost in costs))
