@@ -425,11 +425,17 @@ def test_a_latent_is_whole_on_every_device(dtype: str, token_bytes: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("memory_bytes", "tokens"),
-    [(70 * GiB - 1, 2048), (70 * GiB, 8192), (160 * GiB - 1, 8192), (160 * GiB, 16384)],
+    ("memory_bytes", "device", "tokens"),
+    [
+        (70 * GiB - 1, "", 2048),
+        (70 * GiB, "", 8192),
+        (80 * GiB, "A100-SXM4-80GB", 2048),
+        (160 * GiB - 1, "", 8192),
+        (160 * GiB, "", 16384),
+    ],
 )
-def test_the_tokens_of_a_step_follow_the_devices_memory(memory_bytes: int, tokens: int) -> None:
-    assert Vllm.device_options(memory_bytes, "") == {"max_num_batched_tokens": tokens}
+def test_the_tokens_of_a_step_follow_the_devices_memory(memory_bytes: int, device: str, tokens: int) -> None:
+    assert Vllm.device_options(memory_bytes, device) == {"max_num_batched_tokens": tokens}
 
 
 def test_heads_are_divided_and_at_least_one_a_device() -> None:

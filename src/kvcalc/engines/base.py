@@ -237,6 +237,16 @@ def refuse_formats(engine: str, setup: CacheSetup, modelled: frozenset[str]) -> 
         )
 
 
+def refuse_latent_formats(kind: LayerKind, *formats: DType) -> None:
+    """Refuse a format that only latents have for a layer with K and V."""
+    for dtype in formats:
+        if dtype.latent_token_bytes:
+            raise UnsupportedError(
+                f"{dtype.name} is a format of latent (MLA) layers, and {kind_label(kind)} layers have K and V",
+                hint="use fp8 or bfloat16",
+            )
+
+
 def refuse_kind(engine: str, architecture: Architecture, kind: LayerKind, reason: str) -> None:
     """Refuse a model because of one of its layer kinds."""
     raise UnsupportedError(

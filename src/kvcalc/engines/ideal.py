@@ -25,8 +25,7 @@ from kvcalc.architecture import (
     window_of,
 )
 from kvcalc.dtypes import parse_dtype
-from kvcalc.engines.base import Engine, KVCache, LayerBytes, Step
-from kvcalc.errors import UnsupportedError
+from kvcalc.engines.base import Engine, KVCache, LayerBytes, Step, refuse_latent_formats
 from kvcalc.workload import CacheSetup
 
 
@@ -75,12 +74,7 @@ def kind_cost(kind: LayerKind, setup: CacheSetup) -> KindCost:
     tp, key, value = setup.tensor_parallel_size, setup.k_dtype, setup.v_dtype
     match kind:
         case Full() | Sliding() | Chunked() | Cross():
-            for dtype in (key, value):
-                if dtype.latent_token_bytes:
-                    raise UnsupportedError(
-                        f"{dtype.name} is a format of latent (MLA) layers, and {kind_label(kind)} layers have K and V",
-                        hint="use fp8 or bfloat16",
-                    )
+            refuse_latent_formats(kind, key, value)
             heads = max(1, kind.num_kv_heads // tp)
             pair = key.row_bytes(heads, kind.head_dim) + value.row_bytes(heads, kind.v_head_dim)
             if isinstance(kind, Cross):

@@ -36,7 +36,7 @@ from kvcalc.architecture import (
     window_of,
 )
 from kvcalc.dtypes import DType
-from kvcalc.engines.base import KVCache, LayerBytes, Step
+from kvcalc.engines.base import KVCache, LayerBytes, Step, refuse_latent_formats
 from kvcalc.engines.ideal import state_bytes
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError, quote
@@ -654,6 +654,12 @@ class Vllm(EngineOptions):
             case "chunked":
                 most_tokens = spec.window + self.tokens_in_flight
             case "cross":
+                if setup.encoder_tokens > self.max_num_batched_tokens:
+                    raise UnsupportedError(
+                        f"vllm takes no encoder input of {setup.encoder_tokens:,} tokens in steps of "
+                        f"{self.max_num_batched_tokens:,}",
+                        hint=f"-E max_num_batched_tokens={setup.encoder_tokens}",
+                    )
                 # Planned for the longest input of an encoder, which is as long as a step (config/scheduler.py:306).
                 most_tokens, fixed = 0, ceil_div(self.max_num_batched_tokens, spec.block_size)
             case "state":
@@ -732,12 +738,6 @@ def _setup_notes(engine: Vllm, architecture: Architecture, setup: CacheSetup) ->
     if architecture.model_type in _WINDOW_PLUS_ONE_MODELS and any(isinstance(kind, Sliding) for kind in kinds):
         notes.append("vllm gives this model a window of one token more")
     if any(isinstance(kind, Cross) for kind in kinds):
-        if setup.encoder_tokens > engine.max_num_batched_tokens:
-            raise UnsupportedError(
-                f"vllm takes no encoder input of {setup.encoder_tokens:,} tokens in steps of "
-                f"{engine.max_num_batched_tokens:,}",
-                hint=f"-E max_num_batched_tokens={setup.encoder_tokens}",
-            )
         notes.append(
             f"cross-attention is planned for {engine.max_num_batched_tokens:,} encoder tokens "
             f"(max_num_batched_tokens); while decoding it holds {setup.encoder_tokens:,} (encoder_tokens)"
@@ -790,8 +790,7 @@ def _spec(engine: Vllm, model: str, kind: _SingleKind, setup: CacheSetup, widene
                 raise UnsupportedError(f"nobody knows how vllm keeps the fixed state of {model}'s attention layers")
             if isinstance(kind, Full) and kind.indexer_dim:
                 raise _no_indexer(model)
-            if dtype.latent_token_bytes:
-                raise UnsupportedError(f"{dtype.name} is a format of latent (MLA) layers, and {model} has others")
+            refuse_latent_formats(kind, dtype)
             # Divided, at least one on each device: 10 heads on 4 devices are 2 each.
             heads = max(1, kind.num_kv_heads // tp)
             if dtype.name == "nvfp4" and kind.head_dim != kind.v_head_dim:
