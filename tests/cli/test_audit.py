@@ -164,7 +164,7 @@ def test_a_later_start_that_agrees_is_the_one_that_counts(kvcalc, log):
     assert "the log holds 2 starts of the engine" in ran.out
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from([NEW, LLAMA, SGLANG]), st.lists(st.text("0123456789", min_size=1, max_size=20), min_size=30))
 def test_no_number_is_too_strange(kvcalc, tmp_path, text, numbers):
     drawn = iter(numbers)

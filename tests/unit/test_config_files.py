@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from bounded import calls_of
 from configs import read
 
 import kvcalc
@@ -69,6 +70,12 @@ def test_a_bad_file_is_one_error_with_its_place(tmp_path: Path, text: str, messa
     path = written(tmp_path / "bad", text)
     with pytest.raises(KVCalcError, match=message) as refusal:
         kvcalc.load(str(path))
+
+    def read_again() -> None:
+        with pytest.raises(KVCalcError):
+            kvcalc.load(str(path))
+
+    assert calls_of(read_again) < 20_000
     assert refusal.value.location is not None
     assert str(path) in refusal.value.location
     assert len(refusal.value.render()) < 1000

@@ -8,7 +8,6 @@ import pytest
 
 from kvcalc.engines import REGISTRY, engine_class, make_engine
 from kvcalc.errors import InputError, KVCalcError
-from kvcalc.units import GiB
 
 TOKENS = 2**40  # more than any model has, and quick to compute with
 
@@ -123,17 +122,3 @@ def test_a_choice_is_one_of_those_that_the_engine_has(
     for value in refused:
         with pytest.raises(KVCalcError):
             make_engine(engine, {option: value})
-
-
-@pytest.mark.parametrize(
-    ("memory_bytes", "device", "tokens"),
-    [
-        (70 * GiB - 1, "any", 2048),
-        (70 * GiB, "any", 8192),
-        (80 * GiB, "A100-SXM4-80GB", 2048),
-        (160 * GiB - 1, "any", 8192),
-        (160 * GiB, "any", 16384),
-    ],
-)
-def test_vllm_takes_more_tokens_a_step_on_larger_devices(memory_bytes: int, device: str, tokens: int) -> None:
-    assert engine_class("vllm").device_options(memory_bytes, device) == {"max_num_batched_tokens": tokens}
