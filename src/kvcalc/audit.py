@@ -372,7 +372,8 @@ class _Vllm:
 
         # The memory is printed to 0.01 GiB: the estimate must be the one of some memory of that print.
         reported = int(estimate.printed)
-        memory = _first(*bounds, lambda memory: longest(memory) >= reported)
+        # It is at least the reported length where that length fits.
+        memory = _first(*bounds, lambda memory: not reported or plan.fits(reported, 1, memory))
         agrees = longest(memory) == reported
         predicted = reported if agrees else longest(sum(bounds) // 2)
         return Compared("estimated maximum length", estimate.line, estimate.printed, str(predicted), "tokens", agrees)
@@ -389,8 +390,8 @@ class _Vllm:
             low, high = 1, 2**40
 
         def says(number: int) -> tuple[int, str]:
-            report = plan.report(context, 1, number * block)
-            return report["gpu_kv_cache_size_tokens"], f"{report['max_concurrency']:.2f}"
+            _, concurrent, logged_tokens = plan.logged(context, number * block)
+            return logged_tokens, f"{concurrent:.2f}"
 
         if tokens is None:
             assert concurrency is not None

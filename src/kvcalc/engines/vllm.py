@@ -334,14 +334,7 @@ class VllmPlan:
                 "estimated_max_model_len": None,
             }
         override = self.engine.num_gpu_blocks_override
-        num_blocks = kv_memory // self.bytes_per_block if override is None else override
-        # A float, as vLLM's own: the logged token count is this float times the length, cut to an integer.
-        concurrency = num_blocks / blocks
-        if self.rules.tokens_by_group:
-            smallest = min(rule.block_size for rule, _ in self.groups)
-            logged_tokens = num_blocks // self.num_groups * smallest
-        else:
-            logged_tokens = int(concurrency * context)
+        num_blocks, concurrency, logged_tokens = self.logged(context, kv_memory)
         pool = kv_memory if override is None else override * self.bytes_per_block
         return {
             "num_gpu_blocks": num_blocks,
@@ -350,11 +343,23 @@ class VllmPlan:
             "max_request_bytes": self.bytes_per_block * blocks,
             "max_concurrency": concurrency,
             "gpu_kv_cache_size_tokens": logged_tokens,
-            "fits": self._fits(context, batch_size, pool),
+            "fits": self.fits(context, batch_size, pool),
             "estimated_max_model_len": self._estimated_max_model_len(kv_memory),
         }
 
-    def _fits(self, context: int, batch_size: int, kv_memory: int) -> bool:
+    def logged(self, context: int, kv_memory: int) -> tuple[int, float, int]:
+        """What vLLM logs of a pool: its blocks, the concurrency at ``context`` tokens, and the size in tokens."""
+        override = self.engine.num_gpu_blocks_override
+        num_blocks = kv_memory // self.bytes_per_block if override is None else override
+        # A float, as vLLM's own: the logged token count is this float times the length, cut to an integer.
+        concurrency = num_blocks / self.blocks_per_request(context)
+        if not self.rules.tokens_by_group:
+            return num_blocks, concurrency, int(concurrency * context)
+        smallest = min(rule.block_size for rule, _ in self.groups)
+        return num_blocks, concurrency, num_blocks // self.num_groups * smallest
+
+    def fits(self, context: int, batch_size: int, kv_memory: int) -> bool:
+        """vLLM's start-up check."""
         if self.rules.checks_layers:
             return batch_size * self.layer_bytes(context) <= kv_memory
         return self.kv_bytes(context, batch_size) + self.bytes_per_block <= kv_memory  # beside the null block
@@ -364,7 +369,7 @@ class VllmPlan:
         longest, shortest_refused = 0, _LONGEST_ESTIMATE + 1
         while shortest_refused - longest > 1:
             middle = (longest + shortest_refused) // 2
-            if self._fits(middle, 1, kv_memory):
+            if self.fits(middle, 1, kv_memory):
                 longest = middle
             else:
                 shortest_refused = middle
