@@ -104,10 +104,10 @@ def test_a_count_is_exact_only_where_it_is_published() -> None:
 
 def test_every_preset_reads_back_from_its_export(tmp_path: Any) -> None:
     from kvcalc.sources.preset import preset_path, read_toml
-    from kvcalc.sources.spec import validate_spec
+    from kvcalc.sources.spec import ModelSpec
 
     for name in preset_names():
-        spec = validate_spec(read_toml(preset_path(name)))
+        spec = ModelSpec.model_validate(read_toml(preset_path(name)))
         path = tmp_path / "spec.toml"
         path.write_text(export_spec(spec))
         assert load_spec(path) == load_preset(name), name

@@ -1,25 +1,31 @@
-"""A spec file is validated; a shipped preset is trusted, and means the same."""
+"""A spec, shipped or not, is validated; what it states is what it shows and what is written back."""
 
 import pytest
+from pydantic import ValidationError
 
 from kvcalc.errors import KVCalcError
-from kvcalc.sources.preset import preset_names, preset_path, read_toml, spec_to_architecture
-from kvcalc.sources.spec import stated_fields, trusted_spec, validate_spec
+from kvcalc.sources.preset import spec_to_architecture
+from kvcalc.sources.spec import AttentionSpec, ModelSpec, stated_fields
 
 SMALL = {"name": "m", "num_layers": 2, "hidden_size": 8, "vocab_size": 9, "attention": {"num_heads": 2}}
 
 
-@pytest.mark.parametrize("name", preset_names())
-def test_trusting_a_preset_and_validating_it_give_the_same_spec(name):
-    tables = read_toml(preset_path(name))
-    assert trusted_spec(tables) == validate_spec(tables)
+@pytest.mark.parametrize(
+    "layout", ["5:1/sw=4", {"period": 3, "global": [2]}, ["full", {"kind": "sliding", "window": 4, "count": 2}]]
+)
+def test_every_way_to_write_a_layout_is_written_back_as_it_was_read(layout):
+    spec = ModelSpec.model_validate(SMALL | {"layout": layout, "layers": {"Z": {"kind": "full", "num_heads": 4}}})
+    assert ModelSpec.model_validate(stated_fields(spec)) == spec
 
 
-def test_every_way_to_write_a_layout_is_trusted_as_it_is_validated():
-    for layout in ("5:1/sw=4", {"period": 3, "global": [2]}, ["full", {"kind": "sliding", "window": 4, "count": 2}]):
-        tables = SMALL | {"layout": layout, "layers": {"Z": {"kind": "full"}}}
-        assert trusted_spec(tables) == validate_spec(tables)
-        assert validate_spec(stated_fields(validate_spec(tables))) == validate_spec(tables)
+def test_a_spec_does_not_change_and_shows_what_it_states():
+    spec = ModelSpec.model_validate(SMALL)
+    assert repr(spec) == (
+        "ModelSpec(name='m', num_layers=2, hidden_size=8, vocab_size=9, attention=AttentionSpec(num_heads=2))"
+    )
+    with pytest.raises(ValidationError, match="frozen"):
+        spec.attention.num_heads = 3
+    assert len({AttentionSpec(num_heads=2), spec.attention}) == 1
 
 
 @pytest.mark.parametrize(

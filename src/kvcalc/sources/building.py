@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from kvcalc.architecture import (
     MOST_LAYERS,
@@ -151,7 +151,7 @@ def _letters(spec: ModelSpec, pattern: str, field: str) -> list[LayerSpec]:
 def _repeated(entry: str | LayerSpec) -> list[LayerSpec]:
     if isinstance(entry, str):
         return [LayerSpec(kind=entry)]
-    return [replace(entry, count=1)] * entry.count
+    return [entry.model_copy(update={"count": 1})] * entry.count
 
 
 def _shared(spec: ModelSpec, entries: list[LayerSpec]) -> list[LayerSpec]:
@@ -168,7 +168,7 @@ def _shared(spec: ModelSpec, entries: list[LayerSpec]) -> list[LayerSpec]:
         reads = at >= first_shared or at % spec.kv_shared_stride != 0
         each = entry
         if reads and entry.kind in _ATTENTION_KINDS:
-            each = replace(entry, kind="shared", of=cast(Any, entry.kind))
+            each = entry.model_copy(update={"kind": "shared", "of": entry.kind})
         if each.kind == "shared" and each.of not in owners:
             raise InputError(
                 f"layer {at} reads the cache of a {each.of} layer, but none stands before it", location="layout"
@@ -259,7 +259,7 @@ class _Builder:
                 heads = self.heads(entry)
                 return _attention_cache(entry.kind, heads), blocks.attention(D, heads)
             case "shared":
-                heads = self.heads(replace(entry, kind=entry.of))
+                heads = self.heads(entry.model_copy(update={"kind": entry.of}))
                 return Shared(of=entry.of), blocks.attention(D, heads, owns_kv=False)
             case "cross":
                 heads = self.heads(entry)
@@ -267,7 +267,7 @@ class _Builder:
             case "latent":
                 shape = _stated(spec.latent, "latent", entry.kind)
                 if entry.indexer is False:
-                    shape = replace(shape, indexer_dim=0, indexer_heads=0)
+                    shape = shape.model_copy(update={"indexer_dim": 0, "indexer_heads": 0})
                 cache = Latent(
                     rank=shape.rank,
                     rope_dim=shape.rope_dim,
@@ -283,7 +283,7 @@ class _Builder:
                 return blocks.state_cache(D, state), blocks.state_mixer(D, state)
             case "parallel":
                 state = _stated(spec.state, "state", entry.kind)
-                inner = replace(entry, kind=entry.of)
+                inner = entry.model_copy(update={"kind": entry.of})
                 heads = self.heads(inner)
                 attention = _attention_cache(entry.of, heads)
                 if not isinstance(attention, Full | Sliding):
@@ -293,7 +293,7 @@ class _Builder:
             case "compressed":
                 table = _stated(spec.compressed, "compressed", entry.kind)
                 if not entry.indexer:
-                    table = replace(table, indexer_dim=0)
+                    table = table.model_copy(update={"indexer_dim": 0})
                 compressed = Compressed(
                     width=table.width, window=table.window, ratio=entry.ratio, indexer_dim=table.indexer_dim
                 )

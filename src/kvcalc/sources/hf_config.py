@@ -17,7 +17,7 @@ from kvcalc.sources.building import build, canonical_type
 from kvcalc.sources.config_reader import Config
 from kvcalc.sources.families import Family, describe
 from kvcalc.sources.family_table import ENCODERS, FAMILIES, REFUSED, TEXT_OF, UNKNOWN, UNKNOWN_LATENT
-from kvcalc.sources.spec import LayerSpec, ModelSpec, validate_spec
+from kvcalc.sources.spec import LayerSpec, ModelSpec
 
 _MOST_KEYS = 10_000
 _LONGEST_NAME = 200
@@ -116,7 +116,7 @@ def _validated(fields: dict[str, Any]) -> ModelSpec:
     from pydantic import ValidationError
 
     try:
-        return validate_spec(fields)
+        return ModelSpec.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"])

@@ -6,7 +6,6 @@ A rule returns one Hugging Face layer type a layer ("full_attention", "sliding_a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from kvcalc.architecture import MOST_LAYERS
@@ -165,7 +164,7 @@ def _overridden(config: Config, entries: list[LayerSpec]) -> list[LayerSpec]:
         entry = entries[int(key)]
         signature = (entry, *sorted(changes.items()))
         if signature not in cache:
-            cache[signature] = replace(entry, **changes)
+            cache[signature] = entry.model_copy(update=changes)
         result[int(key)] = cache[signature]
     return result
 

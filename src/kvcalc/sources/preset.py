@@ -49,10 +49,7 @@ def load_preset(name: str) -> Architecture:
     >>> load_preset("gemma-2-2b").layout
     '13 sliding (4096) + 13 full'
     """
-    from kvcalc.sources.building import build
-    from kvcalc.sources.spec import trusted_spec
-
-    return build(trusted_spec(read_toml(preset_path(name))))
+    return load_spec(preset_path(name))
 
 
 def load_spec(path: Path) -> Architecture:
@@ -160,10 +157,10 @@ def spec_to_architecture(tables: Mapping[str, Any], location: str) -> Architectu
     from pydantic import ValidationError
 
     from kvcalc.sources.building import build
-    from kvcalc.sources.spec import field_names, validate_spec
+    from kvcalc.sources.spec import ModelSpec, field_names
 
     try:
-        spec = validate_spec(tables)
+        spec = ModelSpec.model_validate(tables)
     except ValidationError as error:
         found = error.errors(include_url=False)
         raise SeveralErrors(validation_problems(found, field_names(), location)) from None
@@ -183,7 +180,7 @@ def validation_problems(errors: list[Any], known: set[str], location: str) -> It
         seen.add(path)
         field = path.rpartition(".")[2]
         place = f"{location}, {path}" if path else location
-        if each["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        if each["type"] == "extra_forbidden":
             yield InputError(f"unknown field {quote(field)}", hint=did_you_mean(field, known), location=place)
         elif each["type"] == "missing":
             yield InputError(f"{field} is missing", location=place)

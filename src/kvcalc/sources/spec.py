@@ -6,143 +6,128 @@ L latent, R state (recurrent or convolution), P state beside full attention, X c
 encoder (nothing is kept), N none; f, s and c read the cache of the last layer of kind F, S and C; others, and other
 meanings, stand under ``[layers.LETTER]``.
 
-The models are frozen dataclasses that pydantic validates: unknown fields are forbidden, numbers are strict, and the
-descriptions become the JSON Schema. Their annotations stay text until :func:`validate_spec` needs them, because loading
-pydantic takes longer than any answer from a shipped preset, whose validity the tests hold.
+The models are frozen: unknown fields are refused, numbers are strict integers of sane size, and the descriptions become
+the JSON Schema (:func:`spec_json_schema`).
+
+>>> ModelSpec(name="tiny", num_layers=2, hidden_size=8, vocab_size=9, attention=AttentionSpec(num_heads=2))
+ModelSpec(name='tiny', num_layers=2, hidden_size=8, vocab_size=9, attention=AttentionSpec(num_heads=2))
 """
 
-from __future__ import annotations
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from pydantic import BaseModel, ConfigDict, Field
 
-from kvcalc.architecture import MOST_LAYERS
+from kvcalc.architecture import MOST_ELEMENTS, MOST_LAYERS
 
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
-
-    from kvcalc.sources.spec_types import (
-        Count,
-        Field,
-        LayerCount,
-        Letter,
-        Positive,
-        SmallCount,
-        Width,
-        WidthOrZero,
-    )
-
-SPEC_CONFIG = {"extra": "forbid"}
+Positive = Annotated[int, Field(strict=True, ge=1, le=MOST_ELEMENTS)]
+Count = Annotated[int, Field(strict=True, ge=0, le=MOST_ELEMENTS)]
+LayerCount = Annotated[int, Field(strict=True, ge=1, le=MOST_LAYERS)]
+SmallCount = Annotated[int, Field(strict=True, ge=0, le=MOST_LAYERS)]
+Width = Annotated[int, Field(strict=True, ge=1, le=2**31)]  # two of them multiply without leaving 64 bits
+WidthOrZero = Annotated[int, Field(strict=True, ge=0, le=2**31)]
+KernelSize = Annotated[int, Field(strict=True, ge=1, le=4096)]
+Streams = Annotated[int, Field(strict=True, ge=0, le=64)]
+Letter = Annotated[str, Field(min_length=1, max_length=1)]
+ShortText = Annotated[str, Field(max_length=200)]
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class AttentionSpec:
+class Table(BaseModel):
+    """A table of a spec file: it does not change, and its repr shows what it states."""
+
+    # The schema of a table is made with that of the model around it, where a spec is first read.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, object]]:
+        """The fields that are not as a spec has them anyway."""
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value != field.get_default(call_default_factory=True):
+                yield name, value
+
+
+class AttentionSpec(Table):
     """Heads of the attention layers; ``[local_attention]`` states only what differs in local layers."""
 
-    __pydantic_config__ = SPEC_CONFIG
-    num_heads: Annotated[Width | None, Field(description="query heads")] = None
-    num_kv_heads: Annotated[Width | None, Field(description="KV heads; default: as many as query heads")] = None
-    head_dim: Annotated[Width | None, Field(description="width of a K head; default: hidden_size / num_heads")] = None
-    v_head_dim: Annotated[Width | None, Field(description="width of a V head; default: head_dim")] = None
-    window: Annotated[
-        Positive | None, Field(description="tokens of the sliding window, where the layout names none")
-    ] = None
-    chunk: Annotated[Positive | None, Field(description="tokens of an attention chunk, for chunked layers")] = None
-    qk_norm: Annotated[
-        Literal["none", "head", "all"] | None,
-        Field(description="norm weights on Q and K: none, one for a head's width, or one for all heads together"),
-    ] = None
-    qkv_bias: Annotated[bool | None, Field(description="biases on the Q, K and V projections")] = None
-    output_bias: Annotated[bool | None, Field(description="a bias on the output projection")] = None
-    gate: Annotated[
-        Literal["none", "head", "full"] | None,
-        Field(description="a gate on the attention's output: one number a head, or as wide as the output"),
-    ] = None
-    gate_bias: Annotated[
-        bool | None, Field(description="the biases on Q cover the gate too, which its projection holds (Qwen3-Next)")
-    ] = None
-    sinks: Annotated[
-        bool | None, Field(description="a learned sink logit for each query head (weights, not cache)")
-    ] = None
-    shares_kv_projection: Annotated[
-        bool | None, Field(description="one projection for K and V (Gemma 4); both are cached all the same")
-    ] = None
-    query_rank: Annotated[Width | None, Field(description="rank of a low-rank query projection (Step-3)")] = None
-    indexer_dim: Annotated[
-        WidthOrZero | None, Field(description="width of a sparse-attention indexer's key, cached too")
-    ] = None
-    indexer_heads: Annotated[WidthOrZero | None, Field(description="query heads of the indexer")] = None
-    extra_state_bytes: Annotated[Count | None, Field(description="fixed bytes a sequence besides K and V")] = None
+    num_heads: Width | None = Field(None, description="query heads")
+    num_kv_heads: Width | None = Field(None, description="KV heads; default: as many as query heads")
+    head_dim: Width | None = Field(None, description="width of a K head; default: hidden_size / num_heads")
+    v_head_dim: Width | None = Field(None, description="width of a V head; default: head_dim")
+    window: Positive | None = Field(None, description="tokens of the sliding window, where the layout names none")
+    chunk: Positive | None = Field(None, description="tokens of an attention chunk, for chunked layers")
+    qk_norm: Literal["none", "head", "all"] | None = Field(
+        None, description="norm weights on Q and K: none, one for a head's width, or one for all heads together"
+    )
+    qkv_bias: bool | None = Field(None, description="biases on the Q, K and V projections")
+    output_bias: bool | None = Field(None, description="a bias on the output projection")
+    gate: Literal["none", "head", "full"] | None = Field(
+        None, description="a gate on the attention's output: one number a head, or as wide as the output"
+    )
+    gate_bias: bool | None = Field(
+        None, description="the biases on Q cover the gate too, which its projection holds (Qwen3-Next)"
+    )
+    sinks: bool | None = Field(None, description="a learned sink logit for each query head (weights, not cache)")
+    shares_kv_projection: bool | None = Field(
+        None, description="one projection for K and V (Gemma 4); both are cached all the same"
+    )
+    query_rank: Width | None = Field(None, description="rank of a low-rank query projection (Step-3)")
+    indexer_dim: WidthOrZero | None = Field(None, description="width of a sparse-attention indexer's key, cached too")
+    indexer_heads: WidthOrZero | None = Field(None, description="query heads of the indexer")
+    extra_state_bytes: Count | None = Field(None, description="fixed bytes a sequence besides K and V")
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class LatentSpec:
+class LatentSpec(Table):
     """Multi-head latent attention (MLA)."""
 
-    __pydantic_config__ = SPEC_CONFIG
-    num_heads: Annotated[Width, Field(description="query heads")]
-    rank: Annotated[Width, Field(description="width of the cached latent (kv_lora_rank)")]
-    rope_dim: Annotated[WidthOrZero, Field(description="width of the cached rope key (qk_rope_head_dim)")]
-    nope_dim: Annotated[
-        WidthOrZero, Field(description="width of a decompressed K head without rope (qk_nope_head_dim)")
-    ]
-    v_head_dim: Annotated[Width, Field(description="width of a decompressed V head")]
-    query_rank: Annotated[Width | None, Field(description="rank of the query projection (q_lora_rank); none: full")] = (
-        None
-    )
-    window: Annotated[Positive | None, Field(description="tokens of a sliding window over the latents")] = None
-    bias: Annotated[bool, Field(description="biases on the low-rank and output projections")] = False
-    indexer_dim: Annotated[WidthOrZero, Field(description="width of a sparse-attention indexer's key, cached too")] = 0
-    indexer_heads: Annotated[WidthOrZero, Field(description="query heads of the indexer")] = 0
+    num_heads: Width = Field(description="query heads")
+    rank: Width = Field(description="width of the cached latent (kv_lora_rank)")
+    rope_dim: WidthOrZero = Field(description="width of the cached rope key (qk_rope_head_dim)")
+    nope_dim: WidthOrZero = Field(description="width of a decompressed K head without rope (qk_nope_head_dim)")
+    v_head_dim: Width = Field(description="width of a decompressed V head")
+    query_rank: Width | None = Field(None, description="rank of the query projection (q_lora_rank); none: full")
+    window: Positive | None = Field(None, description="tokens of a sliding window over the latents")
+    bias: bool = Field(False, description="biases on the low-rank and output projections")
+    indexer_dim: WidthOrZero = Field(0, description="width of a sparse-attention indexer's key, cached too")
+    indexer_heads: WidthOrZero = Field(0, description="query heads of the indexer")
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class StateSpec:
+class StateSpec(Table):
     """State layers: what a sequence keeps whatever its length."""
 
-    __pydantic_config__ = SPEC_CONFIG
     type: Literal["mamba1", "mamba2", "gated_delta_net", "kda", "lightning", "rg_lru", "short_conv"]
-    num_heads: Annotated[Width, Field(description="heads (value heads; blocks of an RG-LRU gate)")] = 1
-    head_dim: Annotated[WidthOrZero, Field(description="width of a head (of a value head)")] = 0
-    num_key_heads: Annotated[WidthOrZero, Field(description="key heads of a gated delta net")] = 0
-    key_head_dim: Annotated[WidthOrZero, Field(description="width of a key head of a gated delta net")] = 0
-    inner_size: Annotated[WidthOrZero, Field(description="inner width of a Mamba-1 or RG-LRU layer")] = 0
-    state_size: Annotated[WidthOrZero, Field(description="state numbers for each inner channel (d_state)")] = 0
-    groups: Annotated[WidthOrZero, Field(description="groups of B and C in Mamba-2")] = 1
-    dt_rank: Annotated[WidthOrZero, Field(description="rank of the time step's projection in Mamba-1")] = 0
-    conv_kernel: Annotated[int, Field(strict=True, ge=1, le=4096, description="columns of the convolution")] = 1
-    conv_bias: Annotated[bool, Field(description="a bias on the convolution (and around a short convolution)")] = False
-    bias: Annotated[bool, Field(description="biases on the input and output projections")] = False
-    norm: Annotated[bool, Field(description="the gated norm of Mamba-2, the norms of Jamba's Mamba-1")] = True
-    recurrent_dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"], Field(description="storage format of the recurrent part")
-    ] = "float32"
+    num_heads: Width = Field(1, description="heads (value heads; blocks of an RG-LRU gate)")
+    head_dim: WidthOrZero = Field(0, description="width of a head (of a value head)")
+    num_key_heads: WidthOrZero = Field(0, description="key heads of a gated delta net")
+    key_head_dim: WidthOrZero = Field(0, description="width of a key head of a gated delta net")
+    inner_size: WidthOrZero = Field(0, description="inner width of a Mamba-1 or RG-LRU layer")
+    state_size: WidthOrZero = Field(0, description="state numbers for each inner channel (d_state)")
+    groups: WidthOrZero = Field(1, description="groups of B and C in Mamba-2")
+    dt_rank: WidthOrZero = Field(0, description="rank of the time step's projection in Mamba-1")
+    conv_kernel: KernelSize = Field(1, description="columns of the convolution")
+    conv_bias: bool = Field(False, description="a bias on the convolution (and around a short convolution)")
+    bias: bool = Field(False, description="biases on the input and output projections")
+    norm: bool = Field(True, description="the gated norm of Mamba-2, the norms of Jamba's Mamba-1")
+    recurrent_dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="storage format of the recurrent part"
+    )
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class CompressedSpec:
+class CompressedSpec(Table):
     """Compressed attention (DeepSeek V4): one tensor for K and V; ``ratio`` stands with each layer."""
 
-    __pydantic_config__ = SPEC_CONFIG
-    num_heads: Annotated[Width, Field(description="query heads")]
-    width: Annotated[Width, Field(description="width of the one K and V head")]
-    window: Annotated[Positive, Field(description="tokens kept uncompressed")]
-    query_rank: Annotated[Width, Field(description="rank of the query projection")]
-    output_groups: Annotated[Width, Field(description="groups of the output projection")] = 1
-    output_rank: Annotated[Width, Field(description="rank of each group of the output projection")]
-    indexer_dim: Annotated[
-        WidthOrZero, Field(description="width of an indexer's key a compressed entry, where one is kept")
-    ] = 0
-    indexer_heads: Annotated[WidthOrZero, Field(description="query heads of the indexer")] = 0
+    num_heads: Width = Field(description="query heads")
+    width: Width = Field(description="width of the one K and V head")
+    window: Positive = Field(description="tokens kept uncompressed")
+    query_rank: Width = Field(description="rank of the query projection")
+    output_groups: Width = Field(1, description="groups of the output projection")
+    output_rank: Width = Field(description="rank of each group of the output projection")
+    indexer_dim: WidthOrZero = Field(0, description="width of an indexer's key a compressed entry, where one is kept")
+    indexer_heads: WidthOrZero = Field(0, description="query heads of the indexer")
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class EncoderSpec:
+class EncoderSpec(Table):
     """The encoder whose output each decoder layer attends to; what is left out is as in the decoder."""
 
-    __pydantic_config__ = SPEC_CONFIG
     num_layers: LayerCount
     hidden_size: Width | None = None
     intermediate_size: Width | None = None
@@ -152,161 +137,118 @@ class EncoderSpec:
     norms_per_layer: SmallCount = 4
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class FeedForwardSpec:
+class FeedForwardSpec(Table):
     """The feed-forward blocks: up and down projections, and a gate where ``gated``."""
 
-    __pydantic_config__ = SPEC_CONFIG
-    intermediate_size: Annotated[
-        Width | tuple[Width, ...], Field(description="width of the hidden layer, or one a layer")
-    ]
-    gated: Annotated[bool, Field(description="a gate projection beside the up projection")] = True
-    bias: Annotated[bool, Field(description="biases on the projections")] = False
-    shared_layers_size: Annotated[
-        Width | None, Field(description="another width in layers that read another layer's cache (Gemma 4 E2B)")
-    ] = None
-    norm: Annotated[bool, Field(description="a norm of the hidden layer (BitNet)")] = False
-    activation_parameters: Annotated[
-        SmallCount, Field(description="numbers of the activation function itself (xIELU of Apertus: 2)")
-    ] = 0
+    intermediate_size: Width | tuple[Width, ...] = Field(description="width of the hidden layer, or one a layer")
+    gated: bool = Field(True, description="a gate projection beside the up projection")
+    bias: bool = Field(False, description="biases on the projections")
+    shared_layers_size: Width | None = Field(
+        None, description="another width in layers that read another layer's cache (Gemma 4 E2B)"
+    )
+    norm: bool = Field(False, description="a norm of the hidden layer (BitNet)")
+    activation_parameters: SmallCount = Field(
+        0, description="numbers of the activation function itself (xIELU of Apertus: 2)"
+    )
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class ExpertsSpec:
+class ExpertsSpec(Table):
     """A mixture of experts in place of the feed-forward block of some layers."""
 
-    __pydantic_config__ = SPEC_CONFIG
-    count: Annotated[Width, Field(description="routed experts")]
-    active: Annotated[Width, Field(description="routed experts that a token reads")]
-    intermediate_size: Annotated[Width, Field(description="width of one expert")]
-    gated: Annotated[bool, Field(description="a gate projection in each expert")] = True
-    bias: Annotated[bool, Field(description="biases in the experts")] = False
-    shared_intermediate_size: Annotated[WidthOrZero, Field(description="width of all shared experts together")] = 0
-    shared_gate: Annotated[bool, Field(description="a gate on the shared experts")] = False
-    router_bias: Annotated[bool, Field(description="a bias on the router's logits that is a weight")] = False
-    router_scales: Annotated[
-        bool, Field(description="a scale on the router's input and one for each expert (Gemma 4)")
-    ] = False
-    zero_experts: Annotated[WidthOrZero, Field(description="router rows without an expert behind them (LongCat)")] = 0
-    latent_size: Annotated[Width | None, Field(description="width to which the routed experts' input is projected")] = (
-        None
-    )
-    first_dense: Annotated[SmallCount, Field(description="layers at the start that stay dense")] = 0
-    every: Annotated[LayerCount, Field(description="experts in every k-th layer")] = 1
-    offset: Annotated[SmallCount, Field(description="the first of these layers")] = 0
-    dense_layers: Annotated[
-        tuple[SmallCount, ...], Field(max_length=MOST_LAYERS, description="other layers that are dense")
-    ] = ()
-    norm: Annotated[bool, Field(description="a norm behind the experts (A.X-K1)")] = False
-    beside_dense: Annotated[bool, Field(description="the dense block stays beside the experts (Gemma 4)")] = False
+    count: Width = Field(description="routed experts")
+    active: Width = Field(description="routed experts that a token reads")
+    intermediate_size: Width = Field(description="width of one expert")
+    gated: bool = Field(True, description="a gate projection in each expert")
+    bias: bool = Field(False, description="biases in the experts")
+    shared_intermediate_size: WidthOrZero = Field(0, description="width of all shared experts together")
+    shared_gate: bool = Field(False, description="a gate on the shared experts")
+    router_bias: bool = Field(False, description="a bias on the router's logits that is a weight")
+    router_scales: bool = Field(False, description="a scale on the router's input and one for each expert (Gemma 4)")
+    zero_experts: WidthOrZero = Field(0, description="router rows without an expert behind them (LongCat)")
+    latent_size: Width | None = Field(None, description="width to which the routed experts' input is projected")
+    first_dense: SmallCount = Field(0, description="layers at the start that stay dense")
+    every: LayerCount = Field(1, description="experts in every k-th layer")
+    offset: SmallCount = Field(0, description="the first of these layers")
+    dense_layers: tuple[SmallCount, ...] = Field((), max_length=MOST_LAYERS, description="other layers that are dense")
+    norm: bool = Field(False, description="a norm behind the experts (A.X-K1)")
+    beside_dense: bool = Field(False, description="the dense block stays beside the experts (Gemma 4)")
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class NormsSpec:
+class NormsSpec(Table):
     """Norms of the residual stream's width; those on Q and K stand under ``[attention]``."""
 
-    __pydantic_config__ = SPEC_CONFIG
-    per_layer: Annotated[SmallCount, Field(description="norms of hidden_size numbers in every layer")] = 2
-    final: Annotated[bool, Field(description="a norm behind the last layer")] = True
-    embedding: Annotated[bool, Field(description="a norm behind the embedding")] = False
-    bias: Annotated[bool, Field(description="norms with a bias (LayerNorm)")] = False
+    per_layer: SmallCount = Field(2, description="norms of hidden_size numbers in every layer")
+    final: bool = Field(True, description="a norm behind the last layer")
+    embedding: bool = Field(False, description="a norm behind the embedding")
+    bias: bool = Field(False, description="norms with a bias (LayerNorm)")
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class PerLayerInputSpec:
+class PerLayerInputSpec(Table):
     """Embeddings of their own for every layer (Gemma 3n, Gemma 4 E2B and E4B)."""
 
-    __pydantic_config__ = SPEC_CONFIG
-    width: Annotated[Width, Field(description="width of one layer's embedding")]
-    vocab_size: Annotated[Width, Field(description="rows of the table")]
-    altup_inputs: Annotated[int, Field(strict=True, ge=0, le=64, description="streams of AltUp")] = 0
-    laurel_rank: Annotated[WidthOrZero, Field(description="rank of Laurel's residual")] = 0
+    width: Width = Field(description="width of one layer's embedding")
+    vocab_size: Width = Field(description="rows of the table")
+    altup_inputs: Streams = Field(0, description="streams of AltUp")
+    laurel_rank: WidthOrZero = Field(0, description="rank of Laurel's residual")
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class PeriodSpec:
+class PeriodSpec(Table):
     """A layout by period: ``{period = 6, global = [5]}``; positions that are not global are local."""
 
-    __pydantic_config__ = SPEC_CONFIG
     period: LayerCount
-    global_: Annotated[tuple[Count, ...], Field(alias="global", max_length=MOST_LAYERS)]
-    local: Annotated[str, Field(description="kind of the other layers")] = "sliding"
+    global_: tuple[Count, ...] = Field(alias="global", max_length=MOST_LAYERS)
+    local: str = Field("sliding", description="kind of the other layers")
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class LayerSpec:
+class LayerSpec(Table):
     """One kind of layer and what differs in it; in a list, ``count`` of them in a row."""
 
-    __pydantic_config__ = SPEC_CONFIG
     kind: str
     count: LayerCount = 1
-    of: Annotated[
-        Literal["full", "sliding", "chunked"],
-        Field(description="shared: the kind of layer whose cache it reads; parallel: the kind of its attention"),
-    ] = "full"
+    of: Literal["full", "sliding", "chunked"] = Field(
+        "full", description="shared: the kind of layer whose cache it reads; parallel: the kind of its attention"
+    )
     window: Positive | None = None
     num_heads: Width | None = None
     num_kv_heads: Width | None = None
     head_dim: Width | None = None
     v_head_dim: Width | None = None
-    ratio: Annotated[Positive | None, Field(description="tokens that one entry of a compressed layer stands for")] = (
-        None
-    )
-    indexer: Annotated[
-        bool | None, Field(description="whether this layer keeps indexer keys; default: if the model has")
-    ] = None
-    feed_forward: Annotated[Literal["dense", "experts", "none"] | None, Field(description="default: by [experts]")] = (
-        None
-    )
+    ratio: Positive | None = Field(None, description="tokens that one entry of a compressed layer stands for")
+    indexer: bool | None = Field(None, description="whether this layer keeps indexer keys; default: if the model has")
+    feed_forward: Literal["dense", "experts", "none"] | None = Field(None, description="default: by [experts]")
     intermediate_size: Width | None = None
     norms: SmallCount | None = None
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class ModelSpec:
+class ModelSpec(Table):
     """A model as a spec file or a preset states it."""
 
-    __pydantic_config__ = SPEC_CONFIG
-    name: Annotated[str, Field(min_length=1, max_length=200, description="what reports call the model")]
-    model_type: Annotated[
-        Annotated[str, Field(max_length=100)],
-        Field(description="the Hugging Face model type; engines key some of their rules on it"),
-    ] = "custom"
-    family: Annotated[
-        Annotated[str, Field(max_length=100)] | None, Field(description="how 'kvcalc presets' groups it")
-    ] = None
-    hf_id: Annotated[
-        Annotated[str, Field(max_length=200)] | None, Field(description="the model's repository on the Hub")
-    ] = None
-    sources: Annotated[tuple[str, ...], Field(description="where the numbers come from, one document a line")] = ()
-    notes: Annotated[tuple[str, ...], Field(description="assumptions, printed with the numbers")] = ()
-    num_layers: Annotated[
-        LayerCount | None, Field(description="layers; a list or a full pattern of layers derives it")
-    ] = None
-    layout: Annotated[
-        str | PeriodSpec | tuple[str | LayerSpec, ...],
-        Field(description="'global', 'L:G', 'L:G/sw=N', letters such as 'RRRF', a period, or the list of layers"),
-    ] = "global"
-    max_context: Annotated[Positive | None, Field(description="positions the model was made for")] = None
-    dtype: Annotated[str, Field(description="storage format of the weights as published")] = "bfloat16"
-    k_dtype: Annotated[str | None, Field(description="storage format of K, where it is not the weights'")] = None
-    v_dtype: Annotated[str | None, Field(description="storage format of V, likewise")] = None
+    name: str = Field(min_length=1, max_length=200, description="what reports call the model")
+    model_type: ShortText = Field(
+        "custom", description="the Hugging Face model type; engines key some of their rules on it"
+    )
+    family: ShortText | None = Field(None, description="how 'kvcalc presets' groups it")
+    hf_id: ShortText | None = Field(None, description="the model's repository on the Hub")
+    sources: tuple[str, ...] = Field((), description="where the numbers come from, one document a line")
+    notes: tuple[str, ...] = Field((), description="assumptions, printed with the numbers")
+    num_layers: LayerCount | None = Field(None, description="layers; a list or a full pattern of layers derives it")
+    layout: str | PeriodSpec | tuple[str | LayerSpec, ...] = Field(
+        "global", description="'global', 'L:G', 'L:G/sw=N', letters such as 'RRRF', a period, or the list of layers"
+    )
+    max_context: Positive | None = Field(None, description="positions the model was made for")
+    dtype: str = Field("bfloat16", description="storage format of the weights as published")
+    k_dtype: str | None = Field(None, description="storage format of K, where it is not the weights'")
+    v_dtype: str | None = Field(None, description="storage format of V, likewise")
     hidden_size: Width
     vocab_size: WidthOrZero
-    tie_embeddings: Annotated[bool, Field(description="the head reuses the embedding")] = False
-    head_bias: Annotated[bool, Field(description="a bias on the head")] = False
-    learned_positions: Annotated[WidthOrZero, Field(description="rows of a table of learned positions")] = 0
-    hyper_connections: Annotated[
-        Annotated[int, Field(strict=True, ge=0, le=64)],
-        Field(description="residual streams that hyper-connections mix (DeepSeek V4)"),
-    ] = 0
-    kv_shared_last_layers: Annotated[
-        SmallCount,
-        Field(description="layers at the end that read the cache of the last layer of their kind before them"),
-    ] = 0
-    kv_shared_stride: Annotated[
-        LayerCount, Field(description="one layer in this many owns a cache, the next ones read it")
-    ] = 1
+    tie_embeddings: bool = Field(False, description="the head reuses the embedding")
+    head_bias: bool = Field(False, description="a bias on the head")
+    learned_positions: WidthOrZero = Field(0, description="rows of a table of learned positions")
+    hyper_connections: Streams = Field(0, description="residual streams that hyper-connections mix (DeepSeek V4)")
+    kv_shared_last_layers: SmallCount = Field(
+        0, description="layers at the end that read the cache of the last layer of their kind before them"
+    )
+    kv_shared_stride: LayerCount = Field(1, description="one layer in this many owns a cache, the next ones read it")
     attention: AttentionSpec | None = None
     local_attention: AttentionSpec | None = None
     latent: LatentSpec | None = None
@@ -317,10 +259,10 @@ class ModelSpec:
     experts: ExpertsSpec | None = None
     norms: NormsSpec = NormsSpec()
     per_layer_input: PerLayerInputSpec | None = None
-    layers: Annotated[dict[Letter, LayerSpec], Field(description="letters of the layout beyond the usual ones")] = (
-        field(default_factory=dict)
+    layers: dict[Letter, LayerSpec] = Field(
+        default_factory=dict, description="letters of the layout beyond the usual ones"
     )
-    mtp_layout: Annotated[str | None, Field(description="letters of the multi-token-prediction layers")] = None
+    mtp_layout: str | None = Field(None, description="letters of the multi-token-prediction layers")
 
 
 #: The usual letters of a layout.
@@ -340,97 +282,19 @@ LETTERS = {
 }
 
 
-@cache
-def spec_adapter() -> TypeAdapter[ModelSpec]:
-    """The validator of specs; the first call loads pydantic and reads the annotations above."""
-    from pydantic import TypeAdapter
-
-    from kvcalc.sources import spec_types
-
-    globals().update({name: getattr(spec_types, name) for name in spec_types.__all__})
-    return TypeAdapter(ModelSpec)
-
-
-def validate_spec(tables: Mapping[str, Any]) -> ModelSpec:
-    """The spec that the tables of a file state.
-
-    Raises:
-        pydantic.ValidationError: an unknown field, a missing one, or a value that is none.
-    """
-    return spec_adapter().validate_python(tables)
-
-
 def spec_json_schema() -> dict[str, Any]:
     """The JSON Schema of a spec file; ``spec.schema.json`` in the package is its text, for editors that complete."""
-    schema = spec_adapter().json_schema(by_alias=True)
+    schema = ModelSpec.model_json_schema(by_alias=True)
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "kvcalc model spec"
     return schema
 
 
-_TABLES: dict[str, Any] = {
-    "attention": AttentionSpec,
-    "local_attention": AttentionSpec,
-    "latent": LatentSpec,
-    "state": StateSpec,
-    "compressed": CompressedSpec,
-    "encoder": EncoderSpec,
-    "feed_forward": FeedForwardSpec,
-    "experts": ExpertsSpec,
-    "norms": NormsSpec,
-    "per_layer_input": PerLayerInputSpec,
-}
-
-
-def trusted_spec(tables: Mapping[str, Any]) -> ModelSpec:
-    """The spec of tables that are known to be valid: the shipped presets.
-
-    The same answer as :func:`validate_spec`, without loading pydantic.
-    """
-    stated: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value for name, value in tables.items()
-    }
-    for name in _TABLES.keys() & stated.keys():
-        table = {key: tuple(value) if isinstance(value, list) else value for key, value in stated[name].items()}
-        stated[name] = _TABLES[name](**table)
-    if "layers" in stated:
-        stated["layers"] = {letter: LayerSpec(**entry) for letter, entry in stated["layers"].items()}
-    layout = stated.get("layout")
-    if isinstance(layout, tuple):
-        stated["layout"] = tuple(LayerSpec(**each) if isinstance(each, Mapping) else each for each in layout)
-    elif isinstance(layout, Mapping):
-        stated["layout"] = PeriodSpec(
-            **{key: each for key, each in layout.items() if key != "global"},
-            global_=tuple(layout["global"]),
-        )
-    return ModelSpec(**stated)
-
-
-def stated_fields(spec: Any) -> dict[str, Any]:
-    """What a spec, or a table of one, says beyond the defaults, by the names of a file."""
-    stated = {}
-    for each in fields(spec):
-        value = getattr(spec, each.name)
-        default = each.default if each.default_factory is MISSING else each.default_factory()
-        if value != default:
-            stated[file_name(each.name)] = _plain(value)
-    return stated
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        return stated_fields(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
-    return [_plain(each) for each in value] if isinstance(value, tuple) else value
-
-
-def file_name(field_name: str) -> str:
-    """A field by the name that a file gives it: ``global`` is a word of Python's own."""
-    return field_name.removesuffix("_")
+def stated_fields(spec: ModelSpec) -> dict[str, Any]:
+    """What a spec says beyond the defaults, by the names of a file."""
+    return spec.model_dump(exclude_defaults=True, by_alias=True)
 
 
 def field_names() -> set[str]:
     """Every word that a spec file knows, for near misses."""
-    classes = (ModelSpec, LayerSpec, PeriodSpec, *_TABLES.values())
-    return {file_name(each.name) for model in classes for each in fields(model)}
+    return {field.alias or name for table in Table.__subclasses__() for name, field in table.model_fields.items()}
