@@ -17,7 +17,7 @@ from kvcalc.architecture import Architecture, Chunked, Compressed, Cross, Full, 
 from kvcalc.errors import InputError, KVCalcError
 from kvcalc.footprint import Prepared, prepare
 from kvcalc.logs import CacheLine, Figure, LogRun, parse_llama_cache
-from kvcalc.units import GiB, MiB, ceil_div
+from kvcalc.units import GiB, MiB, ceil_div, largest
 
 _UNIT_BYTES = {"B": 1, "KiB": 2**10, "MiB": MiB, "GiB": GiB, "TiB": 2**40}
 
@@ -442,13 +442,7 @@ def _first(low: int, high: int, holds: Callable[[int], bool]) -> int:
     >>> _first(1, 100, lambda number: number * number >= 50)
     8
     """
-    while low < high:
-        middle = (low + high) // 2
-        if holds(middle):
-            high = middle
-        else:
-            low = middle + 1
-    return low
+    return low + largest(lambda steps: not holds(low + steps - 1), high - low)
 
 
 _TRUE = ("true", "1", "enabled", "auto", "on")

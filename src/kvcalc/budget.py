@@ -6,7 +6,7 @@ the verdict is that of the worst of them. A baseline adds what changed since, pa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
@@ -17,7 +17,7 @@ from kvcalc.engines.base import Engine
 from kvcalc.errors import KVCalcError, raise_all
 from kvcalc.footprint import Footprint, Prepared, prepare
 from kvcalc.sources.budget_file import BASELINE_VERSION, Budget, LocatedBudget
-from kvcalc.units import BINARY_UNITS, MAX_TOKENS, format_bytes
+from kvcalc.units import BINARY_UNITS, format_bytes, largest
 from kvcalc.weights import weights
 
 Status = Literal["pass", "warn", "fail", "added", "removed"]
@@ -372,12 +372,12 @@ def _hints(asked: _Asked, architecture: Architecture, limits: Sequence[_Limit]) 
             if other is not None and holds(other):
                 yield f"{name} {option}={str(value).lower() if isinstance(value, bool) else value}"
                 break
-    largest = _largest(lambda tokens: holds(replace(asked, context=tokens)), asked.context - 1)
-    if largest:
-        yield f"a context of at most {largest:,} tokens"
-    fewest = _largest(lambda count: holds(replace(asked, batch_size=count)), asked.batch_size - 1)
-    if fewest:
-        yield f"a batch size of at most {fewest:,}"
+    context = largest(lambda tokens: holds(replace(asked, context=tokens)), asked.context - 1)
+    if context:
+        yield f"a context of at most {context:,} tokens"
+    batch_size = largest(lambda count: holds(replace(asked, batch_size=count)), asked.batch_size - 1)
+    if batch_size:
+        yield f"a batch size of at most {batch_size:,}"
     for dtype in _KV_FORMATS.get(name, ("fp8",)):
         other = _changed(asked, architecture, name, options, kv_cache_dtype=dtype)
         if other is not None and holds(other):
@@ -416,22 +416,6 @@ def _changed(
     except KVCalcError:
         return None
     return replace(asked, prepared=prepared)
-
-
-def _largest(holds: Callable[[int], bool], most: int) -> int:
-    """The largest number from 1 to ``most`` that holds, or 0; what holds for one holds for all below it.
-
-    >>> _largest(lambda tokens: tokens * 3 <= 100, 2**40)
-    33
-    """
-    low, high = 0, min(most, MAX_TOKENS)
-    while low < high:
-        middle = (low + high + 1) // 2
-        if holds(middle):
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 # ---- baselines ----

@@ -8,7 +8,7 @@ drawn through a curve that bends at windows, pads and blocks.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 from kvcalc.architecture import Architecture
 from kvcalc.errors import InputError, UnsupportedError, quote
 from kvcalc.footprint import Prepared, prepare
-from kvcalc.units import MAX_BYTES, MAX_TOKENS, check_count
+from kvcalc.units import MAX_BYTES, MAX_TOKENS, check_count, largest
 from kvcalc.weights import weights
 
 #: What no pool of ours subtracts; printed wherever a device becomes a pool.
@@ -278,27 +278,6 @@ def required_memory(prepared: Prepared, context: int, batch_size: int) -> int | 
         return None
     required = prepared.plan.required_kv_memory(context, batch_size)
     return None if required > MAX_BYTES else required  # beyond every memory: no pool serves it
-
-
-def largest(holds: Callable[[int], bool], most: int) -> int:
-    """The largest n up to ``most`` for which ``holds(n)``, by doubling and halving; 0 if there is none.
-
-    ``holds`` is true up to some number and false beyond it.
-
-    >>> largest(lambda n: n * n <= 1000, 10**6)
-    31
-    """
-    good, bad = 0, 1
-    while bad <= most and holds(bad):
-        good, bad = bad, 2 * bad
-    bad = min(bad, most + 1)
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        if holds(middle):
-            good = middle
-        else:
-            bad = middle
-    return good
 
 
 def parse_utilization(text: str) -> Fraction:

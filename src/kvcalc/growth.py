@@ -10,10 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from kvcalc.capacity import largest
 from kvcalc.engines.base import LayerBytes
 from kvcalc.footprint import Prepared
-from kvcalc.units import MAX_TOKENS
+from kvcalc.units import MAX_TOKENS, largest
 
 #: The span over which the final rate is taken, and where it begins: far beyond every window.
 _SPAN = 2**20

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kvcalc.architecture import is_local, window_of
-from kvcalc.capacity import Capacity, Deployment, largest
+from kvcalc.capacity import Capacity, Deployment
 from kvcalc.errors import UnsupportedError
 from kvcalc.layout import Layout
+from kvcalc.units import largest
 
 #: Formats of the cache in the order in which they are tried: the least change first.
 _KV_FORMATS = ("fp8", "q8_0", "int8_per_token_head", "q4_0", "nvfp4")

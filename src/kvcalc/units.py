@@ -1,4 +1,4 @@
-"""Bytes and tokens: read and write them, integers only.
+"""Bytes and tokens: read, write and search them, integers only.
 
 "GiB" is 2^30 and "GB" is 10^9. A token count takes ``k``/``K`` = 1024 and ``M`` = 1024²; a byte size needs a unit.
 """
@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from kvcalc.errors import InputError, did_you_mean, quote
 
@@ -47,6 +47,55 @@ def round_up(value: int, multiple: int) -> int:
     (1536, 1792)
     """
     return -(-value // multiple) * multiple
+
+
+def largest(holds: Callable[[int], bool], most: int) -> int:
+    """The largest n up to ``most`` for which ``holds(n)``, by doubling and halving; 0 if there is none.
+
+    ``holds`` is true up to some number and false beyond it.
+
+    >>> largest(lambda n: n * n <= 1000, 10**6)
+    31
+    """
+    good, bad = 0, 1
+    while bad <= most and holds(bad):
+        good, bad = bad, 2 * bad
+    bad = min(bad, most + 1)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if holds(middle):
+            good = middle
+        else:
+            bad = middle
+    return good
+
+
+def smallest_reaching(guess: int, reaches: Callable[[int], bool]) -> int:
+    """The smallest integer >= 0 for which ``reaches`` (false, then true) is true.
+
+    The search starts at ``guess``, usually the answer of exact arithmetic, and doubles its steps: a rounding of the
+    engine's floats moves the answer by a byte or two, and a guess far off costs a few dozen calls, never a long loop.
+
+    >>> smallest_reaching(40, lambda pool: int(pool * 0.9) >= 36)
+    40
+    """
+    high, step = max(guess, 0), 1
+    while not reaches(high):
+        high += step
+        step *= 2
+    low, step = high - 1, 1
+    while low >= 0 and reaches(low):
+        high = low
+        low -= step
+        step *= 2
+    low = max(low, -1)
+    while high - low > 1:
+        middle = (low + high) // 2
+        if reaches(middle):
+            high = middle
+        else:
+            low = middle
+    return high
 
 
 def check_count(value: object, what: str, *, least: int = 1, most: int = MAX_TOKENS) -> int:

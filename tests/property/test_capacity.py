@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from kvcalc import capacity, kv_cache_bytes
 from kvcalc.architecture import Architecture, Full, Layer, Sliding, distinct_layers
-from kvcalc.capacity import Budget, Deployment, largest
+from kvcalc.capacity import Budget, Deployment
 from kvcalc.engines import REGISTRY
 from kvcalc.errors import UnsupportedError
-from kvcalc.units import MAX_TOKENS
+from kvcalc.units import MAX_TOKENS, largest
 
 #: Options that bend the curve, by engine; an engine that is not here is asked with its defaults.
 OPTIONS: dict[str, st.SearchStrategy[dict[str, Any]]] = {

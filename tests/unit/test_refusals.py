@@ -19,12 +19,11 @@ from kvcalc.architecture import (
 from kvcalc.dtypes import BFLOAT16
 from kvcalc.engines import engine_class
 from kvcalc.engines.base import evaluate
-from kvcalc.engines.inverse import smallest_reaching
 from kvcalc.errors import InputError, SeveralErrors, UnsupportedError
 from kvcalc.footprint import prepare
 from kvcalc.layout import parse_layout
 from kvcalc.paper import evidence
-from kvcalc.units import parse_counts
+from kvcalc.units import parse_counts, smallest_reaching
 from kvcalc.workload import CacheSetup, Workload
 
 FULL = Full(2, 64, 64)  # 2 heads x (64 + 64) x 2 bytes = 512 bytes a token

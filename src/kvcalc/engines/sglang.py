@@ -29,10 +29,9 @@ from kvcalc.architecture import (
     window_of,
 )
 from kvcalc.engines.base import KVCache, LayerBytes, Step, refuse_formats, refuse_kind
-from kvcalc.engines.inverse import smallest_reaching
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError
-from kvcalc.units import ceil_div, round_up
+from kvcalc.units import ceil_div, round_up, smallest_reaching
 from kvcalc.workload import CacheSetup
 
 _VERSION = "0.5.23"

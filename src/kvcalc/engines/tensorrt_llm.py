@@ -30,10 +30,9 @@ from kvcalc.architecture import (
     window_of,
 )
 from kvcalc.engines.base import KVCache, LayerBytes, Step, refuse_formats, refuse_kind
-from kvcalc.engines.inverse import smallest_reaching
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import KVCalcError, UnsupportedError
-from kvcalc.units import MAX_TOKENS, ceil_div, parse_counts
+from kvcalc.units import MAX_TOKENS, ceil_div, parse_counts, smallest_reaching
 from kvcalc.workload import CacheSetup
 
 _COMMIT = "001541bad83b"

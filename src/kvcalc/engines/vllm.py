@@ -40,7 +40,7 @@ from kvcalc.engines.base import KVCache, LayerBytes, Step, refuse_latent_formats
 from kvcalc.engines.ideal import state_bytes
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError, quote
-from kvcalc.units import MAX_BYTES, MAX_TOKENS, GiB, ceil_div, round_up
+from kvcalc.units import MAX_BYTES, MAX_TOKENS, GiB, ceil_div, largest, round_up
 from kvcalc.workload import CacheSetup, Workload, stage_bounds
 
 #: What one spec describes: a parallel layer has two.
@@ -366,14 +366,7 @@ class VllmPlan:
 
     def _estimated_max_model_len(self, kv_memory: int) -> int:
         """The longest context that fits, 0 if none does: vLLM's bisection."""
-        longest, shortest_refused = 0, _LONGEST_ESTIMATE + 1
-        while shortest_refused - longest > 1:
-            middle = (longest + shortest_refused) // 2
-            if self.fits(middle, 1, kv_memory):
-                longest = middle
-            else:
-                shortest_refused = middle
-        return longest
+        return largest(lambda context: self.fits(context, 1, kv_memory), _LONGEST_ESTIMATE)
 
     def explain(self, context: int, batch_size: int) -> tuple[Step, ...]:
         """From the bytes of a page through groups and blocks to the bytes."""
