@@ -218,28 +218,49 @@ def layer_kind(table: Mapping[str, Any]) -> LayerKind:
 
 
 Part = Literal["embedding", "attention", "state", "feed_forward", "experts", "router", "norms", "head", "other"]
-Split = Literal["divided", "by_kv_heads", "whole"]
+Split = Literal["rows", "columns", "by_kv_heads", "whole"]
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """One weight tensor, or several alike, of one layer.
+    """``count`` weight tensors alike, each of ``rows`` x ``columns`` numbers, of one layer or of the model.
 
     Attributes:
         part: what the tensor belongs to, as reports list it.
-        elements: numbers in it.
+        rows: outputs of a matrix [out, in], or the numbers of a vector.
+        columns: inputs of a matrix; 1 for a vector.
+        count: how many there are (the routed experts; norms of one width).
+        role: the module's path in its layer, in the words of Llama's and DeepSeek's classes (``self_attn.q_proj``,
+            ``mlp.experts.down_proj``), or the parameter's (``self_attn.q_proj.bias``); formats go by it.
         linear: a linear layer's matrix, so that a quantised weight format covers it.
-        split: how tensor parallelism places it: divided, divided by KV heads (replicated beyond them), or whole.
+        split: how tensor parallelism places it: rows divided, columns divided, rows divided by KV heads (replicated
+            beyond them), or whole.
         kv_heads: the KV heads that ``by_kv_heads`` divides by.
-        active_elements: numbers read for one token (routed experts read some of theirs); None for all.
+        active: how many of ``count`` are read for one token (routed experts); None for all.
+
+    >>> Tensor("attention", 4096, 512, role="self_attn.q_proj", linear=True).elements
+    2097152
     """
 
     part: Part
-    elements: int
+    rows: int
+    columns: int = 1
+    count: int = 1
+    role: str = ""
     linear: bool = False
-    split: Split = "divided"
+    split: Split = "rows"
     kv_heads: int = 0
-    active_elements: int | None = None
+    active: int | None = None
+
+    @property
+    def elements(self) -> int:
+        """Numbers in all of them."""
+        return self.count * self.rows * self.columns
+
+    @property
+    def active_elements(self) -> int:
+        """Numbers that one token reads."""
+        return (self.count if self.active is None else self.active) * self.rows * self.columns
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def _weights(architecture: Architecture, dtype: str | None, tp: int, stages: int
     active = 0
     for tensor, count in _all_tensors(architecture):
         parts[tensor.part] = parts.get(tensor.part, 0) + count * tensor.elements
-        active += count * (tensor.elements if tensor.active_elements is None else tensor.active_elements)
+        active += count * tensor.active_elements
     parameters = sum(parts.values())
     provenance = architecture.provenance
     own = parse_dtype(architecture.dtype)
@@ -125,9 +125,12 @@ def _has_head(architecture: Architecture) -> bool:
 def tensor_bytes(tensor: Tensor, stored: DType, own: DType, tp: int) -> int:
     """Bytes of a tensor on one of ``tp`` devices: as ``stored`` where that format covers it, else as ``own``."""
     dtype = stored if tensor.linear or not stored.linear_only else own
-    if tensor.split == "whole":
-        return dtype.bytes_for(tensor.elements)
-    if tensor.split == "by_kv_heads":
-        heads = tensor.kv_heads
-        return dtype.bytes_for(ceil_div(tensor.elements, heads) * ceil_div(heads, tp))
-    return dtype.bytes_for(ceil_div(tensor.elements, tp))
+    rows, columns = tensor.rows, tensor.columns
+    match tensor.split:
+        case "rows":
+            rows = ceil_div(rows, tp)
+        case "columns":
+            columns = ceil_div(columns, tp)
+        case "by_kv_heads":
+            rows = ceil_div(rows, tensor.kv_heads) * ceil_div(tensor.kv_heads, tp)
+    return tensor.count * rows * dtype.bytes_for(columns)

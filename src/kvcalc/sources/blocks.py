@@ -5,6 +5,7 @@ D is hidden_size; every function says its count in a formula, as the modules of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -43,73 +44,103 @@ class Heads:
 def attention(
     hidden_size: int, heads: Heads, *, owns_kv: bool = True, source_size: int | None = None
 ) -> tuple[Tensor, ...]:
-    """Q (D x h d), K (D x k d), V (D x k dv) and output (h dv x D) projections, biases, gates, sinks, Q/K norms.
+    """Q [h d, D], K [k d, D], V [k dv, D] and output [D, h dv] projections, biases, gates, sinks, Q/K norms.
 
     A layer that reads another layer's cache has no K and V projections and no K norm; a layer that shares its K and V
     projection has one matrix for both; cross-attention projects K and V from ``source_size`` numbers.
     """
-    query, key, value = (
-        heads.num_heads * heads.head_dim,
-        heads.num_kv_heads * heads.head_dim,
-        heads.num_kv_heads * heads.v_head_dim,
-    )
-    out = heads.num_heads * heads.v_head_dim
-    if heads.shares_kv_projection:
-        value = 0
+    D, source = hidden_size, source_size or hidden_size
+    place = "self_attn" if source_size is None else "encoder_attn"
+    query, out = heads.num_heads * heads.head_dim, heads.num_heads * heads.v_head_dim
     gate = {"none": 0, "head": heads.num_heads, "full": out}[heads.gate]
     rank = heads.query_rank
-    q_elements = hidden_size * query if rank is None else hidden_size * rank + rank * query
-    tensors = [_linear("attention", q_elements + hidden_size * (out + gate))]
-    if owns_kv:
-        tensors.append(_by_kv_heads((source_size or hidden_size) * (key + value), heads.num_kv_heads, linear=True))
+    written = {"k_proj": heads.num_kv_heads * heads.head_dim, "v_proj": heads.num_kv_heads * heads.v_head_dim}
+    if heads.shares_kv_projection:
+        del written["v_proj"]
+    if not owns_kv:
+        written = {}
+    if rank is None:
+        tensors = [_linear("attention", f"{place}.q_proj", query, D)]
+    else:
+        tensors = [
+            _linear("attention", f"{place}.q_a_proj", rank, D),
+            _linear("attention", f"{place}.q_proj", query, rank),
+        ]
+    tensors.append(_linear("attention", f"{place}.o_proj", D, out, split="columns"))
+    if gate:
+        tensors.append(_linear("attention", f"{place}.gate_proj", gate, D))
+    kv_heads = heads.num_kv_heads
+    for name, rows in written.items():
+        tensors.append(_linear("attention", f"{place}.{name}", rows, source, split="by_kv_heads", kv_heads=kv_heads))
     if heads.qkv_bias:
-        tensors.append(_plain("attention", query + (gate if heads.gate_bias else 0)))
-        if owns_kv:
-            tensors.append(_by_kv_heads(key + value, heads.num_kv_heads))
+        tensors.append(_plain("attention", f"{place}.q_proj.bias", query))
+        if gate and heads.gate_bias:
+            tensors.append(_plain("attention", f"{place}.gate_proj.bias", gate))
+        for name, rows in written.items():
+            role = f"{place}.{name}.bias"
+            tensors.append(Tensor("attention", rows, role=role, split="by_kv_heads", kv_heads=kv_heads))
     if heads.output_bias:
-        tensors.append(_plain("attention", hidden_size, split="whole"))
+        tensors.append(_plain("attention", f"{place}.o_proj.bias", D, split="whole"))
     if heads.sinks:
-        tensors.append(_plain("attention", heads.num_heads))
+        tensors.append(_plain("attention", f"{place}.sinks", heads.num_heads))
     if rank is not None:
-        tensors.append(_plain("norms", rank, split="whole"))
+        tensors.append(_norm(f"{place}.q_a_layernorm", rank))
     if heads.qk_norm == "head":
-        normed = heads.head_dim * (2 if owns_kv else 1)
-        tensors.append(_plain("norms", normed * (2 if heads.qk_norm_bias else 1), split="whole"))
+        normed = (2 if owns_kv else 1) * (2 if heads.qk_norm_bias else 1)
+        tensors.append(_norm(f"{place}.qk_norm", heads.head_dim, count=normed))
     elif heads.qk_norm == "all":
-        tensors.append(_plain("norms", query + (key if owns_kv else 0), split="whole"))
+        tensors.append(_norm(f"{place}.q_norm", query))
+        if owns_kv:
+            tensors.append(_norm(f"{place}.k_norm", heads.num_kv_heads * heads.head_dim))
     if heads.indexer_dim:
         # MiniMax-M3: Q and K of the indexer are normed, its heads have no weights of their own.
-        queries_and_key = hidden_size * heads.indexer_dim * (heads.indexer_heads + 1)
-        tensors.append(_linear("attention", queries_and_key, split="whole"))
-        tensors.append(_plain("norms", 2 * heads.indexer_dim, split="whole"))
+        dim = heads.indexer_dim
+        tensors.append(_linear("attention", "self_attn.indexer.q_proj", heads.indexer_heads * dim, D, split="whole"))
+        tensors.append(_linear("attention", "self_attn.indexer.k_proj", dim, D, split="whole"))
+        tensors.append(_norm("self_attn.indexer.qk_norm", dim, count=2))
     return tuple(tensors)
 
 
 def latent_attention(hidden_size: int, heads: LatentSpec) -> tuple[Tensor, ...]:
-    """Low-rank Q (D x r, norm r, r x h (nope + rope)) or plain Q, latent (D x (rank + rope), norm rank), its
-    expansion (rank x h (nope + v)) and the output (h v x D).
+    """Low-rank Q ([r, D], norm r, [h (nope + rope), r]) or plain Q, latent ([rank + rope, D], norm rank), its
+    expansion [h (nope + v), rank] and the output [D, h v].
     """
+    D, rank = hidden_size, heads.query_rank
     query = heads.num_heads * (heads.nope_dim + heads.rope_dim)
-    rank = heads.query_rank
     latent = heads.rank + heads.rope_dim
-    expanded = heads.rank * heads.num_heads * (heads.nope_dim + heads.v_head_dim)
-    output = heads.num_heads * heads.v_head_dim * hidden_size
-    tensors = [
-        _linear("attention", expanded + output + (hidden_size * query if rank is None else rank * query)),
-        _linear("attention", hidden_size * (latent + (rank or 0)), split="whole"),
-        _plain("norms", heads.rank + (rank or 0), split="whole"),
+    expanded = heads.num_heads * (heads.nope_dim + heads.v_head_dim)
+    if rank is None:
+        tensors = [_linear("attention", "self_attn.q_proj", query, D)]
+    else:
+        tensors = [
+            _linear("attention", "self_attn.q_a_proj", rank, D, split="whole"),
+            _linear("attention", "self_attn.q_b_proj", query, rank),
+            _norm("self_attn.q_a_layernorm", rank),
+        ]
+    tensors += [
+        _linear("attention", "self_attn.kv_a_proj_with_mqa", latent, D, split="whole"),
+        _norm("self_attn.kv_a_layernorm", heads.rank),
+        _linear("attention", "self_attn.kv_b_proj", expanded, heads.rank),
+        _linear("attention", "self_attn.o_proj", D, heads.num_heads * heads.v_head_dim, split="columns"),
     ]
     if heads.bias:
-        tensors.append(_plain("attention", latent + (rank or 0) + hidden_size, split="whole"))
+        tensors.append(_plain("attention", "self_attn.kv_a_proj_with_mqa.bias", latent, split="whole"))
+        tensors.append(_plain("attention", "self_attn.o_proj.bias", D, split="whole"))
+        if rank is not None:
+            tensors.append(_plain("attention", "self_attn.q_a_proj.bias", rank, split="whole"))
     if heads.indexer_dim:
-        tensors += _indexer(hidden_size, rank or hidden_size, heads.indexer_heads, heads.indexer_dim)
+        tensors += _indexer(D, rank or D, heads.indexer_heads, heads.indexer_dim)
     return tuple(tensors)
 
 
 def _indexer(hidden_size: int, query_size: int, num_heads: int, dim: int) -> list[Tensor]:
-    """A sparse-attention indexer: queries (q x i d), one key (D x d) with a LayerNorm, weights of its heads (D x i)."""
-    matrices = query_size * num_heads * dim + hidden_size * (dim + num_heads)
-    return [_linear("attention", matrices, split="whole"), _plain("norms", 2 * dim, split="whole")]
+    """A sparse-attention indexer: queries [i d, q], one key [d, D] with a LayerNorm, weights of its heads [i, D]."""
+    return [
+        _linear("attention", "self_attn.indexer.wq_b", num_heads * dim, query_size, split="whole"),
+        _linear("attention", "self_attn.indexer.wk", dim, hidden_size, split="whole"),
+        _linear("attention", "self_attn.indexer.weights_proj", num_heads, hidden_size, split="whole"),
+        _norm("self_attn.indexer.k_norm", dim, count=2),
+    ]
 
 
 def compressed_attention(hidden_size: int, heads: CompressedSpec, ratio: int | None) -> tuple[Tensor, ...]:
@@ -118,23 +149,35 @@ def compressed_attention(hidden_size: int, heads: CompressedSpec, ratio: int | N
     with an indexer of the same form).
     """
     D, query = hidden_size, heads.num_heads * heads.width
-    output = heads.output_rank * (query + heads.output_groups * D)
+    groups, rank = heads.output_groups, heads.output_rank
     tensors = [
-        _linear("attention", heads.query_rank * query + output),
-        _linear("attention", D * (heads.query_rank + heads.width), split="whole"),
-        _plain("attention", heads.num_heads),
-        _plain("norms", heads.query_rank + heads.width, split="whole"),
+        _linear("attention", "self_attn.wq_a", heads.query_rank, D, split="whole"),
+        _linear("attention", "self_attn.wq_b", query, heads.query_rank),
+        _linear("attention", "self_attn.wkv", heads.width, D, split="whole"),
+        _linear("attention", "self_attn.wo_a", groups * rank, query // groups),
+        _linear("attention", "self_attn.wo_b", D, groups * rank, split="columns"),
+        _plain("attention", "self_attn.attn_sink", heads.num_heads),
+        _norm("self_attn.q_norm", heads.query_rank),
+        _norm("self_attn.kv_norm", heads.width),
     ]
     if ratio is None:
         return tuple(tensors)
     overlap = 2 if heads.indexer_dim else 1
-    for width in (heads.width, heads.indexer_dim):
+    for place, width in (("self_attn", heads.width), ("self_attn.indexer", heads.indexer_dim)):
         if width:
-            tensors.append(_linear("attention", 2 * overlap * D * width, split="whole"))
-            tensors.append(_plain("attention", ratio * overlap * width + width, split="whole"))
+            rows = overlap * width
+            tensors += [
+                _linear("attention", f"{place}.compressor.wkv", rows, D, split="whole"),
+                _linear("attention", f"{place}.compressor.wgate", rows, D, split="whole"),
+                Tensor("attention", ratio, rows, role=f"{place}.compressor.ape", split="whole"),
+                _plain("attention", f"{place}.compressor.norm", width, split="whole"),
+            ]
     if heads.indexer_dim:
-        matrices = heads.query_rank * heads.indexer_heads * heads.indexer_dim + D * heads.indexer_heads
-        tensors.append(_linear("attention", matrices, split="whole"))
+        queries, q_rank = heads.indexer_heads * heads.indexer_dim, heads.query_rank
+        tensors += [
+            _linear("attention", "self_attn.indexer.wq_b", queries, q_rank, split="whole"),
+            _linear("attention", "self_attn.indexer.weights_proj", heads.indexer_heads, D, split="whole"),
+        ]
     return tuple(tensors)
 
 
@@ -160,162 +203,284 @@ def state_cache(hidden_size: int, shape: StateSpec) -> State:
 
 def state_mixer(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
     """The tensors of a state layer's mixer, by its type."""
-    D, K = hidden_size, shape.conv_kernel
-    H, values = shape.num_heads, shape.num_heads * shape.head_dim
-    keys = shape.num_key_heads * shape.key_head_dim
-    conv_rows = K + (1 if shape.conv_bias else 0)
-    matrices, others, norm = 0, 0, 0
-    match shape.type:
-        case "mamba1":  # in 2 D i, x i (R + 2 N), dt R i + i, A i N, skip i, out i D; Jamba's norms R + 2 N
-            inner, N, R = shape.inner_size, shape.state_size, shape.dt_rank
-            matrices = 3 * D * inner + inner * (R + 2 * N) + R * inner
-            others = inner * (conv_rows + N + 2) + (2 * inner + D if shape.bias else 0)
-            norm = R + 2 * N if shape.norm else 0
-        case "mamba2":  # in D (2 i + 2 G N + H), out i D; A, skip and dt H each; gated norm i
-            channels = values + 2 * shape.groups * shape.state_size
-            projected = values + channels + H
-            matrices = D * (projected + values)
-            others = channels * conv_rows + 3 * H + (projected + D if shape.bias else 0)
-            norm = values if shape.norm else 0
-        case "gated_delta_net":  # q, k, v, z and the two gates of H; A and dt H each; gated norm of a head
-            matrices = D * (2 * keys + 2 * values + 2 * H) + values * D
-            others = (2 * keys + values) * conv_rows + 2 * H
-            norm = shape.head_dim
-        case "kda":  # q, k, v, output; two gates of rank d; beta D H; A H, dt H d; gated norm of a head
-            matrices = 4 * D * values + 2 * (D + values) * shape.head_dim + D * H
-            others = 3 * values * conv_rows + H + values
-            norm = shape.head_dim
-        case "lightning":  # q, k, v, output gate, output; a norm of all heads
-            matrices = 5 * D * values
-            norm = values
-        case "rg_lru":  # x, y and out with biases; two gates in H blocks with biases; the recurrence's own parameter
-            width = shape.inner_size
-            matrices = 3 * D * width + 2 * width * (width // H)
-            others = 2 * width + D + width * conv_rows + width + 2 * width
-        case "short_conv":  # in 3 D D, out D D
-            matrices = 4 * D * D
-            others = D * conv_rows + (4 * D if shape.conv_bias else 0)
-    tensors = [_linear("state", matrices)]
-    if others:
-        tensors.append(_plain("state", others))
-    if norm:
-        tensors.append(_plain("norms", norm, split="whole"))
+    return _MIXERS[shape.type](hidden_size, shape)
+
+
+def _convolution(place: str, channels: int, shape: StateSpec) -> list[Tensor]:
+    """A convolution along the tokens: a kernel for each channel, and its bias."""
+    tensors = [Tensor("state", channels, shape.conv_kernel, role=f"{place}.conv1d")]
+    return [*tensors, _plain("state", f"{place}.conv1d.bias", channels)] if shape.conv_bias else tensors
+
+
+def _mamba1(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
+    """In [2 i, D], x [R + 2 N, i], dt [i, R] + i, A [i, N], skip i, out [D, i]; Jamba's norms R + 2 N."""
+    inner, N, R = shape.inner_size, shape.state_size, shape.dt_rank
+    tensors = [
+        _linear("state", "mamba.in_proj", 2 * inner, hidden_size),
+        *_convolution("mamba", inner, shape),
+        _linear("state", "mamba.x_proj", R + 2 * N, inner, split="columns"),
+        _linear("state", "mamba.dt_proj", inner, R),
+        _plain("state", "mamba.dt_proj.bias", inner),
+        Tensor("state", inner, N, role="mamba.A_log"),
+        _plain("state", "mamba.D", inner),
+        _linear("state", "mamba.out_proj", hidden_size, inner, split="columns"),
+    ]
+    if shape.bias:
+        tensors += [
+            _plain("state", "mamba.in_proj.bias", 2 * inner),
+            _plain("state", "mamba.out_proj.bias", hidden_size),
+        ]
+    if shape.norm:
+        tensors += [_norm("mamba.dt_layernorm", R), _norm("mamba.b_layernorm", N), _norm("mamba.c_layernorm", N)]
     return tuple(tensors)
 
 
+def _mamba2(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
+    """In [2 i + 2 G N + H, D], out [D, i]; A, skip and dt H each; gated norm i."""
+    H, values = shape.num_heads, shape.num_heads * shape.head_dim
+    channels = values + 2 * shape.groups * shape.state_size
+    projected = values + channels + H
+    tensors = [
+        _linear("state", "mamba.in_proj", projected, hidden_size),
+        *_convolution("mamba", channels, shape),
+        *(_plain("state", f"mamba.{name}", H) for name in ("A_log", "D", "dt_bias")),
+        _linear("state", "mamba.out_proj", hidden_size, values, split="columns"),
+    ]
+    if shape.bias:
+        tensors += [
+            _plain("state", "mamba.in_proj.bias", projected),
+            _plain("state", "mamba.out_proj.bias", hidden_size),
+        ]
+    return (*tensors, _norm("mamba.norm", values)) if shape.norm else tuple(tensors)
+
+
+def _gated_delta_net(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
+    """Q, K and V, z, and the two gates of H; A and dt H each; gated norm of a head."""
+    H, values, keys = shape.num_heads, shape.num_heads * shape.head_dim, shape.num_key_heads * shape.key_head_dim
+    return (
+        _linear("state", "linear_attn.in_proj_qkv", 2 * keys + values, hidden_size),
+        _linear("state", "linear_attn.in_proj_z", values, hidden_size),
+        _linear("state", "linear_attn.in_proj_b", H, hidden_size),
+        _linear("state", "linear_attn.in_proj_a", H, hidden_size),
+        *_convolution("linear_attn", 2 * keys + values, shape),
+        _plain("state", "linear_attn.A_log", H),
+        _plain("state", "linear_attn.dt_bias", H),
+        _norm("linear_attn.norm", shape.head_dim),
+        _linear("state", "linear_attn.out_proj", hidden_size, values, split="columns"),
+    )
+
+
+def _kda(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
+    """Q, K, V, output; two gates of rank d; beta [H, D]; A H, dt H d; gated norm of a head."""
+    H, d, values = shape.num_heads, shape.head_dim, shape.num_heads * shape.head_dim
+    return (
+        *(_linear("state", f"self_attn.{name}_proj", values, hidden_size) for name in "qkv"),
+        *(each for name in "qkv" for each in _convolution(f"self_attn.{name}", values, shape)),
+        *(_linear("state", f"self_attn.{name}_a_proj", d, hidden_size) for name in "fg"),
+        *(_linear("state", f"self_attn.{name}_b_proj", values, d) for name in "fg"),
+        _linear("state", "self_attn.b_proj", H, hidden_size),
+        _plain("state", "self_attn.A_log", H),
+        _plain("state", "self_attn.dt_bias", values),
+        _norm("self_attn.o_norm", d),
+        _linear("state", "self_attn.o_proj", hidden_size, values, split="columns"),
+    )
+
+
+def _lightning(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
+    """Q, K and V in one matrix, output gate, output; a norm of all heads."""
+    values = shape.num_heads * shape.head_dim
+    return (
+        _linear("state", "self_attn.qkv_proj", 3 * values, hidden_size),
+        _linear("state", "self_attn.output_gate", values, hidden_size),
+        _linear("state", "self_attn.out_proj", hidden_size, values, split="columns"),
+        _norm("self_attn.norm", values),
+    )
+
+
+def _rg_lru(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
+    """X, y and out with biases; two gates in H blocks with biases; the recurrence's own parameter."""
+    width, H = shape.inner_size, shape.num_heads
+    block = width // H
+    return (
+        _linear("state", "temporal_block.linear_x", width, hidden_size),
+        _linear("state", "temporal_block.linear_y", width, hidden_size),
+        _linear("state", "temporal_block.linear_out", hidden_size, width, split="columns"),
+        Tensor("state", block, block, 2 * H, role="temporal_block.rg_lru.gate_weight", linear=True),
+        *_convolution("temporal_block", width, shape),
+        _plain("state", "temporal_block.linear_x.bias", width),
+        _plain("state", "temporal_block.linear_y.bias", width),
+        _plain("state", "temporal_block.linear_out.bias", hidden_size),
+        Tensor("state", width, count=2, role="temporal_block.rg_lru.gate_bias"),
+        _plain("state", "temporal_block.rg_lru.recurrent_param", width),
+    )
+
+
+def _short_conv(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
+    """In [3 D, D], out [D, D]."""
+    tensors = [
+        _linear("state", "conv.in_proj", 3 * hidden_size, hidden_size),
+        *_convolution("conv", hidden_size, shape),
+        _linear("state", "conv.out_proj", hidden_size, hidden_size, split="columns"),
+    ]
+    if shape.conv_bias:
+        tensors += [
+            _plain("state", "conv.in_proj.bias", 3 * hidden_size),
+            _plain("state", "conv.out_proj.bias", hidden_size),
+        ]
+    return tuple(tensors)
+
+
+_MIXERS: dict[str, Callable[[int, StateSpec], tuple[Tensor, ...]]] = {
+    "mamba1": _mamba1,
+    "mamba2": _mamba2,
+    "gated_delta_net": _gated_delta_net,
+    "kda": _kda,
+    "lightning": _lightning,
+    "rg_lru": _rg_lru,
+    "short_conv": _short_conv,
+}
+
+
 def feed_forward(hidden_size: int, intermediate_size: int, spec: FeedForwardSpec) -> list[Tensor]:
-    """Up, down and (gated) gate projections: 3 D I, or 2 D I without a gate; biases I each and D; a norm of I."""
-    ups = 2 if spec.gated else 1
-    tensors = [_linear("feed_forward", (ups + 1) * hidden_size * intermediate_size)]
-    if spec.bias:
-        tensors.append(_plain("feed_forward", ups * intermediate_size + hidden_size))
+    """Up and (gated) gate projections [I, D], down [D, I]; biases I each and D; a norm of I."""
+    tensors = _block("feed_forward", "mlp", hidden_size, intermediate_size, spec.gated, spec.bias)
     if spec.norm:
-        tensors.append(_plain("norms", intermediate_size))
+        tensors.append(Tensor("norms", intermediate_size, role="mlp.ffn_sub_norm"))
     if spec.activation_parameters:
-        tensors.append(_plain("feed_forward", spec.activation_parameters, split="whole"))
+        tensors.append(_plain("feed_forward", "mlp.act_fn", spec.activation_parameters, split="whole"))
+    return tensors
+
+
+def _block(part: Part, place: str, hidden_size: int, width: int, gated: bool, bias: bool) -> list[Tensor]:
+    """One feed-forward block: gate and up [I, D], down [D, I], and their biases."""
+    ups = ("gate_proj", "up_proj") if gated else ("up_proj",)
+    tensors = [_linear(part, f"{place}.{name}", width, hidden_size) for name in ups]
+    tensors.append(_linear(part, f"{place}.down_proj", hidden_size, width, split="columns"))
+    if bias:
+        tensors += [_plain(part, f"{place}.{name}.bias", width) for name in ups]
+        tensors.append(_plain(part, f"{place}.down_proj.bias", hidden_size))
     return tensors
 
 
 def experts(hidden_size: int, spec: ExpertsSpec, linear_bias: bool = False) -> list[Tensor]:
-    """Router (D x E), E experts of which some are active, shared experts, and their biases and gates.
+    """Router [E, D], E experts of which some are active, shared experts, and their biases and gates.
 
     Routed experts are stacked matrices, with biases where the spec says so; the shared experts, and the projections
     into a latent width and back, are linear layers like those of a dense block, with biases where ``linear_bias``.
     """
-    ups = 2 if spec.gated else 1
-    width = spec.latent_size or hidden_size
-    one = (ups + 1) * width * spec.intermediate_size
-    one_bias = ups * spec.intermediate_size + width if spec.bias else 0
-    rows = spec.count + spec.zero_experts
+    D, rows, width = hidden_size, spec.count + spec.zero_experts, spec.latent_size or hidden_size
+    routed = _block("experts", "mlp.experts", width, spec.intermediate_size, spec.gated, spec.bias)
     active = min(spec.active, spec.count)
-    tensors = [
-        _plain("router", hidden_size * rows + (rows if spec.router_bias else 0), split="whole"),
-        Tensor(part="experts", elements=spec.count * one, linear=True, active_elements=active * one),
-    ]
-    if one_bias:
-        tensors.append(Tensor(part="experts", elements=spec.count * one_bias, active_elements=active * one_bias))
+    tensors = [Tensor("router", rows, D, role="mlp.gate", split="whole")]
+    if spec.router_bias:
+        tensors.append(_plain("router", "mlp.gate.bias", rows, split="whole"))
+    tensors += [replace(tensor, count=spec.count, active=active) for tensor in routed]
     if spec.router_scales:
-        tensors.append(_plain("router", hidden_size + spec.count, split="whole"))
+        tensors.append(_plain("router", "mlp.gate.scale", D, split="whole"))
+        tensors.append(_plain("router", "mlp.gate.per_expert_scale", spec.count, split="whole"))
     if spec.latent_size:
-        tensors.append(_linear("experts", 2 * hidden_size * spec.latent_size))
+        tensors.append(_linear("experts", "mlp.fc1_latent_proj", width, D))
+        tensors.append(_linear("experts", "mlp.fc2_latent_proj", D, width))
         if linear_bias:
-            tensors.append(_plain("experts", spec.latent_size + hidden_size))
+            tensors.append(_plain("experts", "mlp.fc1_latent_proj.bias", width))
+            tensors.append(_plain("experts", "mlp.fc2_latent_proj.bias", D))
     if spec.shared_intermediate_size:
-        tensors.append(_linear("experts", (ups + 1) * hidden_size * spec.shared_intermediate_size))
-        if linear_bias:
-            tensors.append(_plain("experts", ups * spec.shared_intermediate_size + hidden_size))
+        tensors += _block("experts", "mlp.shared_experts", D, spec.shared_intermediate_size, spec.gated, linear_bias)
     if spec.shared_gate:
-        tensors.append(_plain("router", hidden_size, split="whole"))
+        tensors.append(Tensor("router", 1, D, role="mlp.shared_expert_gate", split="whole"))
     if spec.norm:
-        tensors.append(_plain("norms", hidden_size, split="whole"))
+        tensors.append(_norm("mlp.norm", D))
     return tensors
 
 
 def per_layer_input(hidden_size: int, width: int, altup_inputs: int, laurel_rank: int) -> list[Tensor]:
-    """One layer's part of per-layer embeddings: gate D w, projection w D, norm D.
+    """One layer's part of per-layer embeddings: gate [w, D], projection [D, w], norm D.
 
-    With AltUp over n streams: output scale D, correction n n, prediction n n n, router D n and its norm D; with
+    With AltUp over n streams: output scale D, correction n n, prediction n n n, router n D and its norm D; with
     Laurel of rank r: 2 D r and a norm D (Gemma 3n).
     """
-    tensors = [_linear("other", 2 * hidden_size * width), *norms(hidden_size, 1, bias=False)]
+    D, n = hidden_size, altup_inputs
+    tensors = [
+        _linear("other", "per_layer_input_gate", width, D),
+        _linear("other", "per_layer_projection", D, width, split="columns"),
+        _norm("post_per_layer_input_norm", D),
+    ]
     if altup_inputs:
-        n = altup_inputs
-        tensors += [_plain("other", hidden_size + n**2 + n**3 + hidden_size * n), *norms(hidden_size, 1, bias=False)]
+        tensors += [
+            _plain("other", "altup.correct_output_scale", D),
+            Tensor("other", n, n, role="altup.correction_coefs"),
+            Tensor("other", n * n, n, role="altup.prediction_coefs"),
+            Tensor("other", n, D, role="altup.modality_router"),
+            _norm("altup.router_norm", D),
+        ]
     if laurel_rank:
-        tensors += [_linear("other", 2 * hidden_size * laurel_rank), *norms(hidden_size, 1, bias=False)]
+        tensors += [
+            _linear("other", "laurel.linear_left", laurel_rank, D),
+            _linear("other", "laurel.linear_right", D, laurel_rank, split="columns"),
+            _norm("laurel.post_laurel_norm", D),
+        ]
     return tensors
 
 
 def per_layer_embedding(
     hidden_size: int, num_layers: int, vocab_size: int, width: int, altup_inputs: int
 ) -> list[Tensor]:
-    """The model's part of per-layer embeddings: a table V x L w, a projection D x L w, a norm w; with AltUp
-    2 (n - 1) D D.
+    """The model's part of per-layer embeddings: a table [V, L w], a projection [L w, D], a norm w; with AltUp
+    2 (n - 1) matrices [D, D].
     """
+    D = hidden_size
     tensors = [
-        _plain("embedding", vocab_size * num_layers * width),
-        _linear("other", hidden_size * num_layers * width),
-        _plain("norms", width, split="whole"),
+        Tensor("embedding", vocab_size, num_layers * width, role="embed_tokens_per_layer"),
+        _linear("other", "per_layer_model_projection", num_layers * width, D),
+        _norm("per_layer_projection_norm", width),
     ]
     if altup_inputs > 1:
-        tensors.append(_linear("other", 2 * (altup_inputs - 1) * hidden_size**2))
+        roles = ("altup_projections", "altup_unembed_projections")
+        tensors += [Tensor("other", D, D, altup_inputs - 1, role=role, linear=True) for role in roles]
     return tensors
 
 
 def hyper_connections(hidden_size: int, streams: int) -> list[Tensor]:
     """One layer's two mixers of n residual streams (DeepSeek V4): n (n + 2) rows over n D numbers, biases, 3 scales."""
     rows = streams * (streams + 2)
-    return [_plain("other", 2 * (rows * streams * hidden_size + rows + 3), split="whole")]
+    return [
+        Tensor("other", rows, streams * hidden_size, 2, role="hc.fn", split="whole"),
+        Tensor("other", rows, count=2, role="hc.base", split="whole"),
+        Tensor("other", 3, count=2, role="hc.scale", split="whole"),
+    ]
 
 
 def hyper_head(hidden_size: int, streams: int) -> list[Tensor]:
     """The mixer that joins n residual streams behind the last layer."""
-    return [_plain("other", streams * streams * hidden_size + streams + 1, split="whole")]
+    return [
+        Tensor("other", streams, streams * hidden_size, role="hc_head.fn", split="whole"),
+        _plain("other", "hc_head.base", streams, split="whole"),
+        _plain("other", "hc_head.scale", 1, split="whole"),
+    ]
 
 
 def mtp_projection(hidden_size: int) -> list[Tensor]:
-    """What a multi-token-prediction layer has besides its block: a projection 2 D x D and three norms."""
-    return [_linear("other", 2 * hidden_size**2), *norms(hidden_size, 3, bias=False)]
+    """What a multi-token-prediction layer has besides its block: a projection [D, 2 D] and three norms."""
+    return [_linear("other", "eh_proj", hidden_size, 2 * hidden_size), *norms(hidden_size, 3, bias=False)]
 
 
 def norms(hidden_size: int, count: int, bias: bool) -> list[Tensor]:
     """``count`` norms of D numbers, twice that with biases."""
-    elements = count * hidden_size * (2 if bias else 1)
-    return [_plain("norms", elements, split="whole")] if elements else []
+    return [_norm("norm", hidden_size, count=count * (2 if bias else 1))] if count else []
 
 
 def repeated(tensors: tuple[Tensor, ...], times: int) -> list[Tensor]:
     """The tensors of ``times`` equal blocks as one entry each."""
-    return [replace(tensor, elements=tensor.elements * times) for tensor in tensors]
+    return [replace(tensor, count=tensor.count * times) for tensor in tensors]
 
 
-def _by_kv_heads(elements: int, kv_heads: int, *, linear: bool = False) -> Tensor:
-    return Tensor(part="attention", elements=elements, linear=linear, split="by_kv_heads", kv_heads=kv_heads)
+def _linear(part: Part, role: str, rows: int, columns: int, *, split: Split = "rows", kv_heads: int = 0) -> Tensor:
+    return Tensor(part, rows, columns, role=role, linear=True, split=split, kv_heads=kv_heads)
 
 
-def _linear(part: Part, elements: int, split: Split = "divided") -> Tensor:
-    return Tensor(part=part, elements=elements, linear=True, split=split)
+def _plain(part: Part, role: str, elements: int, *, split: Split = "rows") -> Tensor:
+    return Tensor(part, elements, role=role, split=split)
 
 
-def _plain(part: Part, elements: int, split: Split = "divided") -> Tensor:
-    return Tensor(part=part, elements=elements, split=split)
+def _norm(role: str, width: int, *, count: int = 1) -> Tensor:
+    return Tensor("norms", width, count=count, role=role, split="whole")

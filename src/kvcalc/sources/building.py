@@ -357,10 +357,10 @@ def _cross(heads: blocks.Heads) -> Cross:
 
 
 def _model_tensors(spec: ModelSpec, builder: _Builder, num_layers: int) -> tuple[Tensor, ...]:
-    table = spec.vocab_size * spec.hidden_size
-    tensors = [Tensor(part="embedding", elements=table)]
+    D = spec.hidden_size
+    tensors = [Tensor("embedding", spec.vocab_size, D, role="embed_tokens")]
     if spec.learned_positions:
-        tensors.append(Tensor(part="embedding", elements=spec.learned_positions * spec.hidden_size))
+        tensors.append(Tensor("embedding", spec.learned_positions, D, role="embed_positions"))
     ends = int(spec.norms.final) + int(spec.norms.embedding)
     tensors += blocks.norms(spec.hidden_size, ends, spec.norms.bias)
     per_layer = spec.per_layer_input
@@ -373,9 +373,9 @@ def _model_tensors(spec: ModelSpec, builder: _Builder, num_layers: int) -> tuple
     if spec.encoder is not None:
         tensors += _encoder_tensors(spec, spec.encoder, builder)
     if not spec.tie_embeddings:
-        tensors.append(Tensor(part="head", elements=table, linear=True))
+        tensors.append(Tensor("head", spec.vocab_size, D, role="lm_head", linear=True))
     if spec.head_bias:
-        tensors.append(Tensor(part="head", elements=spec.vocab_size))
+        tensors.append(Tensor("head", spec.vocab_size, role="lm_head.bias"))
     return tuple(tensors)
 
 
@@ -394,5 +394,5 @@ def _encoder_tensors(spec: ModelSpec, encoder: EncoderSpec, builder: _Builder) -
         *blocks.norms(hidden, encoder.norms_per_layer, spec.norms.bias),
         *blocks.feed_forward(hidden, width, dense),
     )
-    table = Tensor(part="embedding", elements=spec.vocab_size * hidden)
+    table = Tensor("embedding", spec.vocab_size, hidden, role="encoder.embed_tokens")
     return [table, *blocks.repeated(layer, encoder.num_layers), *blocks.norms(hidden, 1, spec.norms.bias)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Literal
 
@@ -570,28 +571,45 @@ def _stem(name: str) -> str:
     return (block[2] if block else name).partition(".")[0]
 
 
+def _role(name: str) -> str:
+    """A tensor's name without its layer: ``blk.3.attn_q.weight`` -> ``attn_q``, but ``attn_q.bias``."""
+    block = _BLOCK.fullmatch(name)
+    return (block[2] if block else name).removesuffix(".weight")
+
+
 def _summed(keys: _Keys, kind: LayerKind | None, tensors: list[GGUFTensor]) -> list[Tensor]:
-    """The tensors of one layer, or of none, added up by what they are."""
-    sums: dict[tuple[Part, bool, int], int] = {}
+    """The tensors of one layer, or of none, those alike as one entry."""
+    alike: dict[Tensor, int] = {}
     for tensor in tensors:
         if not _is_table(tensor.name):
             part = _part(tensor.name, kind)
-            linear = (
-                len(tensor.shape) > 1 and part not in ("embedding", "norms", "router") and "conv1d" not in tensor.name
+            columns, rows, stacked = _shape(tensor, part)
+            linear = columns > 1 and part not in ("embedding", "norms", "router") and "conv1d" not in tensor.name
+            kv_heads = _kv_heads(tensor.name, kind)
+            one = Tensor(
+                part,
+                rows,
+                columns,
+                role=_role(tensor.name),
+                linear=linear,
+                split="by_kv_heads" if kv_heads else "whole" if part in ("norms", "router") else "rows",
+                kv_heads=kv_heads,
             )
-            key = (part, linear, _kv_heads(tensor.name, kind))
-            sums[key] = sums.get(key, 0) + tensor.elements
+            alike[one] = alike.get(one, 0) + stacked
     return [
-        Tensor(
-            part=part,
-            elements=elements,
-            linear=linear,
-            split="by_kv_heads" if kv_heads else "whole" if part in ("norms", "router") else "divided",
-            kv_heads=kv_heads,
-            active_elements=_active(keys, elements) if part == "experts" else None,
-        )
-        for (part, linear, kv_heads), elements in sums.items()
+        replace(one, count=count, active=_active(keys, count) if one.part == "experts" else None)
+        for one, count in alike.items()
     ]
+
+
+def _shape(tensor: GGUFTensor, part: Part) -> tuple[int, int, int]:
+    """Columns, rows, and how many matrices of that shape are stacked: experts, and the biases of experts."""
+    if len(tensor.shape) < 2:
+        return 1, tensor.elements, 1
+    if len(tensor.shape) == 2 and part == "experts":
+        return 1, *tensor.shape
+    columns, rows, *stacked = tensor.shape
+    return columns, rows, prod(stacked)
 
 
 def _part(name: str, kind: LayerKind | None) -> Part:
@@ -623,8 +641,8 @@ def _kv_heads(name: str, kind: LayerKind | None) -> int:
     return 0
 
 
-def _active(keys: _Keys, elements: int) -> int:
-    """The numbers of the routed experts that one token reads."""
+def _active(keys: _Keys, count: int) -> int:
+    """How many of the routed experts' matrices one token reads."""
     experts = keys.count("expert_count", default=0)
     used = min(experts, keys.count("expert_used_count", default=experts))
-    return elements * used // experts if experts else elements
+    return count * used // experts if experts else count
