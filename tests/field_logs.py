@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from kvcalc.architecture import Architecture, Full, Latent, Layer, Sliding, State
-from kvcalc.audit import Given
+from kvcalc.logs.base import Given
 
 DATA = json.loads((Path(__file__).parent / "data" / "field_logs.json").read_text(encoding="utf-8"))
 LOGS = {each["id"]: each for each in DATA["logs"]}

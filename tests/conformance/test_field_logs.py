@@ -3,8 +3,7 @@
 import pytest
 from field_logs import LOGS, architecture, given
 
-from kvcalc.audit import audit
-from kvcalc.logs import read_log
+from kvcalc.logs.verdict import audit, read_log
 
 
 def audited(row, log=None):

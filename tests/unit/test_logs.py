@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvcalc.logs import _MARKERS, LONGEST_LINE, bounded_lines, parse_llama_cache, read_log
+from kvcalc.logs.base import LONGEST_LINE, bounded_lines
+from kvcalc.logs.llama_cpp import parse_cache
+from kvcalc.logs.verdict import MARKERS, read_log
 
 VLLM = """\
 (APIServer pid=1) INFO 06-01 09:20:12 [api_server.py:1288] vLLM API server version 0.26.0
@@ -77,7 +79,7 @@ def test_llama_cpp_of_several_years():
     new = "llama_kv_cache: size = 4320.00 MiB (2048 cells,  27 layers, 8/8 seqs), K (f16): 2592.00 MiB, V (f16): 9 MiB"
     old = "llama_kv_cache_unified: size = 1536.00 MiB (  4096 cells,  32 layers,  1 seqs), K (f16):  768.00 MiB"
     oldest = "llama_new_context_with_model: KV self size  =  512.00 MiB, K (f16):  256.00 MiB, V (f16):  256.00 MiB"
-    shapes = [[figure.printed for figure in parse_llama_cache(line).figures] for line in (new, old, oldest)]
+    shapes = [[figure.printed for figure in parse_cache(line).figures] for line in (new, old, oldest)]
     assert shapes == [
         ["4320.00", "2048", "27", "8", "8", "2592.00", "9"],
         ["1536.00", "4096", "32", "1", "768.00"],
@@ -174,14 +176,14 @@ hostile = st.text(st.characters(codec="utf-8"), max_size=200)
 
 
 @settings(max_examples=60)
-@given(st.lists(st.tuples(st.sampled_from([marker for marker, _ in _MARKERS]), hostile, hostile), max_size=8))
+@given(st.lists(st.tuples(st.sampled_from([marker for marker, _ in MARKERS]), hostile, hostile), max_size=8))
 def test_no_line_is_too_strange(parts):
     text = "\n".join(f"{before}{marker}{after}" for marker, before, after in parts)
     report = read_log(lines_of(text))
     assert all(figure.printed for run in report.runs for figure in run.figures.values())
 
 
-@pytest.mark.parametrize("marker", [marker for marker, _ in _MARKERS])
+@pytest.mark.parametrize("marker", [marker for marker, _ in MARKERS])
 @pytest.mark.parametrize("filler", ["9", "a", "'", "model=", " ", "9,999", "(", "K (f16): 1", "=", "tokens "])
 def test_a_long_hostile_line_is_read_in_linear_steps(marker, filler):
     # A pattern that backtracks over such a line needs hours for it; each of these takes milliseconds.

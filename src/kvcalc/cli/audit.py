@@ -37,9 +37,10 @@ def audit(
     output: options.Output = None,
 ) -> int:
     """Audit a log: reported, predicted and the difference; exit 0 if they agree to the printed digit, 1 if not."""
-    from kvcalc import audit as auditing
     from kvcalc.cli import question
     from kvcalc.errors import InputError
+    from kvcalc.logs import verdict as auditing
+    from kvcalc.logs.base import Given
     from kvcalc.units import parse_count
 
     report = _read(log)
@@ -59,7 +60,7 @@ def audit(
 
     run = runs[-1]
     name = engine or run.engine or ""
-    given = auditing.Given(
+    given = Given(
         engine,
         question.parse_engine_options(engine_option or [], [name])[name],
         count(context, "--context"),
@@ -86,7 +87,8 @@ def audit(
 
 def _read(log: str) -> Any:
     from kvcalc.errors import InputError
-    from kvcalc.logs import bounded_lines, read_log
+    from kvcalc.logs.base import bounded_lines
+    from kvcalc.logs.verdict import read_log
 
     if log == "-":
         return read_log(bounded_lines(sys.stdin.buffer))
