@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kvcalc.architecture import Architecture as Architecture
-    from kvcalc.capacity import Capacity as Capacity
-    from kvcalc.capacity import capacity as capacity
     from kvcalc.checking import check as check
     from kvcalc.errors import KVCalcError as KVCalcError
+    from kvcalc.fitting import Capacity as Capacity
+    from kvcalc.fitting import capacity as capacity
     from kvcalc.footprint import Footprint as Footprint
     from kvcalc.footprint import footprint as footprint
     from kvcalc.footprint import kv_cache_bytes as kv_cache_bytes
@@ -31,13 +31,13 @@ __version__ = "0.1.0"
 #: Public name -> where it lives; loaded at first use, so that importing kvcalc costs nothing.
 _HOMES = {
     "Architecture": "kvcalc.architecture",
-    "Capacity": "kvcalc.capacity",
+    "Capacity": "kvcalc.fitting",
     "Footprint": "kvcalc.footprint",
     "GiB": "kvcalc.units",
     "KVCalcError": "kvcalc.errors",
     "MiB": "kvcalc.units",
     "check": "kvcalc.checking",
-    "capacity": "kvcalc.capacity",
+    "capacity": "kvcalc.fitting",
     "footprint": "kvcalc.footprint",
     "kv_cache_bytes": "kvcalc.footprint",
     "load": "kvcalc.sources.resolve",

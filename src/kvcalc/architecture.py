@@ -421,21 +421,41 @@ class Architecture:
         """The architecture with other values in some fields, and nothing derived carried over."""
         return replace(self, **changes)
 
-    def with_mtp(self) -> Architecture:
-        """The model with its multi-token-prediction layers behind the others.
+    @property
+    def mtp(self) -> Architecture:
+        """The model's own multi-token-prediction layers as a draft model, which shares its embedding and head.
 
         Raises:
             UnsupportedError: it has none.
         """
         if not self.mtp_layers:
-            raise UnsupportedError(f"{self.name} has no multi-token-prediction layers", hint="leave --mtp out")
-        return self.memo("with_mtp", self._with_mtp)
+            raise UnsupportedError(f"{self.name} has no multi-token-prediction layers", hint="leave the draft out")
+        return self.memo("mtp", self._mtp)
 
-    def _with_mtp(self) -> Architecture:
-        ordered = [self.layers[index] for index in self.order]
-        layers, order = distinct_layers([*ordered, *self.mtp_layers])
-        counted = replace(self.provenance, exact_weights=False)
-        return self.changed(layers=layers, order=order, mtp_layers=(), provenance=counted)
+    def _mtp(self) -> Architecture:
+        layers, order = distinct_layers([*self.mtp_layers])
+        counted = Provenance(exact_weights=False)
+        return self.changed(
+            name=f"{self.name}'s MTP layers",
+            layers=layers,
+            order=order,
+            tensors=(),
+            mtp_layers=(),
+            provenance=counted,
+        )
+
+    def followed_by(self, draft: Architecture) -> Architecture:
+        """The model with the layers and tensors of a draft model after its own."""
+        ordered = [each.layers[index] for each in (self, draft) for index in each.order]
+        layers, order = distinct_layers(ordered)
+        exact = self.provenance.exact_weights and draft.provenance.exact_weights
+        return self.changed(
+            layers=layers,
+            order=order,
+            tensors=(*self.tensors, *draft.tensors),
+            mtp_layers=(),
+            provenance=replace(self.provenance, exact_weights=exact),
+        )
 
     def with_layout(self, layout: Layout) -> Architecture:
         """The same model with its attention layers laid out anew.
@@ -468,6 +488,26 @@ def distinct_layers(ordered: list[Layer]) -> tuple[tuple[Layer, ...], tuple[int,
             seen[id(layer)] = index
         order.append(index)
     return tuple(distinct), tuple(order)
+
+
+def stage_bounds(num_layers: int, stages: int) -> list[tuple[int, int]]:
+    """The layers of each pipeline stage as (first, one after the last).
+
+    As vLLM 0.33.0 (distributed/utils.py, get_pp_indices): what does not divide goes one layer each to the stages
+    before the last, the later ones first.
+
+    >>> stage_bounds(62, 4)
+    [(0, 15), (15, 31), (31, 47), (47, 62)]
+    """
+    base, left = divmod(num_layers, stages)
+    sizes = [base] * stages
+    for extra in range(2, left + 2):
+        sizes[-extra] += 1
+    bounds, start = [], 0
+    for size in sizes:
+        bounds.append((start, start + size))
+        start += size
+    return bounds
 
 
 def kind_label(kind: LayerKind) -> str:

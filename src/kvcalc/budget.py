@@ -13,12 +13,14 @@ from itertools import islice
 from typing import Any, Literal
 
 from kvcalc.architecture import Architecture
+from kvcalc.dtypes import parse_kv_dtypes
+from kvcalc.engines import make_engine
 from kvcalc.engines.base import Engine
 from kvcalc.errors import KVCalcError, raise_all
-from kvcalc.footprint import Footprint, Prepared, prepare
+from kvcalc.footprint import Footprint, footprint_of
+from kvcalc.setup import Setup, prepare
 from kvcalc.sources.budget_file import BASELINE_VERSION, Budget, LocatedBudget
 from kvcalc.units import BINARY_UNITS, format_bytes, largest
-from kvcalc.weights import weights
 
 Status = Literal["pass", "warn", "fail", "added", "removed"]
 _SEVERITY: dict[Status, int] = {"fail": 0, "warn": 1, "removed": 2, "added": 3, "pass": 4}
@@ -174,11 +176,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Subject:
-    """A budget with all that is needed to judge it: its model, and its device's memory where it names one."""
+    """A budget with all that is needed to judge it: its models, and its device's memory where it names one."""
 
     located: LocatedBudget
     architecture: Architecture
     device_bytes: int | None = None
+    draft: Architecture | Literal["mtp"] | None = None
 
 
 def judge_all(subjects: Sequence[Subject], baseline: Mapping[str, Mapping[str, Any]] | None = None) -> list[Verdict]:
@@ -211,10 +214,10 @@ def judge(subject: Subject, before: Mapping[str, Any] | None = None) -> Verdict:
         KVCalcError: the engine refuses the configuration.
     """
     budget = subject.located.budget
-    asked = _Asked.of(budget, subject.architecture)
-    footprint = asked.prepared.footprint(asked.context, asked.batch_size, budget.weights_dtype)
-    limits = tuple(_limits(budget, asked, subject.device_bytes))
-    checks = [limit.check(asked) for limit in limits]
+    workload = _Workload.of(subject)
+    footprint = footprint_of(workload.setup, workload.context, workload.batch_size)
+    limits = tuple(_limits(budget, workload, subject.device_bytes))
+    checks = [limit.check(workload) for limit in limits]
     change = None
     if before:
         change = compare(before, baseline_record(subject.located, footprint))
@@ -225,7 +228,7 @@ def judge(subject: Subject, before: Mapping[str, Any] | None = None) -> Verdict:
     status: Status = "pass" if worst is None else worst.status
     if status == "pass" and before is not None and not before:
         status = "added"
-    hints = tuple(islice(_hints(asked, subject.architecture, limits), _MOST_HINTS)) if status == "fail" else ()
+    hints = tuple(islice(_hints(workload, limits), _MOST_HINTS)) if status == "fail" else ()
     return Verdict(budget.name, status, worst, tuple(checks), hints, change, subject.located, footprint)
 
 
@@ -240,30 +243,30 @@ def _increase_check(allowed: Fraction | int, total_bytes: int, change: Change) -
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """A configuration at one workload, so that a limit can be measured again with another context or dtype."""
+class _Workload:
+    """A setup at one context and batch size, so that a limit can be measured again with another of them."""
 
-    prepared: Prepared
+    setup: Setup
     context: int
     batch_size: int
-    weights_dtype: str | None
 
     @classmethod
-    def of(cls, budget: Budget, architecture: Architecture) -> _Asked:
-        """The budget's own configuration."""
-        prepared = prepare(architecture, **{field: getattr(budget, field) for field in _PREPARED})
+    def of(cls, subject: Subject) -> _Workload:
+        """What the budget states."""
+        budget = subject.located.budget
+        setup = prepare(
+            subject.architecture,
+            engine=budget.engine,
+            engine_options=budget.engine_options,
+            kv_cache_dtype=budget.kv_cache_dtype,
+            weights_dtype=budget.weights_dtype,
+            tensor_parallel_size=budget.tensor_parallel_size,
+            encoder_tokens=budget.encoder_tokens,
+            draft=subject.draft,
+        )
         context = budget.context or budget.min_context
         assert context is not None  # a budget without both is refused when it is read
-        return cls(prepared, context, budget.batch_size, budget.weights_dtype)
-
-    @property
-    def weight_bytes(self) -> int:
-        prepared = self.prepared
-        stages = prepared.engine.pipeline_stages
-        return weights(prepared.architecture, self.weights_dtype, prepared.setup.tensor_parallel_size, stages).bytes
-
-
-_PREPARED = ("engine", "engine_options", "kv_cache_dtype", "tensor_parallel_size", "encoder_tokens", "mtp")
+        return cls(setup, context, budget.batch_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,19 +283,19 @@ class _Limit:
     batch_size: int | None = None
     terms: str = ""
 
-    def check(self, asked: _Asked) -> Check:
+    def check(self, workload: _Workload) -> Check:
         """The limit with what the configuration uses of it."""
-        context, batch_size = self.context or asked.context, self.batch_size or asked.batch_size
+        context, batch_size = self.context or workload.context, self.batch_size or workload.batch_size
         used, limit = 0, self.limit_bytes
         if self.part != "weights":
-            plan = asked.prepared.plan
+            plan = workload.setup.plan
             # A device must hold what the engine needs to start, which may be more than the cache it uses.
             of = plan.required_kv_memory if self.part == "device" else plan.kv_bytes
             used = of(context, batch_size)
         if self.part in ("total", "device", "weights"):
-            used += asked.weight_bytes
+            used += workload.setup.weights.bytes
         if self.share is not None:
-            limit = asked.weight_bytes * self.share.numerator // self.share.denominator
+            limit = workload.setup.weights.bytes * self.share.numerator // self.share.denominator
         warn = self.warn_at
         if isinstance(warn, Fraction):
             warn = -(-limit * warn.numerator // warn.denominator)
@@ -302,7 +305,7 @@ class _Limit:
 _SUBJECTS = {"total": "", "device": "", "kv_cache": "KV cache", "weights": "weights"}
 
 
-def _limits(budget: Budget, asked: _Asked, device_bytes: int | None) -> Iterator[_Limit]:
+def _limits(budget: Budget, workload: _Workload, device_bytes: int | None) -> Iterator[_Limit]:
     """Every limit of a budget but the one against a baseline."""
     stated: list[_Limit] = []
     if budget.limit is not None:
@@ -311,7 +314,7 @@ def _limits(budget: Budget, asked: _Asked, device_bytes: int | None) -> Iterator
     if device_bytes is not None:
         share = budget.utilization
         if share is None:
-            share = Fraction(asked.prepared.engine.utilization_percent, 100)
+            share = Fraction(workload.setup.engine.utilization_percent, 100)
         usable = device_bytes * share.numerator // share.denominator - budget.reserve
         terms = f"{budget.device}: {device_bytes:,} B x {float(100 * share):g} % - {budget.reserve:,} B in reserve"
         stated.append(_Limit("device", "", "device", max(0, usable), None, budget.warn_at, terms=terms))
@@ -324,10 +327,10 @@ def _limits(budget: Budget, asked: _Asked, device_bytes: int | None) -> Iterator
         if limit.part == "weights":
             continue
         prefix = f" {limit.subject}" if limit.subject else ""
-        if budget.min_context is not None and budget.min_context != asked.context:
+        if budget.min_context is not None and budget.min_context != workload.context:
             subject = f"at {budget.min_context:,} tokens (min_context){prefix}"
             yield replace(limit, rule="min_context", subject=subject, context=budget.min_context)
-        if budget.min_batch is not None and budget.min_batch != asked.batch_size:
+        if budget.min_batch is not None and budget.min_batch != workload.batch_size:
             subject = f"at batch size {budget.min_batch:,} (min_batch){prefix}"
             yield replace(limit, rule="min_batch", subject=subject, batch_size=budget.min_batch)
 
@@ -357,34 +360,36 @@ _FRUGAL_OPTIONS: dict[str, tuple[tuple[str, tuple[Any, ...]], ...]] = {
 _MOST_HINTS = 4
 
 
-def _hints(asked: _Asked, architecture: Architecture, limits: Sequence[_Limit]) -> Iterator[str]:
+def _hints(workload: _Workload, limits: Sequence[_Limit]) -> Iterator[str]:
     """What would fit, one change at a time, the cheapest first; nothing is said that was not computed."""
 
-    def holds(other: _Asked) -> bool:
+    def holds(other: _Workload) -> bool:
         return all(limit.check(other).status != "fail" for limit in limits)
 
-    if not limits or holds(asked):  # only the increase is too large: nothing here makes it smaller
+    if not limits or holds(workload):  # only the increase is too large: nothing here makes it smaller
         return
-    name, options = asked.prepared.engine.name, _options_of(asked.prepared.engine)
+    name, options = workload.setup.engine.name, _options_of(workload.setup.engine)
     for option, values in _FRUGAL_OPTIONS.get(name, ()):
         for value in values:
-            other = _changed(asked, architecture, name, {**options, option: value})
+            other = _changed(workload, {**options, option: value})
             if other is not None and holds(other):
                 yield f"{name} {option}={str(value).lower() if isinstance(value, bool) else value}"
                 break
-    context = largest(lambda tokens: holds(replace(asked, context=tokens)), asked.context - 1)
-    if context:
-        yield f"a context of at most {context:,} tokens"
-    batch_size = largest(lambda count: holds(replace(asked, batch_size=count)), asked.batch_size - 1)
-    if batch_size:
-        yield f"a batch size of at most {batch_size:,}"
+    longest = largest(lambda tokens: holds(replace(workload, context=tokens)), workload.context - 1)
+    if longest:
+        yield f"a context of at most {longest:,} tokens"
+    fewest = largest(lambda count: holds(replace(workload, batch_size=count)), workload.batch_size - 1)
+    if fewest:
+        yield f"a batch size of at most {fewest:,}"
     for dtype in _KV_FORMATS.get(name, ("fp8",)):
-        other = _changed(asked, architecture, name, options, kv_cache_dtype=dtype)
+        other = _changed(workload, options, kv_cache_dtype=dtype)
         if other is not None and holds(other):
             yield f'kv_cache_dtype = "{dtype}"'
             break
     for dtype in ("fp8", "int4"):
-        if asked.weight_bytes and holds(replace(asked, weights_dtype=dtype)):
+        if workload.setup.weights.bytes and holds(
+            replace(workload, setup=replace(workload.setup, weights_dtype=dtype))
+        ):
             yield f'weights_dtype = "{dtype}"'
             break
 
@@ -394,28 +399,16 @@ def _options_of(engine: Engine) -> dict[str, Any]:
     return {**engine.given_options, **({"version": engine.followed_version} if hasattr(engine, "version") else {})}
 
 
-def _changed(
-    asked: _Asked,
-    architecture: Architecture,
-    engine: str,
-    options: Mapping[str, Any],
-    kv_cache_dtype: str | None = None,
-) -> _Asked | None:
-    """The configuration with other options or another KV format, or None where the engine refuses that."""
-    setup = asked.prepared.setup
+def _changed(workload: _Workload, options: Mapping[str, Any], kv_cache_dtype: str | None = None) -> _Workload | None:
+    """The workload with other options or another KV format, or None where the engine refuses that."""
+    setup = workload.setup
+    k_dtype, v_dtype = parse_kv_dtypes(kv_cache_dtype) if kv_cache_dtype else (setup.k_dtype, setup.v_dtype)
     try:
-        prepared = prepare(
-            architecture,
-            engine=engine,
-            engine_options=options,
-            kv_cache_dtype=kv_cache_dtype or f"{setup.k_dtype.name}/{setup.v_dtype.name}",
-            tensor_parallel_size=setup.tensor_parallel_size,
-            encoder_tokens=setup.encoder_tokens,
-            mtp=asked.prepared.architecture is not architecture,
-        )
+        changed = replace(setup, engine=make_engine(setup.engine.name, options), k_dtype=k_dtype, v_dtype=v_dtype)
+        _ = changed.plan
     except KVCalcError:
         return None
-    return replace(asked, prepared=prepared)
+    return replace(workload, setup=changed)
 
 
 # ---- baselines ----
@@ -423,19 +416,20 @@ def _changed(
 
 def baseline_record(located: LocatedBudget, footprint: Footprint) -> dict[str, Any]:
     """What a baseline keeps of a budget: the inputs, and the bytes by part; nothing that changes by itself."""
-    engine, workload, counted, cache = footprint.engine, footprint.workload, footprint.weights, footprint.kv_cache
+    engine, setup, counted, cache = footprint.engine, footprint.setup, footprint.weights, footprint.kv_cache
     return {
         "reference": located.budget.model,
         "model": footprint.architecture.name,
         "layout": footprint.architecture.layout,
         "engine": {"name": engine.name, "version": engine.followed_version, "options": engine.given_options},
         "workload": {
-            "context": workload.context,
-            "batch_size": workload.batch_size,
-            "k_dtype": workload.setup.k_dtype.name,
-            "v_dtype": workload.setup.v_dtype.name,
-            "tensor_parallel_size": workload.setup.tensor_parallel_size,
-            "encoder_tokens": workload.setup.encoder_tokens,
+            "context": footprint.context,
+            "batch_size": footprint.batch_size,
+            "k_dtype": setup.k_dtype.name,
+            "v_dtype": setup.v_dtype.name,
+            "tensor_parallel_size": setup.tensor_parallel_size,
+            "encoder_tokens": setup.encoder_tokens,
+            "draft": setup.draft.name if setup.draft else None,
         },
         "weights": {"parameters": counted.parameters, "bytes": counted.bytes, "dtype": counted.dtype},
         "kv_cache": {

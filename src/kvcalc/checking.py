@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from os import PathLike
 from pathlib import Path
+from typing import Literal
 
 from kvcalc.architecture import Architecture
 from kvcalc.budget import Subject, Verdict, judge_all
 from kvcalc.errors import InputError, KVCalcError, raise_all
+from kvcalc.setup import MTP
 from kvcalc.sources.budget_file import LocatedBudget, find_budget_file, load_baseline, load_budgets
 from kvcalc.sources.resolve import load
 
@@ -56,20 +58,35 @@ def read_subjects(paths: Iterable[Path]) -> list[Subject]:
     memories: dict[str, int | KVCalcError] = {}
     subjects = []
     for each in located:
-        model = models.get(each.reference)
-        if model is None:
-            model = models[each.reference] = _model(each.reference)
+        model, draft = (_known(models, reference) for reference in (each.reference, each.draft))
         memory = None
         if each.budget.device is not None:
             memory = memories.get(each.budget.device)
             if memory is None:
                 memory = memories[each.budget.device] = _memory(each.budget.device)
-        wrong = [found for found in (model, memory) if isinstance(found, KVCalcError)]
+        wrong = [found for found in (model, draft, memory) if isinstance(found, KVCalcError)]
         problems += [error.at(each.place) for error in wrong]
-        if isinstance(model, Architecture) and not isinstance(memory, KVCalcError):
-            subjects.append(Subject(each, model, memory))
+        if (
+            isinstance(model, Architecture)
+            and not isinstance(draft, KVCalcError)
+            and not isinstance(memory, KVCalcError)
+        ):
+            subjects.append(Subject(each, model, memory, draft))
     raise_all(problems)
     return subjects
+
+
+def _known(
+    models: dict[str, Architecture | KVCalcError], reference: str | None
+) -> Architecture | Literal["mtp"] | KVCalcError | None:
+    """The model of a reference, read once for all budgets that name it; ``mtp`` and no draft need no reading."""
+    if reference is None:
+        return None
+    if reference == MTP:
+        return MTP
+    if reference not in models:
+        models[reference] = _model(reference)
+    return models[reference]
 
 
 def _model(reference: str) -> Architecture | KVCalcError:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from kvcalc.engines.base import LayerBytes
-from kvcalc.footprint import Prepared
+from kvcalc.setup import Setup
 from kvcalc.units import MAX_TOKENS, largest
 
 #: The span over which the final rate is taken, and where it begins: far beyond every window.
@@ -43,18 +43,18 @@ class Growth:
     has_windows: bool
 
 
-def growth(prepared: Prepared, batch_size: int, weights_bytes: int) -> Growth:
+def growth(setup: Setup, batch_size: int) -> Growth:
     """The rules of growth of one configuration.
 
-    >>> from kvcalc.footprint import prepare
+    >>> from kvcalc.setup import prepare
     >>> from kvcalc.sources.resolve import load
-    >>> rules = growth(prepare(load("gemma-3-27b")), 1, 54018692608)
+    >>> rules = growth(prepare(load("gemma-3-27b")), 1)
     >>> int(rules.early_bytes_per_token), int(rules.late_bytes_per_token)
     (507904, 81920)
     >>> rules.saturation_context, rules.overtakes_weights_context, rules.small_share_context
     (1024, 654084, 527156)
     """
-    plan = prepared.plan
+    plan, weights_bytes = setup.plan, setup.weights.bytes
 
     def kv_bytes(context: int) -> int:
         return plan.kv_bytes(context, batch_size)

@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kvcalc.architecture import is_local, window_of
-from kvcalc.capacity import Capacity, Deployment
+from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.errors import UnsupportedError
+from kvcalc.fitting import Capacity, Memory, capacity_of
 from kvcalc.layout import Layout
+from kvcalc.setup import Setup
 from kvcalc.units import largest
 
 #: Formats of the cache in the order in which they are tried: the least change first.
@@ -40,48 +42,48 @@ class Lever:
     capacity: Capacity
 
 
-def levers(deployment: Deployment, reference: str, context: int, batch_size: int) -> list[Lever]:
+def levers(setup: Setup, memory: Memory, reference: str, context: int, batch_size: int) -> list[Lever]:
     """Every lever that makes the workload fit by itself.
 
     Args:
         reference: the model as typed, without a layout.
     """
-    answer = deployment.capacity(context, batch_size)
+    answer = capacity_of(setup, memory, context, batch_size)
     found = [
-        *_less_work(deployment, answer, context, batch_size),
-        *_formats(deployment, context, batch_size),
-        *_windows(deployment, reference, context, batch_size),
-        *_devices(deployment, context, batch_size),
+        *_less_work(setup, memory, answer, context, batch_size),
+        *_formats(setup, memory, context, batch_size),
+        *_windows(setup, memory, reference, context, batch_size),
+        *_devices(setup, memory, context, batch_size),
     ]
     return [lever for lever in found if lever.capacity.fits]
 
 
-def _less_work(deployment: Deployment, answer: Capacity, context: int, batch_size: int) -> Iterator[Lever]:
+def _less_work(setup: Setup, memory: Memory, answer: Capacity, context: int, batch_size: int) -> Iterator[Lever]:
     if answer.max_context:
-        shorter = deployment.capacity(answer.max_context, batch_size)
+        shorter = capacity_of(setup, memory, answer.max_context, batch_size)
         yield Lever("context", f"-c {answer.max_context}", f"{answer.max_context:,} tokens a sequence", shorter)
     if answer.max_batch_size:
-        fewer = deployment.capacity(context, answer.max_batch_size)
+        fewer = capacity_of(setup, memory, context, answer.max_batch_size)
         yield Lever("batch size", f"-b {answer.max_batch_size}", f"{answer.max_batch_size:,} sequences", fewer)
 
 
-def _formats(deployment: Deployment, context: int, batch_size: int) -> Iterator[Lever]:
+def _formats(setup: Setup, memory: Memory, context: int, batch_size: int) -> Iterator[Lever]:
     for name in _KV_FORMATS:
-        answer = _answer(deployment, context, batch_size, kv_cache_dtype=name)
+        answer = _in_format(setup, memory, name, context, batch_size)
         if answer is not None and answer.fits:
             yield Lever("KV format", f"--kv-cache-dtype {name}", f"K and V in {name}", answer)
             break
-    if deployment.budget.device_memory is None:
+    if memory.device_memory is None:
         return
     for name in _WEIGHT_FORMATS:
-        answer = _answer(deployment, context, batch_size, weights_dtype=name)
+        answer = _answer(setup, memory, context, batch_size, weights_dtype=name)
         if answer is not None and answer.fits:
             yield Lever("weights format", f"--weights-dtype {name}", f"weights in {name}", answer)
             break
 
 
-def _windows(deployment: Deployment, reference: str, context: int, batch_size: int) -> Iterator[Lever]:
-    model = deployment.architecture
+def _windows(setup: Setup, memory: Memory, reference: str, context: int, batch_size: int) -> Iterator[Lever]:
+    model = setup.architecture
     widest = max((window_of(kind) or 0 for kind, _ in model.caches if is_local(kind)), default=0)
 
     def with_layout(layout: Layout) -> Capacity | None:
@@ -89,7 +91,7 @@ def _windows(deployment: Deployment, reference: str, context: int, batch_size: i
             changed = model.with_layout(layout)
         except UnsupportedError:
             return None
-        return _answer(deployment, context, batch_size, architecture=changed)
+        return _answer(setup, memory, context, batch_size, architecture=changed)
 
     def window_fits(window: int) -> bool:
         answer = with_layout(Layout(None, None, window))
@@ -105,10 +107,10 @@ def _windows(deployment: Deployment, reference: str, context: int, batch_size: i
         yield Lever("window", f"{reference}@{layout}", "another layout: a model to train, not a switch", answer)
 
 
-def _devices(deployment: Deployment, context: int, batch_size: int) -> Iterator[Lever]:
-    size = 2 * deployment.tensor_parallel_size
+def _devices(setup: Setup, memory: Memory, context: int, batch_size: int) -> Iterator[Lever]:
+    size = 2 * setup.tensor_parallel_size
     while size <= _MOST_DEVICES:
-        answer = _answer(deployment, context, batch_size, tensor_parallel_size=size)
+        answer = _answer(setup, memory, context, batch_size, tensor_parallel_size=size)
         if answer is None:  # the engine does not divide a layer
             return
         if answer.fits:
@@ -117,8 +119,13 @@ def _devices(deployment: Deployment, context: int, batch_size: int) -> Iterator[
         size *= 2
 
 
-def _answer(deployment: Deployment, context: int, batch_size: int, **changes: Any) -> Capacity | None:
+def _answer(setup: Setup, memory: Memory, context: int, batch_size: int, **changes: Any) -> Capacity | None:
     try:
-        return replace(deployment, **changes).capacity(context, batch_size)
+        return capacity_of(replace(setup, **changes), memory, context, batch_size)
     except UnsupportedError:
         return None  # a lever that the engine refuses closes nothing
+
+
+def _in_format(setup: Setup, memory: Memory, kv_format: str, context: int, batch_size: int) -> Capacity | None:
+    k_dtype, v_dtype = parse_kv_dtypes(kv_format)
+    return _answer(setup, memory, context, batch_size, k_dtype=k_dtype, v_dtype=v_dtype)

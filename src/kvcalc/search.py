@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
 from kvcalc.architecture import Architecture, Cross, Full, Latent, Parallel, Sliding, is_local
-from kvcalc.capacity import Budget
 from kvcalc.errors import InputError, UnsupportedError
-from kvcalc.footprint import Prepared, prepare
+from kvcalc.fitting import Memory
 from kvcalc.layout import Layout
 from kvcalc.paper import Standing, evidence
+from kvcalc.setup import Setup, prepare
 from kvcalc.units import MAX_TOKENS
-from kvcalc.weights import weights
 
 #: Contexts for which a front is kept; a grid with more of them is streamed, or asked about in parts.
 MOST_FRONTS = 1000
@@ -74,24 +73,22 @@ class Configuration:
 
     Attributes:
         reference: the model with its layout, as any command takes it.
-        prepared: the engine's plan.
+        setup: the model in its engine.
         kv_cache_dtype, weights_dtype: as typed, or None.
-        weights_bytes: bytes on one device.
         local_layers: attention layers that see a part of the context only.
         attention_layers: all attention layers.
     """
 
     reference: str
-    prepared: Prepared
+    setup: Setup
     kv_cache_dtype: str | None
     weights_dtype: str | None
-    weights_bytes: int
     local_layers: int
     attention_layers: int
 
     def longest_context(self, batch_size: int) -> int:
         """The longest context that the engine's options allow so many sequences; 0 if they do not run at a time."""
-        engine = self.prepared.engine
+        engine = self.setup.engine
         limit, most = engine.context_limit_at(batch_size), engine.batch_limit
         if most is not None and batch_size > most:
             return 0
@@ -100,7 +97,7 @@ class Configuration:
     @property
     def standing(self) -> Standing:
         """What the report measured of this layout."""
-        return evidence(layout_of(self.prepared.architecture))
+        return evidence(layout_of(self.setup.architecture))
 
 
 class Candidate(NamedTuple):
@@ -153,11 +150,11 @@ class Walk:
         engine_options: Mapping[str, Mapping[str, Any]] | None = None,
         tensor_parallel_size: int = 1,
         encoder_tokens: int = 0,
-        mtp: bool = False,
+        draft: Architecture | Literal["mtp"] | None = None,
     ) -> None:
         self._model, self._reference, self._grid = model, reference, grid
         self._engine_options = engine_options or {}
-        self._tp, self._encoder_tokens, self._mtp = tensor_parallel_size, encoder_tokens, mtp
+        self._tp, self._encoder_tokens, self._draft = tensor_parallel_size, encoder_tokens, draft
         self.refused = 0
         self.reason = ""
 
@@ -174,18 +171,17 @@ class Walk:
                 for kv_format in grid.kv_cache_dtypes:
                     try:
                         model = self._model if layout is None else self._model.with_layout(layout)
-                        prepared = self._prepare(model, engine, kv_format)
+                        setup = self._prepare(model, engine, kv_format)
                     except UnsupportedError as error:
                         self.refused += len(grid.weights_dtypes) * len(grid.contexts)
                         self.reason = self.reason or f"{reference}: {error.message}"
                         continue
-                    local, attention = _attention_layers(prepared.architecture)
-                    stages = prepared.engine.pipeline_stages
+                    local, attention = _attention_layers(setup.served)
                     for weights_format in grid.weights_dtypes:
-                        size = weights(prepared.architecture, weights_format, self._tp, stages).bytes
-                        yield Configuration(reference, prepared, kv_format, weights_format, size, local, attention)
+                        stored = replace(setup, weights_dtype=weights_format)
+                        yield Configuration(reference, stored, kv_format, weights_format, local, attention)
 
-    def _prepare(self, model: Architecture, engine: str, kv_format: str | None) -> Prepared:
+    def _prepare(self, model: Architecture, engine: str, kv_format: str | None) -> Setup:
         return prepare(
             model,
             engine=engine,
@@ -193,14 +189,14 @@ class Walk:
             kv_cache_dtype=kv_format,
             tensor_parallel_size=self._tp,
             encoder_tokens=self._encoder_tokens,
-            mtp=self._mtp,
+            draft=self._draft,
         )
 
 
 def search(
     walk: Walk,
     contexts: Sequence[int],
-    budget: Budget | None,
+    memory: Memory | None,
     *,
     batch_size: int = 1,
     top: int = 50,
@@ -210,7 +206,7 @@ def search(
 
     Args:
         contexts: the contexts of the walk's grid.
-        budget: the memory of one device; None takes every candidate.
+        memory: the memory of one device; None takes every candidate.
         go_on: is told now and then how many candidates were looked at; False stops the walk.
 
     Raises:
@@ -224,10 +220,10 @@ def search(
     fronts: dict[int, dict[int, Candidate]] = {context: {} for context in contexts}
     worst: tuple[int, int] | None = None  # the last of the best, once there are enough of them
     for configuration in walk.configurations():
-        pool = None if budget is None else budget.pool(configuration.prepared, configuration.weights_bytes).kv_memory
+        pool = None if memory is None else memory.pool(configuration.setup).kv_memory
         plan, weights_bytes, local = (
-            configuration.prepared.plan,
-            configuration.weights_bytes,
+            configuration.setup.plan,
+            configuration.setup.weights.bytes,
             configuration.local_layers,
         )
         kv_bytes, required = plan.kv_bytes, plan.required_kv_memory
@@ -241,17 +237,17 @@ def search(
                 continue
             found.fitting += 1
             size = kv_bytes(context, batch_size)
-            memory = weights_bytes + size
+            total = weights_bytes + size
             front = fronts[context]
             rival = front.get(local)
-            leads = rival is None or memory < rival.memory_bytes
-            if not leads and worst is not None and (memory, local) >= worst:
+            leads = rival is None or total < rival.memory_bytes
+            if not leads and worst is not None and (total, local) >= worst:
                 continue
-            candidate = Candidate(memory, local, found.walked, context, size, configuration)
+            candidate = Candidate(total, local, found.walked, context, size, configuration)
             if leads:
                 front[local] = candidate
-            if worst is None or (memory, local) < worst:
-                heapq.heappush(heap, (-memory, -local, -found.walked, candidate))
+            if worst is None or (total, local) < worst:
+                heapq.heappush(heap, (-total, -local, -found.walked, candidate))
                 if len(heap) > top:
                     heapq.heappop(heap)
                 if len(heap) == top:

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from kvcalc.architecture import Architecture, Tensor
+from kvcalc.architecture import Architecture, Tensor, stage_bounds
 from kvcalc.dtypes import DType, parse_dtype
 from kvcalc.units import ceil_div
-from kvcalc.workload import stage_bounds
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,8 @@ from kvcalc.engines import make_engine
 from kvcalc.engines.base import evaluate
 from kvcalc.engines.llama_cpp import LlamaCppPlan
 from kvcalc.errors import InputError, UnsupportedError
-from kvcalc.footprint import prepare
 from kvcalc.layout import parse_layout
+from kvcalc.setup import prepare
 from kvcalc.units import MiB
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "llama_cpp.json").read_text())

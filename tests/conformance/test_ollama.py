@@ -8,7 +8,7 @@ import kvcalc
 from kvcalc.architecture import Architecture, Full, Layer
 from kvcalc.engines.base import evaluate
 from kvcalc.errors import InputError, UnsupportedError
-from kvcalc.footprint import prepare
+from kvcalc.setup import prepare
 from kvcalc.units import GiB, MiB
 
 
@@ -70,7 +70,7 @@ def test_k_and_v_have_one_type_because_one_variable_sets_both() -> None:
 
 
 def test_the_default_type_is_f16_and_an_unknown_version_is_refused() -> None:
-    setup = prepare(kvcalc.load("gemma-3-1b"), engine="ollama").setup
+    setup = prepare(kvcalc.load("gemma-3-1b"), engine="ollama")
     assert (setup.k_dtype.name, setup.v_dtype.name) == ("float16", "float16")
     with pytest.raises(InputError, match="fb30760996"):
         bytes_of(kvcalc.load("gemma-3-1b"), 1024, version="0.1")

@@ -9,6 +9,7 @@ import pytest
 from configs import DATA, read
 
 import kvcalc
+from kvcalc.setup import prepare
 from kvcalc.sources.hf_config import config_to_spec, read_config
 from kvcalc.sources.preset import export_spec, load_preset, load_spec, preset_names, preset_text, spec_to_architecture
 from kvcalc.sources.published import PUBLISHED_PARAMETERS
@@ -156,7 +157,7 @@ def test_active_parameters_stand_beside_the_total() -> None:
 def test_multi_token_prediction_costs_only_when_asked_for() -> None:
     model = load_preset("deepseek-v3")
     assert model.num_layers == 61
-    more = model.with_mtp()
+    more = prepare(model, draft="mtp").served
     assert more.num_layers == 62
     assert kvcalc.kv_cache_bytes(more, context=1000) * 61 == kvcalc.kv_cache_bytes(model, context=1000) * 62
     # The last block once more, a projection of 2 D x D and three norms of D numbers.

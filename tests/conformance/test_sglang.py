@@ -15,8 +15,8 @@ from kvcalc.engines.base import evaluate
 from kvcalc.engines.sglang import SGLangPlan
 from kvcalc.errors import InputError, UnsupportedError
 from kvcalc.layout import parse_layout
+from kvcalc.setup import Setup
 from kvcalc.units import GiB
-from kvcalc.workload import CacheSetup
 
 DATA = json.loads((Path(__file__).parents[1] / "data" / "sglang_pools.json").read_text())
 
@@ -51,7 +51,7 @@ def recorded_model(name: str, *, forced: bool = False) -> Architecture:
 
 def plan_of(architecture: Architecture, tp: int = 1, dtype: str = "bfloat16", **options: Any) -> SGLangPlan:
     engine = make_engine("sglang", options)
-    plan = engine.prepare(architecture, CacheSetup(*parse_kv_dtypes(dtype), tensor_parallel_size=tp))
+    plan = Setup(architecture, engine, *parse_kv_dtypes(dtype), tensor_parallel_size=tp).plan
     assert isinstance(plan, SGLangPlan)
     return plan
 

@@ -13,8 +13,8 @@ from kvcalc.engines import make_engine
 from kvcalc.engines.base import evaluate
 from kvcalc.engines.tensorrt_llm import TensorRTLLMPlan
 from kvcalc.errors import InputError, UnsupportedError
+from kvcalc.setup import Setup
 from kvcalc.units import GiB
-from kvcalc.workload import CacheSetup
 
 GEMMA_3_WINDOWS = "1024,1024,1024,1024,1024,131072"
 
@@ -29,7 +29,7 @@ def model(*kinds: tuple[LayerKind, int], dtype: str = "bfloat16") -> Architectur
 
 def plan_of(architecture: Architecture, tp: int = 1, dtype: str = "bfloat16", **options: Any) -> TensorRTLLMPlan:
     engine = make_engine("tensorrt-llm", options)
-    plan = engine.prepare(architecture, CacheSetup(*parse_kv_dtypes(dtype), tensor_parallel_size=tp))
+    plan = Setup(architecture, engine, *parse_kv_dtypes(dtype), tensor_parallel_size=tp).plan
     assert isinstance(plan, TensorRTLLMPlan)
     return plan
 

@@ -33,8 +33,8 @@ from kvcalc.engines import make_engine
 from kvcalc.engines.base import evaluate
 from kvcalc.engines.vllm import Vllm, VllmPlan
 from kvcalc.errors import InputError, KVCalcError, UnsupportedError
+from kvcalc.setup import Setup
 from kvcalc.units import GiB, ceil_div
-from kvcalc.workload import CacheSetup, Workload
 
 RECORDED = json.loads((Path(__file__).parent.parent / "data" / "vllm.json").read_text(encoding="utf-8"))
 
@@ -63,12 +63,11 @@ def gated_delta_net(value_heads: int, key_heads: int = 16) -> State:
     return State(recurrent_elements=value_heads * 128 * 128, conv_channels=channels, conv_kernel=4)
 
 
-def setup(dtype: str = "bfloat16", tp: int = 1, encoder_tokens: int = 0) -> CacheSetup:
-    return CacheSetup(*parse_kv_dtypes(dtype), tp, encoder_tokens)
-
-
-def plan(architecture: Architecture, dtype: str = "bfloat16", tp: int = 1, **options: Any) -> VllmPlan:
-    return Vllm(**options).prepare(architecture, setup(dtype, tp))
+def plan(
+    architecture: Architecture, dtype: str = "bfloat16", tp: int = 1, encoder_tokens: int = 0, **options: Any
+) -> VllmPlan:
+    engine = Vllm(**options)
+    return engine.prepare(Setup(architecture, engine, *parse_kv_dtypes(dtype), tp, encoder_tokens))
 
 
 MODELS = {
@@ -486,8 +485,8 @@ def test_states_are_counted_for_every_speculated_token_and_for_prefix_caching() 
 
 
 def test_cross_attention_is_counted_for_the_encoders_tokens() -> None:
-    engine, sample = Vllm(), SAMPLES["cross"]
-    whisper, without = (engine.prepare(sample, setup(encoder_tokens=tokens)) for tokens in (1500, 0))
+    sample = SAMPLES["cross"]
+    whisper, without = (plan(sample, encoder_tokens=tokens) for tokens in (1500, 0))
     # vLLM plans an encoder input as long as a step, and holds what the encoder has written.
     planned = (448 + 8192) // 16 * 2 * 65536
     assert whisper.kv_bytes(448, 1) == without.kv_bytes(448, 1) == planned
@@ -496,9 +495,9 @@ def test_cross_attention_is_counted_for_the_encoders_tokens() -> None:
     assert held == [(448 // 16 + blocks) * 2 * 65536 for blocks in (ceil_div(1500, 16), 0)]
     assert "planned for 8,192 encoder tokens" in whisper.notes[0]
     assert "it holds 1,500" in whisper.notes[0]
-    engine.prepare(sample, setup(encoder_tokens=8192))
+    plan(sample, encoder_tokens=8192)
     with pytest.raises(UnsupportedError, match="no encoder input of 8,193 tokens in steps of 8,192"):
-        engine.prepare(sample, setup(encoder_tokens=8193))
+        plan(sample, encoder_tokens=8193)
 
 
 def test_a_layer_with_two_caches_is_a_layer_of_each_kind() -> None:
@@ -561,10 +560,8 @@ def test_a_block_is_given_back_when_the_window_of_the_oldest_token_under_way_has
     assert cache.steady_bytes == 3 * blocks * 4 * 16 * (2 * 8 * 128 * 2)
 
 
-def test_resident_bytes_are_for_all_sequences_of_the_workload() -> None:
-    gemma = kvcalc.load("gemma-3-27b")
-    one, three = (Vllm().resident_bytes(gemma, Workload(setup(), 4096, batch), 4096, 4095, 1) for batch in (1, 3))
-    assert three == 3 * one
+def test_resident_bytes_are_those_of_one_sequence() -> None:
+    one = plan(kvcalc.load("gemma-3-27b")).resident_bytes(4096, 4095, 1)
     # The full group holds 256 blocks; each sliding one has given back the 191 before the window of the token that is
     # still under way.
     assert one == (6 * (256 - 191) + 256) * 1310720

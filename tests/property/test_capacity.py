@@ -1,6 +1,5 @@
 """The inverse: at the answer it fits, and one token or one sequence more does not, in every engine."""
 
-from dataclasses import replace
 from typing import Any
 
 from architectures import EVERY_KIND, architectures, full, sliding, state
@@ -9,9 +8,10 @@ from hypothesis import strategies as st
 
 from kvcalc import capacity, kv_cache_bytes
 from kvcalc.architecture import Architecture, Full, Layer, Sliding, distinct_layers
-from kvcalc.capacity import Budget, Deployment
 from kvcalc.engines import REGISTRY
 from kvcalc.errors import UnsupportedError
+from kvcalc.fitting import Memory, capacity_of
+from kvcalc.setup import Setup, prepare
 from kvcalc.units import MAX_TOKENS, largest
 
 #: Options that bend the curve, by engine; an engine that is not here is asked with its defaults.
@@ -62,23 +62,22 @@ def uniform(draw: st.DrawFn) -> Architecture:
 
 
 @st.composite
-def deployments(draw: st.DrawFn) -> Deployment:
-    """A model in an engine with options that runs it, on a memory."""
+def setups(draw: st.DrawFn) -> Setup:
+    """A model in an engine with options that runs it."""
     engine = draw(st.sampled_from(sorted(REGISTRY)))
     model = draw(uniform() | architectures(EVERY_KIND if engine == "ideal" else (full, sliding, state)))
-    deployment = Deployment(model, Budget(draw(budgets)), engine, draw(OPTIONS.get(engine, st.just({}))))
     try:
-        deployment.prepare()
+        return prepare(model, engine=engine, engine_options=draw(OPTIONS.get(engine, st.just({}))))
     except UnsupportedError:
         assume(False)
-    return deployment
+        raise
 
 
 @settings(max_examples=150)
-@given(deployments(), contexts, batches)
-def test_it_fits_at_the_answer_and_not_one_step_beyond(deployment, context, batch_size):
-    answer, prepared = deployment.capacity(context, batch_size), deployment.prepare()
-    required, engine = prepared.plan.required_kv_memory, prepared.engine
+@given(setups(), budgets, contexts, batches)
+def test_it_fits_at_the_answer_and_not_one_step_beyond(setup, kv_memory, context, batch_size):
+    answer = capacity_of(setup, Memory(kv_memory), context, batch_size)
+    required, engine = setup.plan.required_kv_memory, setup.engine
 
     def allowed(tokens: int, sequences: int) -> bool:
         longest, most = engine.context_limit_at(sequences), engine.batch_limit
@@ -101,22 +100,22 @@ def test_it_fits_at_the_answer_and_not_one_step_beyond(deployment, context, batc
 
 
 @settings(max_examples=60)
-@given(deployments(), contexts, batches)
-def test_fits_says_the_same_as_both_answers(deployment, context, batch_size):
+@given(setups(), budgets, contexts, batches)
+def test_fits_says_the_same_as_both_answers(setup, kv_memory, context, batch_size):
     # A fixed n_ctx without n_seq_max is shared out in padded streams, whose sum rises and falls with the batch.
-    assume(deployment.prepare().engine.context_limit is None)
-    answer = deployment.capacity(context, batch_size)
+    assume(setup.engine.context_limit is None)
+    answer = capacity_of(setup, Memory(kv_memory), context, batch_size)
     assert answer.fits == (answer.max_context is None or context <= answer.max_context)
     assert answer.fits == (answer.max_batch_size is None or batch_size <= answer.max_batch_size)
 
 
 @settings(max_examples=40)
-@given(deployments(), contexts, batches)
-def test_the_required_memory_is_the_smallest_that_fits(deployment, context, batch_size):
-    required = deployment.capacity(context, batch_size).required_kv_memory
+@given(setups(), contexts, batches)
+def test_the_required_memory_is_the_smallest_that_fits(setup, context, batch_size):
+    required = capacity_of(setup, Memory(0), context, batch_size).required_kv_memory
     assume(required)
-    assert replace(deployment, budget=Budget(required)).capacity(context, batch_size).fits
-    short = replace(deployment, budget=Budget(required - 1)).capacity(context, batch_size)
+    assert capacity_of(setup, Memory(required), context, batch_size).fits
+    short = capacity_of(setup, Memory(required - 1), context, batch_size)
     assert (short.fits, short.missing_bytes) == (False, 1)
 
 

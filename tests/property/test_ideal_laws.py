@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from kvcalc import footprint, kv_cache_bytes
 from kvcalc.architecture import kind_label, window_of
 from kvcalc.engines.base import evaluate
-from kvcalc.footprint import prepare
+from kvcalc.setup import prepare
 
 contexts = st.integers(1, 2**21)
 batches = st.integers(1, 1000)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import kvcalc
 from kvcalc.engines.base import evaluate
-from kvcalc.footprint import prepare
+from kvcalc.setup import prepare
 
 MODEL = kvcalc.load("gemma-3-1b")
 CONTEXTS = st.integers(1, 200_000)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kvcalc.architecture import Architecture, Chunked, Full, Layer, LayerKind, Sliding
 from kvcalc.engines.base import evaluate
 from kvcalc.engines.mlx_lm import MlxLm
-from kvcalc.footprint import prepare
+from kvcalc.setup import prepare
 
 
 @dataclass

@@ -7,7 +7,7 @@ from kvcalc.architecture import Architecture, Full, Layer, Sliding
 from kvcalc.dtypes import BFLOAT16
 from kvcalc.engines.sglang import Pool, SGLang, plain_pool, sliding_pool
 from kvcalc.errors import UnsupportedError
-from kvcalc.workload import CacheSetup
+from kvcalc.setup import Setup
 
 pages = st.sampled_from([1, 16, 64, 128])
 layers = st.integers(1, 80)
@@ -84,7 +84,7 @@ def test_bytes_and_budget_never_fall_with_context_or_batch(
         hidden_size=8,
         vocab_size=0,
     )
-    plan = engine.prepare(model, CacheSetup(BFLOAT16, BFLOAT16))
+    plan = Setup(model, engine, BFLOAT16, BFLOAT16).plan
     for more_context, more_batch in ((context + 1, batch), (context, batch + 1)):
         assert plan.kv_bytes(context, batch) <= plan.kv_bytes(more_context, more_batch)
         assert plan.required_kv_memory(context, batch) <= plan.required_kv_memory(more_context, more_batch)

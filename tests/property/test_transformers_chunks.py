@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from kvcalc.architecture import Architecture, Chunked, Full, Layer, LayerKind, Sliding
 from kvcalc.engines.base import evaluate
-from kvcalc.footprint import prepare
+from kvcalc.setup import prepare
 
 HEADS = {"num_kv_heads": 1, "head_dim": 64, "v_head_dim": 64}
 WINDOWS = st.one_of(st.integers(1, 600), st.sampled_from([1, 2, 128]))

@@ -248,7 +248,7 @@ def test_every_kind_of_limit(budgets, limit, status):
 
 def test_min_context_alone_is_the_context(budgets):
     verdict = judged(budgets('model = "gemma-3-27b"\nmin_context = "128k"\nlimit = "60GiB"'))[0]
-    assert verdict.footprint.workload.context == 131072
+    assert verdict.footprint.context == 131072
     assert [check.rule for check in verdict.checks] == ["limit"]
 
 
@@ -274,7 +274,7 @@ def test_a_device_must_hold_what_the_engine_needs_to_start(budgets):
     table = 'model = "gemma-3-27b"\ncontext = "32k"\ndevice = "x"\nengine = "vllm"\nutilization = "50%"'
     located = load_budgets(budgets(table))[0]
     made = kvcalc.footprint(MODEL, context=32768, engine="vllm")
-    block = made.engine.prepare(MODEL, made.workload.setup).bytes_per_block
+    block = made.setup.plan.bytes_per_block
     needed = made.total_bytes + block  # the null block
     assert judge(Subject(located, MODEL, 2 * needed)).check.headroom_bytes == 0
     assert judge(Subject(located, MODEL, 2 * needed - 2)).status == "fail"

@@ -13,21 +13,36 @@ MAY_IMPORT = {
     "dtypes": {"errors", "units"},
     "layout": {"errors", "units"},
     "architecture": {"errors", "units", "dtypes", "layout"},
-    "workload": {"dtypes"},
-    "weights": {"errors", "units", "dtypes", "architecture", "workload"},
+    "weights": {"errors", "units", "dtypes", "architecture"},
 }
 FOUNDATIONS = {*MAY_IMPORT}
 MAY_IMPORT |= {
     "engines": FOUNDATIONS - {"weights"},
-    "footprint": FOUNDATIONS | {"engines"},
+    "setup": FOUNDATIONS | {"engines"},
+    "footprint": FOUNDATIONS | {"engines", "setup"},
+    "fitting": FOUNDATIONS | {"engines", "setup"},
+    "growth": FOUNDATIONS | {"engines", "setup", "fitting"},
+    "levers": FOUNDATIONS | {"engines", "setup", "fitting"},
     "sources": FOUNDATIONS,
 }
 
 
 def imports_of(path: Path) -> set[str]:
-    """The modules of ours that a file imports, by the first part of their path."""
+    """The modules of ours that a file imports when it runs, by the first part of their path.
+
+    An engine's plan is annotated with the setup that holds the engine: what only the type checker reads is no import.
+    """
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        inner
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if node in for_types:
+            continue
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("kvcalc."):
             names.add(node.module.split(".")[1])
         elif isinstance(node, ast.Import):

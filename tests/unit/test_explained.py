@@ -8,7 +8,7 @@ import pytest
 
 from kvcalc.architecture import Architecture, Chunked, Full, Latent, Layer, LayerKind, Sliding, distinct_layers
 from kvcalc.engines import REGISTRY
-from kvcalc.footprint import prepare
+from kvcalc.setup import prepare
 
 FULL = Full(2, 64, 64)
 SLIDING = Sliding(128, 2, 64, 64)

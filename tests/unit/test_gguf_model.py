@@ -240,7 +240,7 @@ def test_a_layer_without_kv_heads_in_a_model_without_state_keeps_nothing(load):
 def test_multi_token_prediction_layers_cost_only_when_asked_for(load):
     model = load("glm4moe", block_count=47, nextn_predict_layers=1)
     assert (model.num_layers, len(model.mtp_layers)) == (46, 1)
-    plain, with_mtp = (footprint(model, context=1000, mtp=mtp).kv_cache.bytes for mtp in (False, True))
+    plain, with_mtp = (footprint(model, context=1000, draft=draft).kv_cache.bytes for draft in (None, "mtp"))
     assert with_mtp * 46 == plain * 47
 
 

@@ -3,17 +3,15 @@
 import pytest
 
 from kvcalc import load
-from kvcalc.footprint import prepare
 from kvcalc.growth import growth
-from kvcalc.weights import weights
+from kvcalc.setup import prepare
 
 ENGINES = ("ideal", "llama.cpp", "vllm", "mlx-lm")
 
 
 def rules_of(reference, engine="ideal", batch_size=1):
-    prepared = prepare(load(reference), engine=engine)
-    size = weights(prepared.architecture, None).bytes
-    return prepared, size, growth(prepared, batch_size, size)
+    setup = prepare(load(reference), engine=engine)
+    return setup, setup.weights.bytes, growth(setup, batch_size)
 
 
 def test_a_token_costs_every_layer_below_the_window_and_the_global_ones_beyond():
@@ -24,8 +22,8 @@ def test_a_token_costs_every_layer_below_the_window_and_the_global_ones_beyond()
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_context_of_each_crossing_is_the_first(engine):
-    prepared, size, rules = rules_of("gemma-3-27b", engine)
-    plan = prepared.plan
+    setup, size, rules = rules_of("gemma-3-27b", engine)
+    plan = setup.plan
 
     def local_bytes(context):
         return sum(row.bytes for row in plan.allocate(context, 1).layers if row.window is not None)

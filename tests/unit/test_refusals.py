@@ -17,14 +17,13 @@ from kvcalc.architecture import (
     layer_kind,
 )
 from kvcalc.dtypes import BFLOAT16
-from kvcalc.engines import engine_class
 from kvcalc.engines.base import evaluate
+from kvcalc.engines.ideal import Ideal
 from kvcalc.errors import InputError, SeveralErrors, UnsupportedError
-from kvcalc.footprint import prepare
 from kvcalc.layout import parse_layout
 from kvcalc.paper import evidence
+from kvcalc.setup import Setup, prepare
 from kvcalc.units import parse_counts, smallest_reaching
-from kvcalc.workload import CacheSetup, Workload
 
 FULL = Full(2, 64, 64)  # 2 heads x (64 + 64) x 2 bytes = 512 bytes a token
 STATE = State(recurrent_elements=1000, conv_channels=96, conv_kernel=4)  # 4000 bytes + 96 x 3 x 2 = 4576 bytes
@@ -60,7 +59,7 @@ def test_an_order_names_only_layers_that_exist():
 
 def test_a_model_without_multi_token_prediction_has_none_to_add():
     with pytest.raises(UnsupportedError, match="no multi-token-prediction layers"):
-        model_of(FULL).with_mtp()
+        prepare(model_of(FULL), draft="mtp")
 
 
 def test_every_one_of_several_errors_gets_the_location():
@@ -91,8 +90,9 @@ def test_the_inverse_finds_the_smallest_from_any_guess(guess):
     assert smallest_reaching(guess, lambda pool: True) == 0
 
 
-def test_a_workload_is_one_sequence_on_one_device_without_an_encoder():
-    assert Workload(CacheSetup(BFLOAT16, BFLOAT16), 4096) == Workload(CacheSetup(BFLOAT16, BFLOAT16, 1, 0), 4096, 1)
+def test_a_setup_is_on_one_device_without_an_encoder_or_a_draft():
+    model, engine = load("gemma-3-1b"), Ideal()
+    assert Setup(model, engine, BFLOAT16, BFLOAT16) == Setup(model, engine, BFLOAT16, BFLOAT16, 1, 0, None, None)
 
 
 # Engines.
@@ -100,11 +100,8 @@ def test_a_workload_is_one_sequence_on_one_device_without_an_encoder():
 
 @pytest.mark.parametrize("name", ["ideal", "transformers", "mlx-lm"])
 def test_an_engine_that_allocates_as_it_goes_needs_its_bytes(name):
-    model, workload = load("gemma-3-1b"), Workload(CacheSetup(BFLOAT16, BFLOAT16), 4096, 3)
-    engine = engine_class(name)()
-    size = engine.allocate(model, workload).bytes
-    assert engine.required_kv_memory(model, workload) == size
-    assert engine.report(model, workload, size) == engine.prepare(model, workload.setup).report(4096, 3, size)
+    plan = prepare(load("gemma-3-1b"), engine=name).plan
+    assert plan.required_kv_memory(4096, 3) == plan.allocate(4096, 3).bytes
 
 
 def test_the_accounting_of_states_entries_and_encoders_adds_up():

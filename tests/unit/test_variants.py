@@ -7,6 +7,7 @@ import pytest
 import kvcalc
 from kvcalc.architecture import Full, Sliding
 from kvcalc.errors import UnsupportedError
+from kvcalc.setup import prepare
 from kvcalc.weights import weights
 
 
@@ -36,7 +37,7 @@ def test_a_variant_with_other_weights_is_no_longer_exact() -> None:
     assert weights(kvcalc.load("gemma-4-31b@5:1"), None).exact
     assert not weights(kvcalc.load("gemma-4-31b@global"), None).exact
     assert weights(kvcalc.load("gemma-2-2b@global"), None).exact  # one geometry for both kinds
-    assert not weights(kvcalc.load("deepseek-v3").with_mtp(), None).exact
+    assert not prepare(kvcalc.load("deepseek-v3"), draft="mtp").weights.exact
 
 
 def test_states_and_blocks_without_a_cache_stay() -> None:

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kvcalc
+from kvcalc.architecture import stage_bounds
 from kvcalc.weights import weights
-from kvcalc.workload import stage_bounds
 
 
 def test_parts_add_up_to_the_parameters():

@@ -1,15 +1,15 @@
 """What fits: the pool by its terms, the engines' own figures, refusals, several devices, levers."""
 
-from dataclasses import replace
 from fractions import Fraction
 
 import pytest
 
 from kvcalc import GiB, KVCalcError, capacity, footprint, kv_cache_bytes, load
 from kvcalc.architecture import Architecture, Layer, State
-from kvcalc.capacity import Budget, Deployment, parse_utilization, splits
 from kvcalc.errors import InputError, UnsupportedError
+from kvcalc.fitting import Memory, parse_utilization, replicas
 from kvcalc.levers import levers
+from kvcalc.setup import prepare
 
 GEMMA_27B = load("gemma-3-27b")
 WEIGHTS = footprint(GEMMA_27B, context=1).weights.bytes
@@ -164,11 +164,11 @@ def test_a_question_without_one_sane_memory_is_refused(wrong):
         capacity(GEMMA_27B, **wrong)
 
 
-DEPLOYMENT = Deployment(GEMMA_27B, Budget(device_memory=80 * GiB), "vllm")
+IN_VLLM, ON_80_GIB = prepare(GEMMA_27B, engine="vllm"), Memory(device_memory=80 * GiB)
 
 
-def test_splits_divide_heads_and_weights_and_count_whole_replicas():
-    one, two, eight = splits(DEPLOYMENT, 32768, (1, 2, 8))
+def test_replicas_divide_heads_and_weights_and_count_whole_replicas():
+    one, two, eight = replicas(IN_VLLM, ON_80_GIB, 32768, (1, 2, 8))
     assert one.capacity.pool.weights_bytes > two.capacity.pool.weights_bytes > eight.capacity.pool.weights_bytes
     assert one.sequences(8) == 8 * one.capacity.max_batch_size
     assert eight.sequences(8) == eight.capacity.max_batch_size
@@ -179,17 +179,17 @@ def test_splits_divide_heads_and_weights_and_count_whole_replicas():
 
 def test_a_latent_cache_is_never_divided():
     model = load("deepseek-v3")
-    one, eight = splits(Deployment(model, Budget(40 * GiB), "vllm"), 32768, (1, 8))
+    one, eight = replicas(prepare(model, engine="vllm"), Memory(40 * GiB), 32768, (1, 8))
     assert one.capacity.max_batch_size == eight.capacity.max_batch_size
 
 
 def test_heads_that_do_not_divide_are_replicated():
-    one, two = splits(Deployment(load("gemma-3-1b"), Budget(4 * GiB), "vllm"), 32768, (1, 2))  # one KV head
+    one, two = replicas(prepare(load("gemma-3-1b"), engine="vllm"), Memory(4 * GiB), 32768, (1, 2))  # one KV head
     assert one.capacity.max_batch_size == two.capacity.max_batch_size
 
 
-def test_an_engine_that_does_not_divide_a_layer_says_so_in_the_split():
-    one, two = splits(replace(DEPLOYMENT, engine="llama.cpp"), 32768, (1, 2))
+def test_an_engine_that_does_not_divide_a_layer_says_so_in_the_replica():
+    one, two = replicas(prepare(GEMMA_27B, engine="llama.cpp"), ON_80_GIB, 32768, (1, 2))
     assert one.capacity.max_batch_size
     assert two.capacity is None
     assert "tensor parallelism" in two.refusal
@@ -198,7 +198,7 @@ def test_an_engine_that_does_not_divide_a_layer_says_so_in_the_split():
 
 def test_every_lever_named_closes_the_gap():
     context, batch_size = 131072, 4
-    found = levers(DEPLOYMENT, "gemma-3-27b", context, batch_size)
+    found = levers(IN_VLLM, ON_80_GIB, "gemma-3-27b", context, batch_size)
     assert {lever.name for lever in found} >= {"context", "devices"}
     for lever in found:
         assert lever.capacity.fits
@@ -208,22 +208,22 @@ def test_every_lever_named_closes_the_gap():
 def test_the_window_lever_is_the_widest_that_fits():
     model = load("gemma-2-2b")
     pool = kv_cache_bytes(load("gemma-2-2b@sw=1000"), context=8192)
-    found = {lever.name: lever for lever in levers(Deployment(model, Budget(pool)), "gemma-2-2b", 8192, 1)}
+    found = {lever.name: lever for lever in levers(prepare(model), Memory(pool), "gemma-2-2b", 8192, 1)}
     assert found["window"].flags == "gemma-2-2b@sw=1000"
     assert not capacity(load("gemma-2-2b@sw=1001"), kv_memory=pool, context=8192).fits
 
 
 def test_a_model_without_local_layers_is_offered_some():
-    deployment = Deployment(load("llama-3.1-8b"), Budget(4 * GiB))
-    found = {lever.name: lever for lever in levers(deployment, "llama-3.1-8b", 65536, 1)}
+    setup = prepare(load("llama-3.1-8b"))
+    found = {lever.name: lever for lever in levers(setup, Memory(4 * GiB), "llama-3.1-8b", 65536, 1)}
     assert found["window"].flags == "llama-3.1-8b@5:1/sw=1024"
     assert "train" in found["window"].consequence
 
 
 def test_no_lever_is_named_that_the_engine_or_the_model_refuses():
     # llama.cpp divides no layer among devices, and a model of states alone has no layer to give a window.
-    refused = Deployment(load("gemma-3-27b"), Budget(2 * GiB), "llama.cpp")
-    assert "devices" not in {lever.name for lever in levers(refused, "gemma-3-27b", 131072, 4)}
+    refused = prepare(load("gemma-3-27b"), engine="llama.cpp")
+    assert "devices" not in {lever.name for lever in levers(refused, Memory(2 * GiB), "gemma-3-27b", 131072, 4)}
     layer = Layer(State(recurrent_elements=2**20))
     states = Architecture("states", "mamba2", (layer,), (0,) * 8, hidden_size=64, vocab_size=1000)
-    assert "window" not in {lever.name for lever in levers(Deployment(states, Budget(2**20)), "states", 4096, 4)}
+    assert "window" not in {lever.name for lever in levers(prepare(states), Memory(2**20), "states", 4096, 4)}

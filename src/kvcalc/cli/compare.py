@@ -25,7 +25,7 @@ def compare(
     engine: options.EngineNames = "ideal",
     engine_option: options.EngineOptions = None,
     encoder_tokens: options.EncoderTokens = "0",
-    mtp: options.Mtp = False,
+    draft: options.Draft = None,
     format: options.Format = "table",  # noqa: A002 - the option's name
     output: options.Output = None,
     plot: options.Plot = None,
@@ -48,7 +48,7 @@ def compare(
         weights_dtype=weights_dtype,
         tensor_parallel_size=tensor_parallel_size,
         encoder_tokens=encoder_tokens,
-        mtp=mtp,
+        draft=draft,
     )
     footprints = [each.footprint(tokens, sequences) for each in asked]
     question.warn_beyond_maximum(asked, [tokens])
@@ -82,7 +82,7 @@ def configuration_labels(asked: Sequence[Any]) -> list[str]:
     from kvcalc.cli import question
 
     parts: list[list[str]] = [[each.reference] for each in asked]
-    for describe in (lambda each: question.engine_label(each.prepared), question.kv_format):
+    for describe in (lambda each: question.engine_label(each.setup), question.kv_format):
         described = [describe(each) for each in asked]
         if len(set(described)) > 1:
             for part, word in zip(parts, described, strict=True):

@@ -10,7 +10,7 @@ beside the rows stand
 - ``frontier``: ``context``, ``batch_size``, ``required_kv_memory`` of the largest batch at round contexts and the
   longest context at round batch sizes;
 - ``levers``: ``lever``, ``flags``, ``consequence``, ``required_kv_memory``, ``kv_memory``;
-- ``splits``: ``tensor_parallel_size``, ``devices_per_replica``, ``kv_memory``, ``sequences_per_replica``,
+- ``splits``: ``tensor_parallel_size``, ``devices``, ``kv_memory``, ``sequences_per_replica``,
   ``replicas``, ``sequences``, ``devices_needed``, ``refusal``; only with several devices.
 """
 
@@ -25,10 +25,10 @@ import typer
 from kvcalc.cli import complete, options
 
 if TYPE_CHECKING:
-    from kvcalc.capacity import Budget, Capacity, Deployment, Split
-    from kvcalc.footprint import Prepared
+    from kvcalc.fitting import Capacity, Memory, Replica
     from kvcalc.levers import Lever
     from kvcalc.report.document import Section
+    from kvcalc.setup import Setup
 
 EXAMPLES = (
     "kvcalc fit gemma-3-27b --device h100-80gb --engine vllm -c 128k\n"
@@ -58,18 +58,19 @@ def fit(
     engine: options.EngineName = "ideal",
     engine_option: options.EngineOptions = None,
     encoder_tokens: options.EncoderTokens = "0",
-    mtp: options.Mtp = False,
+    draft: options.Draft = None,
     format: options.Format = "table",  # noqa: A002 - the option's name
     output: options.Output = None,
     explain: options.Explain = False,
     units: options.UnitsOption = "binary",
 ) -> int:
     """Say what fits: the longest context, the largest batch, the frontier, and what would make a workload fit."""
-    from kvcalc.capacity import NOT_IN_THE_POOL, Deployment
     from kvcalc.cli import question
+    from kvcalc.fitting import NOT_IN_THE_POOL, capacity_of
     from kvcalc.levers import levers
     from kvcalc.report.document import Document
     from kvcalc.report.records import footprint_record
+    from kvcalc.setup import prepare
     from kvcalc.sources.resolve import split_variant
     from kvcalc.units import parse_count
 
@@ -82,38 +83,38 @@ def fit(
     engine = engine.strip()  # as the list of engines has it
     place = _place(memory, device, devices, kv_memory, reserve, gpu_memory_utilization)
     chosen, assumed = _with_device_options(engine, given[engine], place)
-    deployment = Deployment(
+    setup = prepare(
         question.load_with_hints(model),
-        place.budget,
-        engine,
-        chosen,
-        kv_cache_dtype,
-        weights_dtype,
-        tp or 1,
-        parse_count(encoder_tokens, "--encoder-tokens", least=0),
-        mtp,
+        engine=engine,
+        engine_options=chosen,
+        kv_cache_dtype=kv_cache_dtype,
+        weights_dtype=weights_dtype,
+        tensor_parallel_size=tp or 1,
+        encoder_tokens=parse_count(encoder_tokens, "--encoder-tokens", least=0),
+        draft=question.read_draft(draft),
     )
-    compared = _compared(deployment, place, tokens, wanted, tp)
+    compared = _compared(setup, place, tokens, wanted, tp)
     total = wanted or batch
     if compared:
-        deployment = replace(deployment, tensor_parallel_size=_best(compared, place.count, total).tensor_parallel_size)
-    answer = deployment.capacity(tokens, (batch or 1) if not compared else 1)
-    prepared = deployment.prepare()
-    asked = question.Asked(model, prepared, weights_dtype)
+        setup = replace(setup, tensor_parallel_size=_best(compared, place.count, total).tensor_parallel_size)
+    answer = capacity_of(setup, place.memory, tokens, (batch or 1) if not compared else 1)
+    asked = question.Asked(model, setup)
     shown = asked.footprint(answer.reported_context, answer.batch_size)
     question.warn_beyond_maximum([asked], [answer.reported_context])
-    closing = [] if answer.fits else levers(deployment, split_variant(model)[0], tokens or 1, answer.batch_size)
-    frontier = _frontier(prepared, answer)
+    closing = (
+        [] if answer.fits else levers(setup, place.memory, split_variant(model)[0], tokens or 1, answer.batch_size)
+    )
+    frontier = _frontier(setup, answer)
     sections = [
         _pool_section(answer, place),
-        _answer_section(prepared, answer, bool(compared)),
+        _answer_section(setup, answer, bool(compared)),
         *([_splits_section(compared, place.count, total)] if compared else []),
         *([_levers_section(closing, tokens or 1, answer.batch_size)] if closing else []),
         *([_report_section(answer)] if answer.engine_report else []),
         *_frontier_sections(frontier),
     ]
     document = Document(
-        title=f"What fits: {model} ({prepared.architecture.layout}) in {place.label}",
+        title=f"What fits: {model} ({setup.served.layout}) in {place.label}",
         assumptions=question.assumptions([asked], tokens, answer.batch_size),
         sections=tuple(sections),
         records=[footprint_record(model, shown)],
@@ -145,7 +146,7 @@ def fit(
     return 0 if _serves(answer, compared, place.count, total) else 1
 
 
-def _serves(answer: Capacity, compared: Sequence[Split], count: int | None, total: int | None) -> bool:
+def _serves(answer: Capacity, compared: Sequence[Replica], count: int | None, total: int | None) -> bool:
     if not compared:
         return answer.fits
     needed = [split.devices_for(total or 1) for split in compared]
@@ -156,7 +157,7 @@ def _serves(answer: Capacity, compared: Sequence[Split], count: int | None, tota
 class _Place:
     """Where the model is to run: one budget a device, how it was typed, and how many devices there are."""
 
-    budget: Budget
+    memory: Memory
     label: str
     device: str = ""
     device_memory: int | None = None
@@ -172,8 +173,8 @@ def _place(
     reserve: str,
     utilization: str | None,
 ) -> _Place:
-    from kvcalc.capacity import Budget, parse_utilization
     from kvcalc.errors import InputError
+    from kvcalc.fitting import Memory, parse_utilization
     from kvcalc.units import parse_bytes
 
     if sum(each is not None for each in (memory, device, devices, kv_memory)) != 1:
@@ -184,14 +185,14 @@ def _place(
     kept = parse_bytes(reserve, "--reserve")
     if kv_memory is not None:
         size = parse_bytes(kv_memory, "--kv-memory")
-        return _Place(Budget(size, None, part, kept), f"a KV cache of {kv_memory}")
+        return _Place(Memory(size, None, part, kept), f"a KV cache of {kv_memory}")
     if memory is not None:
         size = parse_bytes(memory, "--memory")
-        return _Place(Budget(None, size, part, kept), memory, device_memory=size)
+        return _Place(Memory(None, size, part, kept), memory, device_memory=size)
     from kvcalc.sources.devices import load_device, parse_devices
 
     count, found = (None, load_device(device)) if device is not None else parse_devices(devices or "")
-    budget = Budget(None, found.memory_bytes, part, kept)
+    budget = Memory(None, found.memory_bytes, part, kept)
     label = found.name if count is None else f"{count} x {found.name}"
     return _Place(budget, label, found.name, found.memory_bytes, count, found.source)
 
@@ -208,12 +209,10 @@ def _with_device_options(engine: str, given: dict[str, str], place: _Place) -> t
     return {**given, **added}, notes
 
 
-def _compared(
-    deployment: Deployment, place: _Place, context: int | None, wanted: int | None, tp: int | None
-) -> list[Split]:
+def _compared(setup: Setup, place: _Place, context: int | None, wanted: int | None, tp: int | None) -> list[Replica]:
     """What a replica of each size serves, where several devices are in question."""
-    from kvcalc.capacity import splits
     from kvcalc.errors import InputError
+    from kvcalc.fitting import replicas
 
     if place.count is None and wanted is None:
         return []
@@ -225,13 +224,13 @@ def _compared(
         sizes = [2**power for power in range(_LARGEST_GROUP.bit_length())]
     else:
         sizes = [size for size in range(1, place.count + 1) if place.count % size == 0]
-    return splits(deployment, context, sizes)
+    return replicas(setup, place.memory, context, sizes)
 
 
-def _best(compared: Sequence[Split], count: int | None, total: int | None) -> Split:
+def _best(compared: Sequence[Replica], count: int | None, total: int | None) -> Replica:
     """The split that serves the most sequences on these devices; without a number of them, with the fewest devices."""
 
-    def most(split: Split) -> int:
+    def most(split: Replica) -> int:
         served = split.sequences(count or 0)
         return 2**62 if served is None else served
 
@@ -251,22 +250,22 @@ class _Point:
     required_kv_memory: int
 
 
-def _frontier(prepared: Prepared, answer: Capacity) -> tuple[list[_Point], list[_Point]]:
+def _frontier(setup: Setup, answer: Capacity) -> tuple[list[_Point], list[_Point]]:
     """The largest batch at round contexts, and the longest context at round batch sizes."""
-    from kvcalc.capacity import max_batch_size, max_context
+    from kvcalc.fitting import max_batch_size, max_context
 
     def point(context: int, batch: int) -> _Point:
-        return _Point(context, batch, prepared.plan.required_kv_memory(context, batch))
+        return _Point(context, batch, setup.plan.required_kv_memory(context, batch))
 
-    made_for = prepared.architecture.max_context or 2**20
+    made_for = setup.served.max_context or 2**20
     at_contexts: list[_Point] = []
     for context in [*(2**power for power in range(10, made_for.bit_length())), made_for]:
-        batch = max_batch_size(prepared, answer.kv_memory, context)
+        batch = max_batch_size(setup, answer.kv_memory, context)
         if batch and (not at_contexts or at_contexts[-1].context != context):
             at_contexts.append(point(context, batch))
     at_batches: list[_Point] = []
     for power in range(20):
-        longest = max_context(prepared, answer.kv_memory, 2**power)
+        longest = max_context(setup, answer.kv_memory, 2**power)
         if longest is not None and longest < 1024:
             break
         if longest is not None:
@@ -297,7 +296,7 @@ def _pool_section(answer: Capacity, place: _Place) -> Section:
     return Section(columns, rows, "From the device to the pool", frozenset({len(rows) - 1}))
 
 
-def _answer_section(prepared: Prepared, answer: Capacity, on_replica: bool) -> Section:
+def _answer_section(setup: Setup, answer: Capacity, on_replica: bool) -> Section:
     from kvcalc.report.document import Column, Section
 
     rows = []
@@ -311,9 +310,9 @@ def _answer_section(prepared: Prepared, answer: Capacity, on_replica: bool) -> S
         else:
             verdict = "does not fit"
         rows.append({"what": said, "answer": verdict, "needs": required, "missing": answer.missing_bytes or None})
-    rows.append(_extreme(prepared, answer, f"longest context, batch size {answer.batch_size:,}", "tokens"))
+    rows.append(_extreme(setup, answer, f"longest context, batch size {answer.batch_size:,}", "tokens"))
     if answer.context is not None:
-        rows.append(_extreme(prepared, answer, f"largest batch, {answer.context:,} tokens each", "sequences"))
+        rows.append(_extreme(setup, answer, f"largest batch, {answer.context:,} tokens each", "sequences"))
     columns = [
         Column("workload", lambda row: row["what"]),
         Column("answer", lambda row: row["answer"]),
@@ -323,12 +322,12 @@ def _answer_section(prepared: Prepared, answer: Capacity, on_replica: bool) -> S
     ]
     if answer.missing_bytes:
         columns.append(Column("missing", lambda row: row.get("missing"), "bytes"))
-    size = prepared.setup.tensor_parallel_size
+    size = setup.tensor_parallel_size
     return Section(tuple(columns), rows, f"What fits on one replica (tp {size})" if on_replica else "What fits")
 
 
-def _extreme(prepared: Prepared, answer: Capacity, what: str, unit: str) -> dict[str, Any]:
-    from kvcalc.capacity import required_memory
+def _extreme(setup: Setup, answer: Capacity, what: str, unit: str) -> dict[str, Any]:
+    from kvcalc.fitting import required_memory
 
     of_context = unit == "tokens"
     most = answer.max_context if of_context else answer.max_batch_size
@@ -339,8 +338,8 @@ def _extreme(prepared: Prepared, answer: Capacity, what: str, unit: str) -> dict
         if not number:
             return None
         if of_context:
-            return required_memory(prepared, number, answer.batch_size)
-        return required_memory(prepared, answer.context or 1, number)
+            return required_memory(setup, number, answer.batch_size)
+        return required_memory(setup, answer.context or 1, number)
 
     return {"what": what, "answer": f"{most:,} {unit}", "needs": needs(most), "next": needs(most + 1)}
 
@@ -396,7 +395,7 @@ def _levers_section(levers: Sequence[Lever], context: int, batch_size: int) -> S
     return Section(columns, levers, f"What makes {workload} fit: any one of these, or less of it")
 
 
-def _splits_section(compared: Sequence[Split], count: int | None, total: int | None) -> Section:
+def _splits_section(compared: Sequence[Replica], count: int | None, total: int | None) -> Section:
     from kvcalc.report.document import Column, Section
 
     rows = [_split_record(split, count, total) for split in compared]
@@ -458,13 +457,13 @@ def _lever_record(lever: Lever) -> dict[str, Any]:
     }
 
 
-def _split_record(split: Split, count: int | None, total: int | None) -> dict[str, Any]:
+def _split_record(split: Replica, count: int | None, total: int | None) -> dict[str, Any]:
     return {
         "tensor_parallel_size": split.tensor_parallel_size,
-        "devices_per_replica": split.devices_per_replica,
+        "devices_per_replica": split.devices,
         "kv_memory": None if split.capacity is None else split.capacity.kv_memory,
         "sequences_per_replica": None if split.capacity is None else split.capacity.max_batch_size,
-        "replicas": None if count is None else count // split.devices_per_replica,
+        "replicas": None if count is None else count // split.devices,
         "sequences": None if count is None else split.sequences(count),
         "devices_needed": None if total is None else split.devices_for(total),
         "refusal": split.refusal,

@@ -72,7 +72,15 @@ EngineOptions = Annotated[
     ),
 ]
 EncoderTokens = Annotated[str, typer.Option(help="Length of the encoder's output, for cross-attention.")]
-Mtp = Annotated[bool, typer.Option("--mtp", help="Count the multi-token-prediction layers too.")]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        "--draft",
+        metavar="MODEL",
+        help="The model that proposes tokens, or mtp: the model's own prediction layers.",
+        autocompletion=complete.models,
+    ),
+]
 OptionalContext = Annotated[
     str | None,
     typer.Option("--context", "-c", "--max-model-len", help="Tokens in the cache of one sequence; k is 1024."),

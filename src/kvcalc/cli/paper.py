@@ -30,7 +30,7 @@ def paper(
 
     question.check_plot(plot)
     asked = question.ask([section.RECONSTRUCTION])
-    rebuilt = asked[0].prepared.architecture
+    rebuilt = asked[0].setup.architecture
     counterpart = question.load_with_hints(section.COUNTERPART)
     bars, curve = section.figure_5(rebuilt), section.figure_6(rebuilt)
     claims = [*section.claims(rebuilt), *section.claims(counterpart)[:2]]
@@ -71,7 +71,7 @@ def paper(
         units=question.parse_units(units),
         charts=_charts(bars, curve),
         strips=tuple(
-            pictures.strip(label, one.prepared.architecture) for label, one in zip(labels, variants, strict=True)
+            pictures.strip(label, one.setup.architecture) for label, one in zip(labels, variants, strict=True)
         ),
         grid=pictures.grid_of(labels, variants, section.FIGURE_5_CONTEXT, 1) if format == "html" else None,
     )

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from kvcalc.architecture import Architecture, is_local, kind_label
 from kvcalc.errors import KVCalcError
-from kvcalc.footprint import Footprint, Prepared
+from kvcalc.footprint import Footprint
 from kvcalc.report.cells import format_percent
 from kvcalc.report.document import Chart, Grid, Series, Strip
+from kvcalc.setup import Setup
 
 if TYPE_CHECKING:
     from kvcalc.cli.question import Asked
@@ -58,12 +59,12 @@ def strip(label: str, model: Architecture) -> Strip:
 
 def strips(asked: Iterable[Asked]) -> tuple[Strip, ...]:
     """The layers of each distinct model."""
-    return tuple(strip(label, model) for label, model in {e.reference: e.prepared.architecture for e in asked}.items())
+    return tuple(strip(label, model) for label, model in {e.reference: e.setup.architecture for e in asked}.items())
 
 
 def grid(
     labels: Sequence[str],
-    prepared: Sequence[Prepared],
+    setups: Sequence[Setup],
     weights_bytes: Sequence[int],
     context: int,
     batch_size: int,
@@ -81,7 +82,7 @@ def grid(
         ({context, *powers[::2]}, {batch_size, *batches[::2]}),
         ({context}, {batch_size}),
     )
-    most = MOST_FIGURES // len(prepared)
+    most = MOST_FIGURES // len(setups)
     tokens, sequences = next((pair for pair in choices if len(pair[0]) * len(pair[1]) <= most), choices[-1])
     return Grid(
         tuple(labels),
@@ -90,7 +91,7 @@ def grid(
         tuple(sorted(sequences)),
         tuple(
             tuple(tuple(_kv_bytes(each, at, size) for size in sorted(sequences)) for at in sorted(tokens))
-            for each in prepared
+            for each in setups
         ),
         context,
         batch_size,
@@ -100,11 +101,11 @@ def grid(
 def grid_of(labels: Sequence[str], asked: Sequence[Asked], context: int, batch_size: int) -> Grid:
     """The grid of the configurations that were asked for."""
     weights = [each.footprint(context, batch_size).weights.bytes for each in asked]
-    return grid(labels, [each.prepared for each in asked], weights, context, batch_size)
+    return grid(labels, [each.setup for each in asked], weights, context, batch_size)
 
 
-def _kv_bytes(prepared: Prepared, context: int, batch_size: int) -> int | None:
+def _kv_bytes(setup: Setup, context: int, batch_size: int) -> int | None:
     try:
-        return prepared.plan.kv_bytes(context, batch_size)
+        return setup.plan.kv_bytes(context, batch_size)
     except KVCalcError:  # an engine with a fixed context refuses longer ones
         return None

@@ -12,9 +12,10 @@ from kvcalc.architecture import Architecture
 from kvcalc.engines import REGISTRY
 from kvcalc.engines.base import Engine, Plan
 from kvcalc.errors import InputError, did_you_mean, printable, quote
-from kvcalc.footprint import Footprint, Prepared, prepare
+from kvcalc.footprint import Footprint, footprint_of
 from kvcalc.report.document import Derivation, Document, Units
 from kvcalc.report.output import render, write, write_file
+from kvcalc.setup import MTP, Setup, prepare
 from kvcalc.sources.resolve import load
 from kvcalc.units import parse_count
 
@@ -23,15 +24,14 @@ _UNITS: tuple[Literal["binary"], Literal["decimal"], Literal["bytes"]] = ("binar
 
 @dataclass(frozen=True)
 class Asked:
-    """One configuration to price: the model as typed, and all but context and batch size."""
+    """One setup to price, with the model as typed."""
 
     reference: str
-    prepared: Prepared
-    weights_dtype: str | None
+    setup: Setup
 
     def footprint(self, context: int, batch_size: int) -> Footprint:
         """The configuration at one context and batch size."""
-        return self.prepared.footprint(context, batch_size, self.weights_dtype)
+        return footprint_of(self.setup, context, batch_size)
 
 
 def ask(
@@ -43,7 +43,7 @@ def ask(
     weights_dtype: str | None = None,
     tensor_parallel_size: str = "1",
     encoder_tokens: str = "0",
-    mtp: bool = False,
+    draft: str | None = None,
 ) -> list[Asked]:
     """Every combination of models, engines and KV formats, in the order in which they were typed."""
     engines = split_list(engine, "--engine")
@@ -51,6 +51,7 @@ def ask(
     formats = split_list(kv_cache_dtype, "--kv-cache-dtype") if kv_cache_dtype is not None else [None]
     tp = parse_count(tensor_parallel_size, "--tensor-parallel-size")
     encoder = parse_count(encoder_tokens, "--encoder-tokens", least=0)
+    drafted = read_draft(draft)
     models = {reference: load_with_hints(reference) for reference in dict.fromkeys(references)}
     return [
         Asked(
@@ -60,16 +61,23 @@ def ask(
                 engine=name,
                 engine_options=options[name],
                 kv_cache_dtype=kv_format,
+                weights_dtype=weights_dtype,
                 tensor_parallel_size=tp,
                 encoder_tokens=encoder,
-                mtp=mtp,
+                draft=drafted,
             ),
-            weights_dtype,
         )
         for reference in references
         for name in engines
         for kv_format in formats
     ]
+
+
+def read_draft(draft: str | None) -> Architecture | Literal["mtp"] | None:
+    """The draft model of ``--draft``: a reference, or ``mtp`` for the model's own prediction layers."""
+    if draft is None:
+        return None
+    return MTP if draft == MTP else load_with_hints(draft)
 
 
 def load_with_hints(reference: str) -> Architecture:
@@ -83,7 +91,7 @@ def load_with_hints(reference: str) -> Architecture:
 def warn_beyond_maximum(asked: Iterable[Asked], contexts: Iterable[int]) -> None:
     """Say on standard error where a context is longer than the model was made for."""
     longest = max(contexts)
-    for architecture in {each.prepared.architecture.name: each.prepared.architecture for each in asked}.values():
+    for architecture in {each.setup.architecture.name: each.setup.architecture for each in asked}.values():
         if architecture.max_context is not None and longest > architecture.max_context:
             made_for = f"{architecture.name} was made for {architecture.max_context:,} tokens"
             say(f"warning: {made_for}; {longest:,} is beyond that")
@@ -150,17 +158,17 @@ def assumptions(asked: Sequence[Asked], context: int | None, batch_size: int) ->
     if context is not None:
         stated.append(f"context {context:,} tokens")
     stated.append(f"batch size {batch_size:,}")
-    setups = [each.prepared.setup for each in asked]
+    setups = [each.setup for each in asked]
     formats = {_kv_format(setup.k_dtype.name, setup.v_dtype.name) for setup in setups}
     if len(formats) == 1:
         stated.append(f"K and V {formats.pop()}")
     weights = {each.footprint(1, 1).weights.dtype for each in asked}
     if len(weights) == 1:
         stated.append(f"weights {weights.pop()}")
-    engines = {engine_label(each.prepared) for each in asked}
+    engines = {engine_label(each.setup) for each in asked}
     if len(engines) == 1:
         stated.append(f"engine {engines.pop()}")
-    devices = {each.prepared.setup.tensor_parallel_size * each.prepared.engine.pipeline_stages for each in asked}
+    devices = {each.setup.devices for each in asked}
     if devices != {1}:
         stated.append(f"one of {max(devices)} devices")
     if setups[0].encoder_tokens:
@@ -168,9 +176,9 @@ def assumptions(asked: Sequence[Asked], context: int | None, batch_size: int) ->
     return tuple(stated)
 
 
-def engine_label(prepared: Prepared) -> str:
+def engine_label(setup: Setup) -> str:
     """An engine with its version and the options that were given."""
-    engine = prepared.engine
+    engine = setup.engine
     listed = "".join(f" {key}={value}" for key, value in engine.given_options.items())
     version = "" if engine.name == "ideal" else f" {engine.followed_version}"
     return f"{engine.name}{version}{listed}"
@@ -182,24 +190,22 @@ def _kv_format(key: str, value: str) -> str:
 
 def kv_format(asked: Asked) -> str:
     """The formats of K and V in a word."""
-    return _kv_format(asked.prepared.setup.k_dtype.name, asked.prepared.setup.v_dtype.name)
+    return _kv_format(asked.setup.k_dtype.name, asked.setup.v_dtype.name)
 
 
 def derivation(asked: Asked, title: str, context: int, batch_size: int) -> Derivation:
     """The engine's formula for one configuration."""
-    return prepared_derivation(asked.prepared, title, context, batch_size)
+    return setup_derivation(asked.setup, title, context, batch_size)
 
 
-def prepared_derivation(prepared: Prepared, title: str, context: int, batch_size: int) -> Derivation:
+def setup_derivation(setup: Setup, title: str, context: int, batch_size: int) -> Derivation:
     """The engine's formula for what was prepared, at one context and batch size."""
-    return _derivation(prepared.engine, prepared.plan, title, context, batch_size)
+    return _derivation(setup.engine, setup.plan, title, context, batch_size)
 
 
 def footprint_derivation(footprint: Footprint, title: str) -> Derivation:
     """The engine's formula for a footprint that was made elsewhere."""
-    engine, workload = footprint.engine, footprint.workload
-    plan = engine.prepare(footprint.architecture, workload.setup)
-    return _derivation(engine, plan, title, workload.context, workload.batch_size)
+    return setup_derivation(footprint.setup, title, footprint.context, footprint.batch_size)
 
 
 def _derivation(engine: Engine, plan: Plan, title: str, context: int, batch_size: int) -> Derivation:
@@ -211,10 +217,10 @@ def weights_derivation(asked: Asked) -> Derivation:
     """The parameters by part and their bytes."""
     from kvcalc.weights_steps import weights_steps
 
-    model, prepared = asked.prepared.architecture, asked.prepared
-    tp, stages = prepared.setup.tensor_parallel_size, prepared.engine.pipeline_stages
-    steps = weights_steps(model, asked.weights_dtype, tp, stages)
-    return Derivation("Weights, step by step", steps, model.provenance.sources)
+    setup = asked.setup
+    tp, stages = setup.tensor_parallel_size, setup.engine.pipeline_stages
+    steps = weights_steps(setup.served, setup.weights_dtype, tp, stages)
+    return Derivation("Weights, step by step", steps, setup.served.provenance.sources)
 
 
 def for_people(format_name: str) -> bool:

@@ -22,7 +22,7 @@ import typer
 from kvcalc.cli import complete, options
 
 if TYPE_CHECKING:
-    from kvcalc.capacity import Budget
+    from kvcalc.fitting import Memory
     from kvcalc.report.document import Chart, Section
     from kvcalc.report.document import Grid as PageGrid
     from kvcalc.search import Candidate, Configuration, Found, Grid
@@ -57,7 +57,7 @@ def search(
     engine: options.EngineNames = "ideal",
     engine_option: options.EngineOptions = None,
     encoder_tokens: options.EncoderTokens = "0",
-    mtp: options.Mtp = False,
+    draft: options.Draft = None,
     top: Annotated[str, typer.Option(help="How many of the candidates with the least memory to keep.")] = "50",
     pareto: Annotated[bool, typer.Option("--pareto", help="Only what none beats in memory and local layers.")] = False,
     every: Annotated[
@@ -91,7 +91,7 @@ def search(
     budget, label, place = _budget(memory, device, reserve, gpu_memory_utilization)
     if every and question.for_people(format):
         raise InputError("--all streams rows for programs", hint="add --format csv or --format json")
-    base, shared = _base(model, grid), _flags(batch_size, tensor_parallel_size, encoder_tokens, mtp)
+    base, shared = _base(model, grid), _flags(batch_size, tensor_parallel_size, encoder_tokens, draft)
     given = question.parse_engine_options(engine_option or [], engines)
     given = {name: {**_device_options(name, place), **options} for name, options in given.items()}
     for ratio in grid.ratios:
@@ -105,7 +105,7 @@ def search(
         engine_options=given,
         tensor_parallel_size=parse_count(tensor_parallel_size, "--tensor-parallel-size"),
         encoder_tokens=parse_count(encoder_tokens, "--encoder-tokens", least=0),
-        mtp=mtp,
+        draft=question.read_draft(draft),
     )
 
     def flags(configuration: Configuration) -> Sequence[str]:
@@ -155,8 +155,8 @@ def search(
             }
         },
         derivations=tuple(
-            question.prepared_derivation(
-                each.configuration.prepared,
+            question.setup_derivation(
+                each.configuration.setup,
                 f"KV cache of {each.configuration.reference} at {each.context:,} tokens, step by step",
                 each.context,
                 sequences,
@@ -172,7 +172,7 @@ def search(
         strips=tuple(
             pictures.strip(reference, model)
             for reference, model in {
-                each.configuration.reference: each.configuration.prepared.architecture for each in shown
+                each.configuration.reference: each.configuration.setup.architecture for each in shown
             }.items()
         )[:_MOST_ON_A_PAGE],
     )
@@ -194,9 +194,9 @@ def _ratios(text: str | None) -> list[Any]:
 
 def _budget(
     memory: str | None, device: str | None, reserve: str, utilization: str | None
-) -> tuple[Budget | None, str, Device | None]:
-    from kvcalc.capacity import Budget, parse_utilization
+) -> tuple[Memory | None, str, Device | None]:
     from kvcalc.errors import InputError
+    from kvcalc.fitting import Memory, parse_utilization
     from kvcalc.units import parse_bytes
 
     part = None if utilization is None else parse_utilization(utilization)
@@ -204,12 +204,12 @@ def _budget(
     if memory is not None and device is not None:
         raise InputError("search takes one memory", hint="--memory or --device, not both")
     if memory is not None:
-        return Budget(None, parse_bytes(memory, "--memory"), part, kept), memory, None
+        return Memory(None, parse_bytes(memory, "--memory"), part, kept), memory, None
     if device is not None:
         from kvcalc.sources.devices import load_device
 
         found = load_device(device)
-        return Budget(None, found.memory_bytes, part, kept), found.name, found
+        return Memory(None, found.memory_bytes, part, kept), found.name, found
     if kept or part is not None:
         raise InputError("a reserve or a utilization needs a memory", hint="add --memory 24GiB or --device NAME")
     return None, "", None
@@ -235,17 +235,17 @@ def _base(model: str, grid: Grid) -> str:
     raise InputError("the model has a layout, and the search varies it", hint=f"kvcalc search {base} --ratios ...")
 
 
-def _flags(batch_size: str, tensor_parallel_size: str, encoder_tokens: str, mtp: bool) -> list[str]:
+def _flags(batch_size: str, tensor_parallel_size: str, encoder_tokens: str, draft: str | None) -> list[str]:
     """What every row's command has in common, defaults left out."""
     flags = []
     for flag, value, default in (("-b", batch_size, "1"), ("-tp", tensor_parallel_size, "1")):
         flags += [flag, value] if value != default else []
     flags += ["--encoder-tokens", encoder_tokens] if encoder_tokens != "0" else []
-    return [*flags, *(["--mtp"] if mtp else [])]
+    return [*flags, *(["--draft", draft] if draft else [])]
 
 
 def _engine_flags(configuration: Configuration, given: dict[str, dict[str, str]]) -> Iterator[str]:
-    name = configuration.prepared.engine.name
+    name = configuration.setup.engine.name
     if name != "ideal":
         yield from ("--engine", name)
     for key, value in given[name].items():
@@ -266,22 +266,23 @@ def _record(
     configuration: Configuration,
     context: int,
     batch_size: int,
-    budget: Budget | None,
+    budget: Memory | None,
     marked: bool | None,
     flags: Sequence[str],
 ) -> dict[str, Any]:
-    from kvcalc.capacity import fits
+    from kvcalc.fitting import fits
+    from kvcalc.footprint import footprint_of
     from kvcalc.report.records import footprint_record
 
-    prepared, standing = configuration.prepared, configuration.standing
-    footprint = prepared.footprint(context, batch_size, configuration.weights_dtype)
-    pool = None if budget is None else budget.pool(prepared, configuration.weights_bytes).kv_memory
+    setup, standing = configuration.setup, configuration.standing
+    footprint = footprint_of(setup, context, batch_size)
+    pool = None if budget is None else budget.pool(setup).kv_memory
     attention = configuration.attention_layers
     return {
         **footprint_record(configuration.reference, footprint),
         "search": {
             "command": command(configuration, context, flags),
-            "fits": None if pool is None else fits(prepared, pool, context, batch_size),
+            "fits": None if pool is None else fits(setup, pool, context, batch_size),
             "local_layers": configuration.local_layers,
             "attention_layers": attention,
             "local_share": configuration.local_layers / attention if attention else 0.0,
@@ -305,7 +306,7 @@ def _sections(shown: Sequence[Candidate], front: set[int], grid: Grid, pareto: b
 
     several: list[Column] = []
     if len(grid.engines) > 1:
-        several.append(Column("engine", lambda each: each.configuration.prepared.engine.name))
+        several.append(Column("engine", lambda each: each.configuration.setup.engine.name))
     if len(grid.kv_cache_dtypes) > 1:
         several.append(Column("K and V", lambda each: each.configuration.kv_cache_dtype))
     if len(grid.weights_dtypes) > 1:
@@ -313,7 +314,7 @@ def _sections(shown: Sequence[Candidate], front: set[int], grid: Grid, pareto: b
     common = [
         Column("candidate", lambda each: each.configuration.reference),
         *several,
-        Column("weights", lambda each: each.configuration.weights_bytes, "bytes", drop_order=2),
+        Column("weights", lambda each: each.configuration.setup.weights.bytes, "bytes", drop_order=2),
         Column("KV cache", lambda each: each.kv_bytes, "bytes"),
         Column("total", lambda each: each.memory_bytes, "bytes"),
         Column("local", _local_layers),
@@ -368,10 +369,10 @@ def _page_grid(shown: Sequence[Candidate], batch_size: int, grid: Grid) -> PageG
     distinct = list({id(each.configuration): each.configuration for each in shown}.values())[:_MOST_ON_A_PAGE]
     labels = []
     for each in distinct:
-        words = [each.reference, *([each.prepared.engine.name] if len(grid.engines) > 1 else [])]
+        words = [each.reference, *([each.setup.engine.name] if len(grid.engines) > 1 else [])]
         labels.append(", ".join([*words, *filter(None, (each.kv_cache_dtype, each.weights_dtype))]))
-    weights = [each.weights_bytes for each in distinct]
-    return pictures.grid(labels, [each.prepared for each in distinct], weights, shown[0].context, batch_size)
+    weights = [each.setup.weights.bytes for each in distinct]
+    return pictures.grid(labels, [each.setup for each in distinct], weights, shown[0].context, batch_size)
 
 
 def _local_layers(candidate: Candidate) -> str:

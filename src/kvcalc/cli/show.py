@@ -23,7 +23,7 @@ def show(
     engine: options.EngineName = "ideal",
     engine_option: options.EngineOptions = None,
     encoder_tokens: options.EncoderTokens = "0",
-    mtp: options.Mtp = False,
+    draft: options.Draft = None,
     format: options.Format = "table",  # noqa: A002 - the option's name
     output: options.Output = None,
     explain: options.Explain = False,
@@ -45,7 +45,7 @@ def show(
         weights_dtype=weights_dtype,
         tensor_parallel_size=tensor_parallel_size,
         encoder_tokens=encoder_tokens,
-        mtp=mtp,
+        draft=draft,
     )
     if len(asked) > 1:
         raise InputError("show answers for one engine and one KV format", hint="kvcalc compare takes several")

@@ -32,7 +32,7 @@ def sweep(
     engine: options.EngineNames = "ideal",
     engine_option: options.EngineOptions = None,
     encoder_tokens: options.EncoderTokens = "0",
-    mtp: options.Mtp = False,
+    draft: options.Draft = None,
     growth: Annotated[bool, typer.Option("--growth", help="Add what one more token costs, and when.")] = False,
     format: options.Format = "table",  # noqa: A002 - the option's name
     output: options.Output = None,
@@ -65,7 +65,7 @@ def sweep(
         weights_dtype=weights_dtype,
         tensor_parallel_size=tensor_parallel_size,
         encoder_tokens=encoder_tokens,
-        mtp=mtp,
+        draft=draft,
     )
     question.warn_beyond_maximum(asked, contexts)
     labels = configuration_labels(asked)
@@ -103,7 +103,7 @@ def sweep(
 
 
 def _rows(asked: Sequence[Any], contexts: Sequence[int], batch_size: int) -> list[tuple[int, list[int]]]:
-    return [(tokens, [each.prepared.plan.kv_bytes(tokens, batch_size) for each in asked]) for tokens in contexts]
+    return [(tokens, [each.setup.plan.kv_bytes(tokens, batch_size) for each in asked]) for tokens in contexts]
 
 
 def _sections(
@@ -128,7 +128,7 @@ def _sections(
 def _rules(asked: Sequence[Any], batch_size: int) -> list[Growth]:
     from kvcalc.growth import growth
 
-    return [growth(each.prepared, batch_size, each.footprint(1, batch_size).weights.bytes) for each in asked]
+    return [growth(each.setup, batch_size) for each in asked]
 
 
 def _rate(rate: Any) -> str:
@@ -152,7 +152,7 @@ def _growth_record(each: Any, rule: Growth) -> dict[str, Any]:
 
     return {
         "reference": each.reference,
-        "engine": each.prepared.engine.name,
+        "engine": each.setup.engine.name,
         "early_bytes_per_token": rate(rule.early_bytes_per_token),
         "late_bytes_per_token": rate(rule.late_bytes_per_token),
         "saturation_context": rule.saturation_context,

@@ -9,13 +9,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from kvcalc.architecture import Architecture, LayerKind, kind_label
 from kvcalc.dtypes import DType, parse_dtype
 from kvcalc.errors import InputError, UnsupportedError, quote
 from kvcalc.units import ceil_div, round_up
-from kvcalc.workload import CacheSetup, Workload
+
+if TYPE_CHECKING:
+    from kvcalc.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ class Engine:
         key = parse_dtype(architecture.k_dtype or architecture.dtype)
         return key, parse_dtype(architecture.v_dtype) if architecture.v_dtype else key
 
-    def prepare(self, architecture: Architecture, setup: CacheSetup) -> Plan:
+    def prepare(self, setup: Setup) -> Plan:
         """All that depends on neither context nor batch size.
 
         Raises:
@@ -201,20 +203,8 @@ class Engine:
         """
         raise NotImplementedError
 
-    def allocate(self, architecture: Architecture, workload: Workload) -> KVCache:
-        """What it takes to serve this workload."""
-        return self.prepare(architecture, workload.setup).allocate(workload.context, workload.batch_size)
 
-    def required_kv_memory(self, architecture: Architecture, workload: Workload) -> int:
-        """The smallest KV budget with which the engine serves this workload."""
-        return self.prepare(architecture, workload.setup).required_kv_memory(workload.context, workload.batch_size)
-
-    def report(self, architecture: Architecture, workload: Workload, kv_memory: int) -> dict[str, Any]:
-        """The engine's own names and figures for that budget."""
-        return self.prepare(architecture, workload.setup).report(workload.context, workload.batch_size, kv_memory)
-
-
-def refuse_tensor_parallel(engine: str, setup: CacheSetup) -> None:
+def refuse_tensor_parallel(engine: str, setup: Setup) -> None:
     """Refuse ``tp > 1`` for an engine that does not divide a layer's cache."""
     if setup.tensor_parallel_size > 1:
         raise UnsupportedError(
@@ -223,7 +213,7 @@ def refuse_tensor_parallel(engine: str, setup: CacheSetup) -> None:
         )
 
 
-def refuse_formats(engine: str, setup: CacheSetup, modelled: frozenset[str]) -> None:
+def refuse_formats(engine: str, setup: Setup, modelled: frozenset[str]) -> None:
     """Refuse a cache format that the engine is not modelled with, and one for K beside another for V."""
     if setup.k_dtype != setup.v_dtype:
         raise UnsupportedError(

@@ -6,10 +6,9 @@ Source: Gemma 3 technical report (2025), section 5.2 and figures 5 and 6.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, assert_never
+from typing import TYPE_CHECKING, Any, ClassVar, assert_never
 
 from kvcalc.architecture import (
-    Architecture,
     Chunked,
     Compressed,
     Cross,
@@ -26,7 +25,9 @@ from kvcalc.architecture import (
 )
 from kvcalc.dtypes import parse_dtype
 from kvcalc.engines.base import Engine, KVCache, LayerBytes, Step, refuse_latent_formats
-from kvcalc.workload import CacheSetup
+
+if TYPE_CHECKING:
+    from kvcalc.setup import Setup
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class KindCost:
         return context if self.window is None or context < self.window else self.window
 
 
-def kind_cost(kind: LayerKind, setup: CacheSetup) -> KindCost:
+def kind_cost(kind: LayerKind, setup: Setup) -> KindCost:
     """What one layer of a kind costs by the report's accounting, on one of ``tensor_parallel_size`` devices.
 
     KV heads are divided, at least one on each device; latents and states stay whole.
@@ -186,8 +187,9 @@ class Ideal(Engine):
     not_modelled: ClassVar[tuple[str, ...]] = ("any engine's padding, blocks or reserve: ask for an engine by name",)
     evidence: ClassVar[str] = "checked against every row of the recorded ideal figures"
 
-    def prepare(self, architecture: Architecture, setup: CacheSetup) -> IdealPlan:
+    def prepare(self, setup: Setup) -> IdealPlan:
         """Compute the cost of each distinct kind once."""
+        architecture = setup.served
         kinds = tuple((kind, kind_label(kind), count, kind_cost(kind, setup)) for kind, count in architecture.caches)
         costs = [(count, cost) for _, _, count, cost in kinds]
         windows = [cost.window for _, cost in costs if cost.window is not None]

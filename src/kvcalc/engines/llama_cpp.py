@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field
 
@@ -34,7 +34,9 @@ from kvcalc.engines.base import KVCache, LayerBytes, Step, refuse_tensor_paralle
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError
 from kvcalc.units import MAX_TOKENS, MiB
-from kvcalc.workload import CacheSetup
+
+if TYPE_CHECKING:
+    from kvcalc.setup import Setup
 
 _MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ, src/llama-cparams.h
 _STATE_BYTES = 4  # states are float32 whatever the KV types
@@ -160,7 +162,7 @@ class ModelCache:
         return sum(layer.count * layer.state_bytes for layer in self.layers)
 
 
-def model_cache(architecture: Architecture, setup: CacheSetup, *, flash_attn: bool, mla: bool) -> ModelCache:
+def model_cache(architecture: Architecture, setup: Setup, *, flash_attn: bool, mla: bool) -> ModelCache:
     """What llama.cpp stores for a model in these KV types.
 
     Raises:
@@ -200,7 +202,7 @@ def model_cache(architecture: Architecture, setup: CacheSetup, *, flash_attn: bo
     return ModelCache(tuple(layers), architecture.num_layers, window, key_type, value_type, notes)
 
 
-def _check_types(setup: CacheSetup, flash_attn: bool) -> None:
+def _check_types(setup: Setup, flash_attn: bool) -> None:
     for dtype in (setup.k_dtype, setup.v_dtype):
         if dtype.name not in _PRINTED_TYPES:
             hint = f"its types: {', '.join(_PRINTED_TYPES.values())}"
@@ -331,7 +333,7 @@ def _heads(attention: _Attention | None, mla: bool) -> _Heads | None:
             return _Heads(attention.num_kv_heads, attention.head_dim, attention.v_head_dim)
 
 
-def _cell(heads: _Heads, setup: CacheSetup, value_width: int | None) -> tuple[int, int, str]:
+def _cell(heads: _Heads, setup: Setup, value_width: int | None) -> tuple[int, int, str]:
     """K and V bytes of one cell of one layer, and their sum as arithmetic; ``value_width`` replaces V's own width."""
     key, value = setup.k_dtype, setup.v_dtype
     _check_blocks(heads, key, value)
@@ -595,8 +597,9 @@ class LlamaCpp(EngineOptions):
         """f16, whatever the model's own format."""
         return FLOAT16, FLOAT16
 
-    def prepare(self, architecture: Architecture, setup: CacheSetup) -> LlamaCppPlan:
+    def prepare(self, setup: Setup) -> LlamaCppPlan:
         """Compute what one cell and one state cost, once."""
+        architecture = setup.served
         model = model_cache(architecture, setup, flash_attn=self.flash_attn, mla=self.mla)
         return make_plan(model, self._launch(), self._launch_steps)
 

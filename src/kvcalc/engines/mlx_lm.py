@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, assert_never
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, assert_never
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -36,7 +36,9 @@ from kvcalc.engines.base import KVCache, LayerBytes, Step, refuse_tensor_paralle
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError
 from kvcalc.units import MAX_TOKENS, round_up
-from kvcalc.workload import CacheSetup
+
+if TYPE_CHECKING:
+    from kvcalc.setup import Setup
 
 _STEP = 256
 _SOURCE = "mlx-lm 0.32.2 models/cache.py"
@@ -543,13 +545,14 @@ class MlxLm(EngineOptions):
             raise ValueError(f"mlx quantises with {', '.join(map(str, known))}")
         return value
 
-    def prepare(self, architecture: Architecture, setup: CacheSetup) -> MlxLmPlan:
+    def prepare(self, setup: Setup) -> MlxLmPlan:
         """Compute the cost of each distinct kind, and the growth pattern of the chunks, once.
 
         Raises:
             UnsupportedError: tensor parallelism, a quantised format, kv_bits where MLX-LM cannot quantise, or a layer
                 that MLX-LM does not run or nobody has looked at.
         """
+        architecture = setup.served
         refuse_tensor_parallel(self.name, setup)
         for dtype in (setup.k_dtype, setup.v_dtype):
             if dtype not in (FLOAT32, FLOAT16, BFLOAT16):
@@ -577,7 +580,7 @@ class MlxLm(EngineOptions):
             notes=self._notes(architecture, costs),
         )
 
-    def _cost(self, model: Architecture, kind: LayerKind, count: int, setup: CacheSetup) -> LayerCost:
+    def _cost(self, model: Architecture, kind: LayerKind, count: int, setup: Setup) -> LayerCost:
         key, value = setup.k_dtype.block_bytes, setup.v_dtype.block_bytes
         match kind:
             case Full(indexer_dim=indexer) if indexer:

@@ -6,7 +6,7 @@ command line), server/sched.go:822-867 (the batch). Read from source.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,7 +17,9 @@ from kvcalc.engines.llama_cpp import ContextParams, Launch, LlamaCppPlan, make_p
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError
 from kvcalc.units import MAX_TOKENS
-from kvcalc.workload import CacheSetup
+
+if TYPE_CHECKING:
+    from kvcalc.setup import Setup
 
 
 def automatic_batch(n_ctx: int) -> int:
@@ -67,8 +69,9 @@ class Ollama(EngineOptions):
         """f16, whatever the model's own format."""
         return FLOAT16, FLOAT16
 
-    def prepare(self, architecture: Architecture, setup: CacheSetup) -> LlamaCppPlan:
+    def prepare(self, setup: Setup) -> LlamaCppPlan:
         """llama.cpp's plan, launched as Ollama does."""
+        architecture = setup.served
         if setup.k_dtype.name != setup.v_dtype.name:
             raise UnsupportedError(
                 f"ollama stores K and V in one type, not {setup.k_dtype.name} and {setup.v_dtype.name}",

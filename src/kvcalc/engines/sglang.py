@@ -7,7 +7,7 @@ sliding pool) and ``mem_cache/memory_pool.py`` (the page that each pool adds).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -32,7 +32,9 @@ from kvcalc.engines.base import KVCache, LayerBytes, Step, refuse_formats, refus
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError
 from kvcalc.units import ceil_div, round_up, smallest_reaching
-from kvcalc.workload import CacheSetup
+
+if TYPE_CHECKING:
+    from kvcalc.setup import Setup
 
 _VERSION = "0.5.23"
 _CONFIGURATOR = f"sglang {_VERSION} model_executor/pool_configurator.py"
@@ -363,12 +365,13 @@ class SGLang(EngineOptions):
         """``max_running_requests``: further requests wait."""
         return self.max_running_requests
 
-    def prepare(self, architecture: Architecture, setup: CacheSetup) -> SGLangPlan:
+    def prepare(self, setup: Setup) -> SGLangPlan:
         """Choose the pool, and price one token in it.
 
         Raises:
             UnsupportedError: a layer kind or storage format whose pool is not modelled.
         """
+        architecture = setup.served
         refuse_formats("sglang", setup, _DTYPES)
         kinds = architecture.caches
         for kind, _ in kinds:
@@ -379,7 +382,7 @@ class SGLang(EngineOptions):
             return self._sliding_plan(architecture, setup, local)
         return self._plain_plan(architecture, setup)
 
-    def _plain_plan(self, architecture: Architecture, setup: CacheSetup) -> SGLangPlan:
+    def _plain_plan(self, architecture: Architecture, setup: Setup) -> SGLangPlan:
         kinds = architecture.caches
         # One head size for all layers: the full layers', where there are any.
         wide = [kind for kind, _ in kinds if not is_local(kind)]
@@ -405,9 +408,7 @@ class SGLang(EngineOptions):
         why = f"all {layers} layers full"
         return SGLangPlan(pool, rows, why, tuple(notes), self.max_running_requests)
 
-    def _sliding_plan(
-        self, architecture: Architecture, setup: CacheSetup, local: list[tuple[LayerKind, int]]
-    ) -> SGLangPlan:
+    def _sliding_plan(self, architecture: Architecture, setup: Setup, local: list[tuple[LayerKind, int]]) -> SGLangPlan:
         wide = [(kind, count) for kind, count in architecture.caches if not is_local(kind)]
         swa_bytes = _one_size(architecture, [kind for kind, _ in local], setup)
         full_bytes = _one_size(architecture, [kind for kind, _ in wide], setup) if wide else 0
@@ -467,7 +468,7 @@ def _check_kind(architecture: Architecture, kind: LayerKind) -> None:
         refuse_kind("sglang", architecture, kind, reason)
 
 
-def _token_bytes(kind: LayerKind, setup: CacheSetup) -> int:
+def _token_bytes(kind: LayerKind, setup: Setup) -> int:
     """Bytes of one token in one layer on one device."""
     if isinstance(kind, Latent):  # one latent, whole on every device
         return setup.k_dtype.bytes_for(kind.rank + kind.rope_dim)
@@ -476,7 +477,7 @@ def _token_bytes(kind: LayerKind, setup: CacheSetup) -> int:
     return setup.k_dtype.row_bytes(heads, kind.head_dim) + setup.v_dtype.row_bytes(heads, kind.v_head_dim)
 
 
-def _one_size(architecture: Architecture, kinds: list[LayerKind], setup: CacheSetup) -> int:
+def _one_size(architecture: Architecture, kinds: list[LayerKind], setup: Setup) -> int:
     sizes = {_token_bytes(kind, setup) for kind in kinds}
     if len(sizes) != 1:
         raise UnsupportedError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from operator import ge
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -33,7 +33,9 @@ from kvcalc.engines.base import KVCache, LayerBytes, Step, refuse_formats, refus
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import KVCalcError, UnsupportedError
 from kvcalc.units import MAX_TOKENS, ceil_div, parse_counts, smallest_reaching
-from kvcalc.workload import CacheSetup
+
+if TYPE_CHECKING:
+    from kvcalc.setup import Setup
 
 _COMMIT = "001541bad83b"
 _SOURCE = f"TensorRT-LLM {_COMMIT} _torch/pyexecutor/resource_manager.py"
@@ -239,12 +241,13 @@ class TensorRTLLM(EngineOptions):
             raise ValueError(f"a window must be between 1 and {MAX_TOKENS:,} tokens")
         return value
 
-    def prepare(self, architecture: Architecture, setup: CacheSetup) -> TensorRTLLMPlan:
+    def prepare(self, setup: Setup) -> TensorRTLLMPlan:
         """Group the layers by window, and price one token in each group.
 
         Raises:
             UnsupportedError: a layer kind or storage format that is not modelled.
         """
+        architecture = setup.served
         refuse_formats("tensorrt-llm", setup, _DTYPES)
         for kind, _ in architecture.caches:
             _check_kind(architecture, kind)
@@ -269,7 +272,7 @@ class TensorRTLLM(EngineOptions):
         return TensorRTLLMPlan(windows, self.tokens_per_block, self.free_gpu_memory_fraction, why, tuple(notes))
 
 
-def _grouped(architecture: Architecture, setup: CacheSetup, option: tuple[int, ...] | None) -> tuple[WindowPool, ...]:
+def _grouped(architecture: Architecture, setup: Setup, option: tuple[int, ...] | None) -> tuple[WindowPool, ...]:
     """The layers by window, in ascending order; ``option`` is repeated over the layers."""
     if option is None:
         kinds = [(kind, count, _token_bytes(kind, setup)) for kind, count in architecture.caches]
@@ -317,7 +320,7 @@ def _check_one_head_dim(architecture: Architecture) -> None:
         )
 
 
-def _token_bytes(kind: LayerKind, setup: CacheSetup) -> int:
+def _token_bytes(kind: LayerKind, setup: Setup) -> int:
     """Bytes of one token in one layer on one device; KV heads are divided and rounded up, unlike in vLLM and SGLang."""
     if isinstance(kind, Latent):  # one latent, whole on every device
         return setup.k_dtype.bytes_for(kind.rank + kind.rope_dim)

@@ -10,7 +10,7 @@ Source: transformers 5.23.0 cache_utils.py (:246-248 the views, :525 the static 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, assert_never
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, assert_never
 
 from pydantic import Field, field_validator
 
@@ -34,7 +34,9 @@ from kvcalc.engines.base import KVCache, LayerBytes, Step, refuse_tensor_paralle
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError
 from kvcalc.units import MAX_TOKENS
-from kvcalc.workload import CacheSetup
+
+if TYPE_CHECKING:
+    from kvcalc.setup import Setup
 
 CacheClass = Literal["dynamic", "static", "dynamic_unconfigured"]
 
@@ -301,12 +303,13 @@ class Transformers(EngineOptions):
             raise ValueError(f"nobody looked at this release; known: {', '.join(_CACHES_LATENT)}")
         return full
 
-    def prepare(self, architecture: Architecture, setup: CacheSetup) -> TransformersPlan:
+    def prepare(self, setup: Setup) -> TransformersPlan:
         """Compute the cost of each distinct kind once.
 
         Raises:
             UnsupportedError: tensor parallelism, a quantised format, or a layer whose cache nobody has looked at.
         """
+        architecture = setup.served
         refuse_tensor_parallel(self.name, setup)
         for dtype in (setup.k_dtype, setup.v_dtype):
             refuse_other_than_float(self.name, dtype, "transformers caches what the model computes; use bfloat16")
@@ -328,7 +331,7 @@ class Transformers(EngineOptions):
             notes=self._notes(architecture, setup),
         )
 
-    def _cost(self, model: Architecture, kind: LayerKind, count: int, setup: CacheSetup) -> LayerCost:
+    def _cost(self, model: Architecture, kind: LayerKind, count: int, setup: Setup) -> LayerCost:
         key, value = setup.k_dtype.block_bytes, setup.v_dtype.block_bytes
         match kind:
             case Full(indexer_dim=indexer) if indexer:
@@ -393,7 +396,7 @@ class Transformers(EngineOptions):
         recurrent_bytes = element_bytes if model.model_type in _OWN_STATE_CACHE else 4
         return state.conv_channels * state.conv_kernel * element_bytes + recurrent_bytes * state.recurrent_elements
 
-    def _notes(self, model: Architecture, setup: CacheSetup) -> tuple[str, ...]:
+    def _notes(self, model: Architecture, setup: Setup) -> tuple[str, ...]:
         notes = []
         kinds = [kind for kind, _ in model.caches]
         if self.cache == "dynamic_unconfigured" and any(isinstance(kind, Sliding | Chunked) for kind in kinds):
@@ -421,7 +424,7 @@ def _keeps_state_outside(model: Architecture) -> bool:
     return model.model_type == "recurrent_gemma"
 
 
-def _outside_bytes(model: Architecture, setup: CacheSetup) -> int:
+def _outside_bytes(model: Architecture, setup: Setup) -> int:
     if not _keeps_state_outside(model):
         return 0
     # These layers keep kernel - 1 columns, unlike the cache's own state layers.

@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, assert_never
+from typing import TYPE_CHECKING, Any, ClassVar, assert_never
 
 from pydantic import Field, field_validator
 
@@ -33,6 +33,7 @@ from kvcalc.architecture import (
     Sliding,
     State,
     kind_label,
+    stage_bounds,
     window_of,
 )
 from kvcalc.dtypes import DType
@@ -41,7 +42,9 @@ from kvcalc.engines.ideal import state_bytes
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError, quote
 from kvcalc.units import MAX_BYTES, MAX_TOKENS, GiB, ceil_div, largest, round_up
-from kvcalc.workload import CacheSetup, Workload, stage_bounds
+
+if TYPE_CHECKING:
+    from kvcalc.setup import Setup
 
 #: What one spec describes: a parallel layer has two.
 _SingleKind = Full | Sliding | Chunked | Latent | State | Shared | Cross | Compressed | NoCache
@@ -541,8 +544,9 @@ class Vllm(EngineOptions):
         """The F of the formulas: tokens that may be under way beside a window."""
         return self.batches_in_flight * self.max_num_batched_tokens
 
-    def prepare(self, architecture: Architecture, setup: CacheSetup) -> VllmPlan:
+    def prepare(self, setup: Setup) -> VllmPlan:
         """Give every layer its spec, group them, and find the device that holds the most."""
+        architecture = setup.served
         _check_dtypes(setup)
         if self.pipeline_parallel_size > architecture.num_layers:
             raise UnsupportedError(
@@ -593,7 +597,7 @@ class Vllm(EngineOptions):
     def _plan(
         self,
         architecture: Architecture,
-        setup: CacheSetup,
+        setup: Setup,
         *,
         owned: list[_Owned],
         grouped: list[_Spec],
@@ -644,7 +648,7 @@ class Vllm(EngineOptions):
             notes=notes,
         )
 
-    def _blocks(self, spec: _Spec, setup: CacheSetup) -> _Blocks:
+    def _blocks(self, spec: _Spec, setup: Setup) -> _Blocks:
         most_tokens, fixed = MAX_TOKENS, 0  # no context is longer
         match spec.form:
             case "sliding":
@@ -664,30 +668,6 @@ class Vllm(EngineOptions):
                 most_tokens, fixed = 0, 1 + self.num_speculative_tokens + (1 if self.enable_prefix_caching else 0)
         encoder_blocks = ceil_div(setup.encoder_tokens, spec.block_size)
         return _Blocks(spec.form, spec.block_size, spec.window, most_tokens, fixed, encoder_blocks)
-
-    def resident_bytes(
-        self, architecture: Architecture, workload: Workload, tokens: int, computed: int, in_flight: int
-    ) -> int:
-        """What the sequences of a workload hold, each in the step that brings it to ``tokens``.
-
-        Args:
-            architecture: the model.
-            workload: its setup and batch size (its context plays no part).
-            tokens: tokens of a sequence after this step.
-            computed: tokens before it.
-            in_flight: of those, tokens of steps that still run (async scheduling: the step before; else 0).
-
-        Source: vllm 0.33.0 v1/core/single_type_kv_cache_manager.py:1148, v1/core/kv_cache_manager.py:564.
-
-        >>> import kvcalc
-        >>> from kvcalc.dtypes import BFLOAT16
-        >>> model, workload = kvcalc.load("gemma-3-27b"), Workload(CacheSetup(BFLOAT16, BFLOAT16), 131072)
-        >>> Vllm().resident_bytes(model, workload, 131072, 131071, 1)
-        11248599040
-        """
-        return workload.batch_size * self.prepare(architecture, workload.setup).resident_bytes(
-            tokens, computed, in_flight
-        )
 
 
 def _in(owned: _Owned, stage: tuple[int, int]) -> bool:
@@ -713,7 +693,7 @@ def _kinds_of(architecture: Architecture, stage: tuple[int, int]) -> tuple[tuple
     return tuple((kind, counts[kind]) for kind, _ in architecture.caches)
 
 
-def _check_dtypes(setup: CacheSetup) -> None:
+def _check_dtypes(setup: Setup) -> None:
     if setup.k_dtype != setup.v_dtype:
         raise UnsupportedError(
             f"vllm has one format for K and V, not {setup.k_dtype.name}/{setup.v_dtype.name}",
@@ -725,7 +705,7 @@ def _check_dtypes(setup: CacheSetup) -> None:
         )
 
 
-def _setup_notes(engine: Vllm, architecture: Architecture, setup: CacheSetup) -> list[str]:
+def _setup_notes(engine: Vllm, architecture: Architecture, setup: Setup) -> list[str]:
     notes, tp = [], setup.tensor_parallel_size
     kinds = [kind.attention if isinstance(kind, Parallel) else kind for kind, _ in architecture.caches]
     heads = [kind.num_kv_heads for kind in kinds if isinstance(kind, Full | Sliding | Chunked | Cross)]
@@ -750,7 +730,7 @@ def _hybrid_off_note(engine: Vllm) -> str:
     return f"vllm takes blocks for the whole context in every local layer too: {reason}"
 
 
-def _owned_caches(engine: Vllm, architecture: Architecture, setup: CacheSetup) -> list[_Owned]:
+def _owned_caches(engine: Vllm, architecture: Architecture, setup: Setup) -> list[_Owned]:
     """The caches of the model, layer by layer; layers that keep none own none."""
     kind_index = {kind: index for index, (kind, _) in enumerate(architecture.caches)}
     widened = 1 if architecture.model_type in _WINDOW_PLUS_ONE_MODELS else 0
@@ -764,7 +744,7 @@ def _owned_caches(engine: Vllm, architecture: Architecture, setup: CacheSetup) -
 
 
 def _layer_specs(
-    engine: Vllm, model: str, layer: Layer, setup: CacheSetup, widened: int
+    engine: Vllm, model: str, layer: Layer, setup: Setup, widened: int
 ) -> Iterable[tuple[LayerKind, _Spec]]:
     kept = layer.cache
     kinds: tuple[_SingleKind, ...] = (kept.attention, kept.state) if isinstance(kept, Parallel) else (kept,)
@@ -778,7 +758,7 @@ def _layer_specs(
         yield layer.cross, spec
 
 
-def _spec(engine: Vllm, model: str, kind: _SingleKind, setup: CacheSetup, widened: int) -> _Spec | None:
+def _spec(engine: Vllm, model: str, kind: _SingleKind, setup: Setup, widened: int) -> _Spec | None:
     dtype, tp = setup.k_dtype, setup.tensor_parallel_size
     match kind:
         case Shared() | NoCache():

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, BinaryIO, ClassVar, Protocol
 
 from kvcalc.architecture import Architecture
-from kvcalc.footprint import Prepared, prepare
+from kvcalc.setup import Setup, prepare
 from kvcalc.units import GiB, MiB, largest
 
 #: Bytes of a line that are read; engines print their arguments in one line of some thousand characters.
@@ -174,7 +174,7 @@ class Question:
     tensor_parallel_size: int = 1
     notes: tuple[str, ...] = ()
 
-    def prepared(self, architecture: Architecture) -> Prepared:
+    def setup(self, architecture: Architecture) -> Setup:
         """The engine's plan.
 
         Raises:

@@ -154,7 +154,7 @@ class LlamaCppLog:
         )
 
     def compare(self, run: LogRun, question: Question, architecture: Architecture) -> Iterator[Compared]:
-        plan = question.prepared(architecture).plan
+        plan = question.setup(architecture).plan
         report = plan.report(question.context, question.batch_size, 2**62)
         lines = [line for line in map(parse_cache, report["printed"]) if line is not None]
         layers = run.stated.get("n_layer")

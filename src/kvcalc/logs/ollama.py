@@ -105,7 +105,7 @@ class OllamaLog:
         )
 
     def compare(self, run: LogRun, question: Question, architecture: Architecture) -> Iterator[Compared]:
-        size = question.prepared(architecture).plan.kv_bytes(question.context, question.batch_size)
+        size = question.setup(architecture).plan.kv_bytes(question.context, question.batch_size)
         required = run.figures.get("required_kv")
         sizes = [figure for figure in (cache.get("size") for cache in run.caches) if figure is not None]
         if required is not None:

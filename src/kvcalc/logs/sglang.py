@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 from kvcalc.architecture import Architecture, Chunked, Compressed, Cross, Full, Latent, Parallel, Sliding
 from kvcalc.errors import InputError
-from kvcalc.footprint import Prepared
 from kvcalc.logs.base import (
     MOST_CACHES,
     NUMBER,
@@ -28,6 +27,7 @@ from kvcalc.logs.base import (
     with_options,
     with_parallel,
 )
+from kvcalc.setup import Setup
 from kvcalc.units import GiB
 
 _TOKENS = re.compile(r"#tokens: (\d{1,15})")
@@ -133,8 +133,8 @@ class SglangLog:
         return max(counts, default=0) or None
 
     def compare(self, run: LogRun, question: Question, architecture: Architecture) -> Iterator[Compared]:
-        prepared = question.prepared(architecture)
-        plan = prepared.plan
+        setup = question.setup(architecture)
+        plan = setup.plan
         allocated = plan.kv_bytes(question.context, 1)
         report = plan.report(question.context, 1, plan.required_kv_memory(question.context, 1))
         total, pools = run.figures.get("max_total_num_tokens"), run.figures.get("pools")
@@ -151,17 +151,15 @@ class SglangLog:
         elif pools is None:
             largest = [cache for cache in run.caches if _tokens_of(cache) == question.context]
             for cache in largest:
-                yield from self._pool(cache, allocated, prepared, architecture)
+                yield from self._pool(cache, allocated, setup, architecture)
         if total is not None:
             predicted = str(question.context)
             yield Compared(
                 "max_total_num_tokens", total.line, total.printed, predicted, "tokens", predicted == total.printed
             )
 
-    def _pool(
-        self, cache: CacheLine, allocated: int, prepared: Prepared, architecture: Architecture
-    ) -> Iterator[Compared]:
-        key, value = _sides(prepared, architecture)
+    def _pool(self, cache: CacheLine, allocated: int, setup: Setup, architecture: Architecture) -> Iterator[Compared]:
+        key, value = _sides(setup, architecture)
         k_bytes = allocated * key // max(1, key + value)
         for name, size in (("KV", allocated), ("K", k_bytes), ("V", allocated - k_bytes)):
             figure = cache.get(name)
@@ -191,10 +189,9 @@ def _tokens_of(cache: CacheLine) -> int:
     return int(tokens.printed) if tokens is not None else 0
 
 
-def _sides(prepared: Prepared, architecture: Architecture) -> tuple[int, int]:
+def _sides(setup: Setup, architecture: Architecture) -> tuple[int, int]:
     """Bytes of K and of V that one token takes in all layers, as far as the layers keep both."""
     keys = values = 0
-    setup = prepared.setup
     for kind, count in architecture.caches:
         inner = kind.attention if isinstance(kind, Parallel) else kind
         if isinstance(inner, Full | Sliding | Chunked | Cross):

@@ -56,7 +56,7 @@ class TensorrtLog:
 
     def compare(self, run: LogRun, question: Question, architecture: Architecture) -> Iterator[Compared]:
         allocated = run.figures["allocated"]
-        predicted = f"{question.prepared(architecture).plan.kv_bytes(question.context, 1) / GiB:.2f}"
+        predicted = f"{question.setup(architecture).plan.kv_bytes(question.context, 1) / GiB:.2f}"
         yield Compared(
             "pool", allocated.line, allocated.printed, predicted, "GiB", same_number(predicted, allocated.printed)
         )

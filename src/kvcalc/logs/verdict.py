@@ -95,13 +95,13 @@ def _with_known_version(question: Question, architecture: Architecture) -> Quest
     """The question, without a version whose rule nobody has read: the engine's default then answers, and says so."""
     version = question.options.get("version")
     try:
-        question.prepared(architecture)
+        question.setup(architecture)
     except KVCalcError:
         rest = {name: value for name, value in question.options.items() if name != "version"}
         without = replace(question, options=rest)
         if version is None:
             raise
-        used = without.prepared(architecture).engine.followed_version
+        used = without.setup(architecture).engine.followed_version
         note = f"the rule of {question.engine} {version} is not known here: {used}'s is used"
         return replace(without, notes=(*question.notes, note))
     return question
@@ -159,14 +159,14 @@ def _draft_reason(
     if run.engine != "vllm" or needed is None:
         return None
     question = found.question
-    own = question.prepared(architecture).plan.kv_bytes(question.context, 1)
+    own = question.setup(architecture).plan.kv_bytes(question.context, 1)
     missing = byte_bounds(needed)[0] - own
     if missing <= 0:
         return None
     fitting = []
     for name, model in presets.items():
         try:
-            extra = question.prepared(model).plan.kv_bytes(question.context, 1)
+            extra = question.setup(model).plan.kv_bytes(question.context, 1)
         except KVCalcError:
             continue
         if gib(own + extra) == Decimal(needed.printed):

@@ -187,7 +187,7 @@ class VllmLog:
         )
 
     def compare(self, run: LogRun, question: Question, architecture: Architecture) -> Iterator[Compared]:
-        plan = question.prepared(architecture).plan
+        plan = question.setup(architecture).plan
         figures, context = run.figures, question.context
         needed, available = figures.get("needed"), figures.get("available")
         if needed is not None:

@@ -14,7 +14,7 @@ def footprint_record(reference: str, footprint: Footprint) -> dict[str, Any]:
         reference: the model as typed.
     """
     architecture, cache, weights = footprint.architecture, footprint.kv_cache, footprint.weights
-    setup = footprint.workload.setup
+    setup = footprint.setup
     return {
         "reference": reference,
         "model": architecture.name,
@@ -25,12 +25,13 @@ def footprint_record(reference: str, footprint: Footprint) -> dict[str, Any]:
             "options": footprint.engine.given_options,
         },
         "workload": {
-            "context": footprint.workload.context,
-            "batch_size": footprint.workload.batch_size,
+            "context": footprint.context,
+            "batch_size": footprint.batch_size,
             "k_dtype": setup.k_dtype.name,
             "v_dtype": setup.v_dtype.name,
             "tensor_parallel_size": setup.tensor_parallel_size,
             "encoder_tokens": setup.encoder_tokens,
+            "draft": setup.draft.name if setup.draft else None,
         },
         "weights": {
             "parameters": weights.parameters,

@@ -36,6 +36,7 @@ class WorkloadShape(_Shape):
     v_dtype: str
     tensor_parallel_size: int
     encoder_tokens: NonNegativeInt
+    draft: str | None = Field(description="the draft model, or null")
 
 
 class WeightsShape(_Shape):

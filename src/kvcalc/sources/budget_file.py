@@ -131,7 +131,7 @@ class Budget(BaseModel):
     weights_dtype: _Line | None = Field(None, description="format of the weights")
     tensor_parallel_size: Annotated[int, _read_as(_tokens, "tensor_parallel_size")] = 1
     encoder_tokens: Annotated[int, _read_as(_tokens, "encoder_tokens")] = 0
-    mtp: Annotated[bool, Field(strict=True)] = False
+    draft: _Line | None = Field(None, description="a draft model, or mtp: its own prediction layers")
     engine: _Line = Field("ideal", description="whose rules apply")
     engine_options: Annotated[dict[str, Any], _read_as(_options, "engine_options")] = Field(
         default={}, description="its options, by its own names"
@@ -189,9 +189,17 @@ class LocatedBudget(BaseModel):
     @property
     def reference(self) -> str:
         """The model reference with its path, if it is one, made whole from the file's folder."""
-        base, _ = split_variant(self.budget.model)
+        return self._from_folder(self.budget.model)
+
+    @property
+    def draft(self) -> str | None:
+        """The reference of the draft model likewise, or ``mtp``."""
+        return None if self.budget.draft is None else self._from_folder(self.budget.draft)
+
+    def _from_folder(self, reference: str) -> str:
+        base, _ = split_variant(reference)
         is_path = not base.startswith("hf:") and ("/" in base or "\\" in base or _ends_as_file(base))
-        return str(self.folder / self.budget.model) if is_path else self.budget.model
+        return str(self.folder / reference) if is_path else reference
 
 
 def _ends_as_file(base: str) -> bool:

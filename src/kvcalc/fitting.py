@@ -11,13 +11,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 from kvcalc.architecture import Architecture
 from kvcalc.errors import InputError, UnsupportedError, quote
-from kvcalc.footprint import Prepared, prepare
+from kvcalc.setup import Setup, prepare
 from kvcalc.units import MAX_BYTES, MAX_TOKENS, check_count, largest
-from kvcalc.weights import weights
 
 #: What no pool of ours subtracts; printed wherever a device becomes a pool.
 NOT_IN_THE_POOL = "activations, CUDA graphs and fragmentation are not in these terms: leave room with --reserve"
@@ -26,7 +25,7 @@ _UTILIZATION = re.compile(r"0(?:\.[0-9]{1,9})?|1(?:\.0{1,9})?|\.[0-9]{1,9}", re.
 
 
 @dataclass(frozen=True)
-class Budget:
+class Memory:
     """The memory of one device, or of the KV cache alone.
 
     Attributes:
@@ -52,17 +51,17 @@ class Budget:
                 check_count(value, what, least=0, most=MAX_BYTES)
         check_count(self.reserve, "reserve", least=0, most=MAX_BYTES)
 
-    def pool(self, prepared: Prepared, weights_bytes: int) -> Pool:
-        """What is left of one device for the KV cache, by term."""
+    def pool(self, setup: Setup) -> Pool:
+        """What the weights leave of one device for the KV cache, by term."""
         if self.device_memory is None:
             assert self.kv_memory is not None
             return Pool(self.kv_memory)
         utilization = self.utilization
         if utilization is None:
-            utilization = Fraction(prepared.engine.utilization_percent, 100)
+            utilization = Fraction(setup.engine.utilization_percent, 100)
         usable = self.device_memory * utilization.numerator // utilization.denominator
-        left = usable - weights_bytes - self.reserve
-        return Pool(left, self.device_memory, utilization, usable, weights_bytes, self.reserve)
+        left = usable - setup.weights.bytes - self.reserve
+        return Pool(left, self.device_memory, utilization, usable, setup.weights.bytes, self.reserve)
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ def capacity(
     weights_dtype: str | None = None,
     tensor_parallel_size: int = 1,
     encoder_tokens: int = 0,
-    mtp: bool = False,
+    draft: Architecture | Literal["mtp"] | None = None,
 ) -> Capacity:
     """What fits: the longest context at a batch size, and the largest batch at a context.
 
@@ -161,122 +160,86 @@ def capacity(
     (47104, 1)
     """
     utilization = None if gpu_memory_utilization is None else parse_utilization(gpu_memory_utilization)
-    deployment = Deployment(
+    memory = Memory(kv_memory, device_memory, utilization, reserve)
+    setup = prepare(
         architecture,
-        Budget(kv_memory, device_memory, utilization, reserve),
-        engine,
-        engine_options or {},
-        kv_cache_dtype,
-        weights_dtype,
-        tensor_parallel_size,
-        encoder_tokens,
-        mtp,
+        engine=engine,
+        engine_options=engine_options,
+        kv_cache_dtype=kv_cache_dtype,
+        weights_dtype=weights_dtype,
+        tensor_parallel_size=tensor_parallel_size,
+        encoder_tokens=encoder_tokens,
+        draft=draft,
     )
-    answer = deployment.capacity(context, batch_size)
+    answer = capacity_of(setup, memory, context, batch_size)
     if answer.refusal is not None:
         raise answer.refusal
     return answer
 
 
-@dataclass(frozen=True)
-class Deployment:
-    """A model in an engine on devices of one size; the fields are the arguments of :func:`capacity`."""
-
-    architecture: Architecture
-    budget: Budget
-    engine: str = "ideal"
-    engine_options: Mapping[str, Any] = field(default_factory=dict)
-    kv_cache_dtype: str | None = None
-    weights_dtype: str | None = None
-    tensor_parallel_size: int = 1
-    encoder_tokens: int = 0
-    mtp: bool = False
-
-    def prepare(self) -> Prepared:
-        """The engine's plan.
-
-        Raises:
-            KVCalcError: the engine refuses the combination.
-        """
-        return prepare(
-            self.architecture,
-            engine=self.engine,
-            engine_options=self.engine_options,
-            kv_cache_dtype=self.kv_cache_dtype,
-            tensor_parallel_size=self.tensor_parallel_size,
-            encoder_tokens=self.encoder_tokens,
-            mtp=self.mtp,
-        )
-
-    def pool(self) -> Pool:
-        """What the weights leave of one device."""
-        prepared = self.prepare()
-        tp, stages = prepared.setup.tensor_parallel_size, prepared.engine.pipeline_stages
-        return self.budget.pool(prepared, weights(prepared.architecture, self.weights_dtype, tp, stages).bytes)
-
-    def capacity(self, context: int | None, batch_size: int = 1) -> Capacity:
-        """What fits, as :func:`capacity` answers it; an engine that refuses to start is a refusal, not raised."""
-        if context is not None:
-            check_count(context, "context")
-        check_count(batch_size, "batch_size")
-        prepared, pool = self.prepare(), self.pool()
-        longest = max_context(prepared, pool.kv_memory, batch_size)
-        required = None if context is None else required_memory(prepared, context, batch_size)
-        made_for = prepared.architecture.max_context or MAX_TOKENS
-        reported = context or min(made_for, made_for if longest is None else max(1, longest))
-        report, refusal = _report(prepared, reported, batch_size, pool.kv_memory)
-        return Capacity(
-            fits=longest != 0 if context is None else required is not None and required <= pool.kv_memory,
-            max_context=longest,
-            max_batch_size=None if context is None else max_batch_size(prepared, pool.kv_memory, context),
-            required_kv_memory=required,
-            missing_bytes=None if required is None else max(0, required - pool.kv_memory),
-            pool=pool,
-            context=context,
-            batch_size=batch_size,
-            reported_context=reported,
-            engine_report=report,
-            refusal=refusal,
-        )
+def capacity_of(setup: Setup, memory: Memory, context: int | None, batch_size: int = 1) -> Capacity:
+    """What fits, as :func:`capacity` answers it; an engine that refuses to start is a refusal, not raised."""
+    if context is not None:
+        check_count(context, "context")
+    check_count(batch_size, "batch_size")
+    pool = memory.pool(setup)
+    longest = max_context(setup, pool.kv_memory, batch_size)
+    required = None if context is None else required_memory(setup, context, batch_size)
+    made_for = setup.architecture.max_context or MAX_TOKENS
+    reported = context or min(made_for, made_for if longest is None else max(1, longest))
+    report, refusal = _report(setup, reported, batch_size, pool.kv_memory)
+    return Capacity(
+        fits=longest != 0 if context is None else required is not None and required <= pool.kv_memory,
+        max_context=longest,
+        max_batch_size=None if context is None else max_batch_size(setup, pool.kv_memory, context),
+        required_kv_memory=required,
+        missing_bytes=None if required is None else max(0, required - pool.kv_memory),
+        pool=pool,
+        context=context,
+        batch_size=batch_size,
+        reported_context=reported,
+        engine_report=report,
+        refusal=refusal,
+    )
 
 
 def _report(
-    prepared: Prepared, context: int, batch_size: int, kv_memory: int
+    setup: Setup, context: int, batch_size: int, kv_memory: int
 ) -> tuple[dict[str, Any], UnsupportedError | None]:
     if kv_memory <= 0:
         return {}, None
     try:
-        return prepared.plan.report(context, batch_size, kv_memory), None
+        return setup.plan.report(context, batch_size, kv_memory), None
     except UnsupportedError as error:
         return {}, error
 
 
-def max_context(prepared: Prepared, kv_memory: int, batch_size: int) -> int | None:
+def max_context(setup: Setup, kv_memory: int, batch_size: int) -> int | None:
     """The longest context that so many sequences may have at a time: 0 if none, None if nothing bounds it."""
-    limit = prepared.engine.context_limit_at(batch_size)
+    limit = setup.engine.context_limit_at(batch_size)
     most = MAX_TOKENS if limit is None else min(limit, MAX_TOKENS)
-    longest = largest(lambda context: fits(prepared, kv_memory, context, batch_size), most)
+    longest = largest(lambda context: fits(setup, kv_memory, context, batch_size), most)
     return None if longest == MAX_TOKENS else longest
 
 
-def max_batch_size(prepared: Prepared, kv_memory: int, context: int) -> int | None:
+def max_batch_size(setup: Setup, kv_memory: int, context: int) -> int | None:
     """The most sequences of that context at a time: 0 if none, None if nothing bounds them."""
-    most = largest(lambda batch_size: fits(prepared, kv_memory, context, batch_size), MAX_TOKENS)
+    most = largest(lambda batch_size: fits(setup, kv_memory, context, batch_size), MAX_TOKENS)
     return None if most == MAX_TOKENS else most
 
 
-def fits(prepared: Prepared, kv_memory: int, context: int, batch_size: int) -> bool:
+def fits(setup: Setup, kv_memory: int, context: int, batch_size: int) -> bool:
     """Whether the engine serves the workload from a pool of that size."""
-    required = required_memory(prepared, context, batch_size)
+    required = required_memory(setup, context, batch_size)
     return required is not None and required <= kv_memory
 
 
-def required_memory(prepared: Prepared, context: int, batch_size: int) -> int | None:
+def required_memory(setup: Setup, context: int, batch_size: int) -> int | None:
     """The smallest pool that serves the workload, or None where the engine's options serve it from no pool."""
-    longest, most = prepared.engine.context_limit_at(batch_size), prepared.engine.batch_limit
+    longest, most = setup.engine.context_limit_at(batch_size), setup.engine.batch_limit
     if (longest is not None and context > longest) or (most is not None and batch_size > most):
         return None
-    required = prepared.plan.required_kv_memory(context, batch_size)
+    required = setup.plan.required_kv_memory(context, batch_size)
     return None if required > MAX_BYTES else required  # beyond every memory: no pool serves it
 
 
@@ -297,18 +260,18 @@ def parse_utilization(text: str) -> Fraction:
 
 
 @dataclass(frozen=True)
-class Split:
-    """One way to use several devices: groups that share every layer, each serving sequences of its own.
+class Replica:
+    """One way to use several devices: groups of them, each with the whole model and sequences of its own.
 
     Attributes:
         tensor_parallel_size: devices that share every layer.
-        devices_per_replica: those, times the pipeline stages.
-        capacity: what one replica serves on each of its devices, or None where the engine refuses the split.
+        devices: those, times the pipeline stages.
+        capacity: what one replica serves on each of its devices, or None where the engine refuses the size.
         refusal: the reason, in that case.
     """
 
     tensor_parallel_size: int
-    devices_per_replica: int
+    devices: int
     capacity: Capacity | None
     refusal: str = ""
 
@@ -316,25 +279,24 @@ class Split:
         """Sequences that all replicas on so many devices serve at a time; None if nothing bounds them."""
         if self.capacity is None:
             return 0
-        each, replicas = self.capacity.max_batch_size, devices // self.devices_per_replica
+        each, replicas = self.capacity.max_batch_size, devices // self.devices
         return None if each is None and replicas else replicas * (each or 0)
 
     def devices_for(self, sequences: int) -> int | None:
         """The fewest devices that serve so many sequences at a time, or None where none do."""
         if self.capacity is None or self.capacity.max_batch_size == 0:
             return None
-        replicas = -(-sequences // (self.capacity.max_batch_size or sequences))
-        return replicas * self.devices_per_replica
+        count = -(-sequences // (self.capacity.max_batch_size or sequences))
+        return count * self.devices
 
 
-def splits(deployment: Deployment, context: int, sizes: Iterable[int]) -> list[Split]:
-    """What one replica of each size serves at a context, in the order of ``sizes`` (tensor-parallel sizes)."""
+def replicas(setup: Setup, memory: Memory, context: int, sizes: Iterable[int]) -> list[Replica]:
+    """What one replica of each tensor-parallel size serves at a context, in the order of ``sizes``."""
     answers = []
     for size in sizes:
-        candidate = replace(deployment, tensor_parallel_size=size)
+        candidate = replace(setup, tensor_parallel_size=size)
         try:
-            stages = candidate.prepare().engine.pipeline_stages
-            answers.append(Split(size, size * stages, candidate.capacity(context)))
+            answers.append(Replica(size, candidate.devices, capacity_of(candidate, memory, context)))
         except UnsupportedError as error:
-            answers.append(Split(size, size, None, error.message))
+            answers.append(Replica(size, size, None, error.message))
     return answers
