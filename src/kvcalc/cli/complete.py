@@ -52,10 +52,10 @@ def devices(incomplete: str) -> list[str]:
 
 
 def formats(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Output formats; those of CI for ``check`` alone."""
-    from kvcalc.report.output import FORMATS
+    """The output formats of a command."""
+    from kvcalc.report.formats import format_names
 
-    return _starting(incomplete, (*FORMATS, *(("junit", "github") if ctx.info_name == "check" else ())))
+    return _starting(incomplete, format_names(ctx.info_name or ""))
 
 
 def units(incomplete: str) -> list[str]:

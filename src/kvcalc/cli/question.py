@@ -14,7 +14,8 @@ from kvcalc.engines.base import Engine, Plan
 from kvcalc.errors import InputError, did_you_mean, printable, quote
 from kvcalc.footprint import Footprint, footprint_of
 from kvcalc.report.document import Derivation, Document, Units
-from kvcalc.report.output import render, write, write_file
+from kvcalc.report.formats import FORMATS, render
+from kvcalc.report.output import write, write_file
 from kvcalc.setup import MTP, Setup, prepare
 from kvcalc.sources.resolve import load
 from kvcalc.units import parse_count
@@ -225,13 +226,13 @@ def weights_derivation(asked: Asked) -> Derivation:
 
 def for_people(format_name: str) -> bool:
     """Whether a format shows the sections; programs read the records alone, and any number of them."""
-    return format_name not in ("json", "csv")
+    return format_name not in FORMATS or FORMATS[format_name].reads == "sections"
 
 
 def check_plot(plot: str | None) -> None:
     """Refuse a picture that cannot be drawn before anything is computed."""
     if plot is not None:
-        from kvcalc.report.plot import check_target
+        from kvcalc.report.charts import check_target
 
         check_target(Path(plot))
 
@@ -241,7 +242,7 @@ def answer(document: Document, format_name: str, output: str | None, plot: str |
     path = None if output is None else Path(output)
     pieces = render(document, format_name, to_file=path is not None)
     if plot is not None:
-        from kvcalc.report.plot import draw
+        from kvcalc.report.charts import draw
 
         write_file(Path(plot), [draw(document, Path(plot))])
     write(pieces, path)

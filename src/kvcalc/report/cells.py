@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-from kvcalc.errors import printable
 from kvcalc.report.document import Column, Section, Units
 from kvcalc.units import BINARY_UNITS, DECIMAL_UNITS, format_in_unit, unit_for
 
@@ -41,7 +40,7 @@ def _cell(kind: str, value: Any) -> str:
         return f"{value:,}"
     if kind == "percent":
         return format_percent(value)
-    return "\n".join(printable(line) for line in str(value).split("\n"))
+    return str(value)
 
 
 def format_percent(ratio: float) -> str:

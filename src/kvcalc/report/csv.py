@@ -1,47 +1,113 @@
-"""CSV: the JSON's rows, one line each, with dotted paths as columns."""
+"""CSV: the JSON's rows, one line each, with dotted paths as columns (``kv_cache.layers.0.kind``).
+
+The columns are those of all rows, and a row may be made as it is read: the lines wait in a temporary file until the
+last one is known. Memory stays constant, and no column is lost.
+"""
 
 from __future__ import annotations
 
 import csv
-import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator
 from io import StringIO
-from itertools import chain, islice
-from typing import Any
+from itertools import islice
+from tempfile import SpooledTemporaryFile
+from typing import TYPE_CHECKING, cast
 
+from kvcalc.errors import printable
 from kvcalc.report.document import Document
 
-#: Rows that are read ahead to learn the columns; later rows of one command have no others.
-_READ_AHEAD = 1000
+if TYPE_CHECKING:
+    from _csv import Writer
+
+#: Bytes of lines that stay in memory; more of them go to a file.
+_IN_MEMORY = 2**22
+#: Lines that are handed on at once.
+_AT_ONCE = 256
+_PLAIN = frozenset({int, float, str, bool, type(None)})
+_NUMBER = re.compile(r"[+-]?[0-9][0-9,]*(?:\.[0-9]+)?")
 
 
 def render(document: Document) -> Iterator[str]:
-    """The records of a document, flattened; a list becomes numbered columns (``kv_cache.layers.0.kind``)."""
-    records = iter(document.records)
-    first = [dict(flatten(record)) for record in islice(records, _READ_AHEAD)]
-    columns = list(dict.fromkeys(column for row in first for column in row))
-    buffer = StringIO()
-    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for row in chain(first, (dict(flatten(record)) for record in records)):
+    """The records of a document, flattened; where a row has no such value, its cell is empty."""
+    columns: dict[str, int] = {}
+    with SpooledTemporaryFile(_IN_MEMORY, "w+", encoding="utf-8", newline="") as lines:
+        widths = _write_lines(document.records, columns, csv.writer(lines, lineterminator="\n"))
+        lines.seek(0)
+        header = StringIO()
+        csv.writer(header, lineterminator="\n").writerow(map(_cell, columns))
+        yield header.getvalue()
+        for first, (start, width) in enumerate(widths, 1):
+            end = widths[first][0] if first < len(widths) else None
+            segment = islice(lines, None if end is None else end - start)
+            missing = "," * (len(columns) - width) + "\n"
+            while block := list(islice(segment, _AT_ONCE)):
+                yield "".join(block if missing == "\n" else [line[:-1] + missing for line in block])
+
+
+def _write_lines(records: Iterable[object], columns: dict[str, int], writer: Writer) -> list[tuple[int, int]]:
+    """Write a line for each record, and learn the columns; returned is from which line on how many were known."""
+    places: dict[tuple[object, ...], list[int]] = {}
+    widths: list[tuple[int, int]] = []
+    for number, record in enumerate(records):
+        shape: list[object] = []
+        leaves: list[object] = []
+        _take(record, shape, leaves)
+        at = places.get(key := tuple(shape))
+        if at is None:
+            at = places[key] = [columns.setdefault(path, len(columns)) for path in _paths(record)]
+            if not widths or widths[-1][1] != len(columns):
+                widths.append((number, len(columns)))
+        row: list[object] = [""] * len(columns)
+        for place, leaf in zip(at, leaves, strict=True):
+            row[place] = leaf
         writer.writerow(row)
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
-    yield buffer.getvalue()
+    return widths
 
 
-def flatten(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The leaves of a record with their dotted paths; empty lists and objects are written as JSON."""
-    if isinstance(value, Mapping) and value:
-        for key, inner in value.items():
-            yield from flatten(inner, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list | tuple) and value:
-        for number, inner in enumerate(value):
-            yield from flatten(inner, f"{path}.{number}")
-    elif isinstance(value, bool):
-        yield path, json.dumps(value)
-    elif isinstance(value, Mapping | list | tuple):
-        yield path, ""
+def _take(value: object, shape: list[object], leaves: list[object]) -> None:
+    """The leaves of a record in order, and its shape: records of one shape have the same paths."""
+    if isinstance(value, dict):
+        shape.append(tuple(value))
+        inner: Iterable[object] = value.values()
     else:
-        yield path, value
+        assert isinstance(value, list | tuple)
+        shape.append(len(value))
+        inner = value
+    for number, each in enumerate(inner):
+        if type(each) is str:
+            leaves.append(_cell(each))
+        elif type(each) is bool:
+            leaves.append("true" if each else "false")
+        elif type(each) in _PLAIN:
+            leaves.append(each)
+        elif each:
+            shape.append(number)
+            _take(each, shape, leaves)
+        else:  # an empty list or object
+            leaves.append("")
+
+
+def _paths(value: object, path: str = "") -> Iterator[str]:
+    """The dotted paths of the leaves, in the order of :func:`_take`."""
+    items = value.items() if isinstance(value, dict) else enumerate(cast("list[object]", value))
+    for key, inner in items:
+        below = f"{path}{key}"
+        if isinstance(inner, dict | list | tuple) and inner:
+            yield from _paths(inner, f"{below}.")
+        else:
+            yield below
+
+
+def _cell(text: str) -> str:
+    r"""A text as a spreadsheet shows it and never computes it: what would begin a formula stands behind a quote.
+
+    >>> _cell("=1+1"), _cell("-0.5"), _cell("a\x1b\n")
+    ("'=1+1", '-0.5', 'a\\x1b\\n')
+    """
+    if not text.isprintable():
+        text = printable(text)
+    return f"'{text}" if text[:1] in _FORMULA and not _NUMBER.fullmatch(text) else text
+
+
+_FORMULA = frozenset("=+-@")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kvcalc.report.document import Document
+from kvcalc.report.text import printable_lines
 
 _MOST = 10
 _LEVELS = {"fail": "error", "warn": "warning"}
@@ -44,7 +45,7 @@ def _data(text: str) -> str:
     >>> _data("over by 3.0 %\\nhint")
     'over by 3.0 %25%0Ahint'
     """
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return printable_lines(text).replace("%", "%25").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
 
 from kvcalc.report.document import Document
-
-#: Characters that no XML 1.0 document may hold, escaped or not.
-_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+from kvcalc.report.text import printable_lines
 
 
 def render(document: Document) -> Iterator[str]:
@@ -49,10 +46,9 @@ def _text(text: str) -> str:
     >>> _text("a < b\\x1b")
     'a &lt; b\\\\x1b'
     """
-    return escape(_FORBIDDEN.sub(lambda match: ascii(match[0])[1:-1], text), quote=False)
+    return escape(printable_lines(text), quote=False)
 
 
 def _quoted(text: str) -> str:
     # A line break in an attribute is read back as a blank unless it is written as a reference.
-    escaped = _text(text).replace('"', "&quot;")
-    return '"' + re.sub("[\t\n\r]", lambda match: f"&#{ord(match[0])};", escaped) + '"'
+    return '"' + _text(text).replace('"', "&quot;").replace("\n", "&#10;") + '"'

@@ -1,76 +1,14 @@
-"""Formats by name, and files that are written whole or not at all."""
+"""Text to standard output, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from kvcalc.errors import InputError, did_you_mean, quote
-from kvcalc.report.document import Document
-
-if TYPE_CHECKING:
-    from kvcalc.report.table import Screen
-
-FORMATS = ("table", "json", "csv", "markdown", "html")
-
-
-def render(document: Document, format_name: str, *, to_file: bool = False) -> Iterator[str]:
-    """The document in one of the formats.
-
-    Raises:
-        InputError: an unknown format.
-    """
-    match format_name:
-        case "table":
-            from kvcalc.report import table
-
-            return table.render(document, table.Screen() if to_file else screen())
-        case "json":
-            from kvcalc.report import json
-
-            return json.render(document)
-        case "csv":
-            from kvcalc.report import csv
-
-            return csv.render(document)
-        case "markdown":
-            from kvcalc.report import markdown
-
-            return markdown.render(document)
-        case "junit" if document.schema == "check":
-            from kvcalc.report import junit
-
-            return junit.render(document)
-        case "github" if document.schema == "check":
-            from kvcalc.report import github
-
-            return github.render(document)
-        case "junit" | "github":
-            raise InputError(f"{format_name} is a format of 'kvcalc check' alone", hint=f"known: {', '.join(FORMATS)}")
-        case "html":
-            from kvcalc.report import html
-
-            return html.render(document)
-        case _:
-            hint = did_you_mean(format_name, FORMATS) or f"known formats: {', '.join(FORMATS)}"
-            raise InputError(f"unknown format {quote(format_name)}", hint=hint)
-
-
-def screen() -> Screen:
-    """What standard output is: a terminal with its width and colours, or a pipe."""
-    from kvcalc.report.table import Screen
-
-    terminal = sys.stdout.isatty()
-    columns = os.environ.get("COLUMNS", "")
-    width = int(columns) if columns.isdecimal() and 0 < int(columns) < 10_000 else None
-    if width is None and terminal:
-        width = os.get_terminal_size(sys.stdout.fileno()).columns or 80
-    color = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return Screen(width, color)
+from kvcalc.errors import InputError
 
 
 def write(pieces: Iterable[str], path: Path | None) -> None:

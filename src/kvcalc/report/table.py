@@ -18,7 +18,6 @@ from rich.table import Table
 from rich.text import Text
 
 from kvcalc.engines.base import Step, evaluate, with_numbers
-from kvcalc.errors import printable
 from kvcalc.report.cells import bar_lengths, column_cells
 from kvcalc.report.document import Column, Derivation, Document, Section, Units
 
@@ -63,9 +62,9 @@ def render(document: Document, screen: Screen = Screen()) -> Iterator[str]:
         markup=False,
         emoji=False,
     )
-    yield _printed(console, Text(printable(document.title), style="bold"))
+    yield _printed(console, Text(document.title, style="bold"))
     if document.assumptions:
-        yield _printed(console, Text(printable(" · ".join(document.assumptions)), style="bright_black"))
+        yield _printed(console, Text(" · ".join(document.assumptions), style="bright_black"))
     for section in document.sections:
         if section.title:
             yield _printed(console, Text(f"\n{section.title}", style="bold"))
@@ -75,7 +74,7 @@ def render(document: Document, screen: Screen = Screen()) -> Iterator[str]:
     if document.notes:
         yield "\n"
     for note in document.notes:
-        yield _printed(console, Text(f"note: {printable(note)}", style="bright_black"))
+        yield _printed(console, Text(f"note: {note}", style="bright_black"))
 
 
 def _printed(console: Console, content: Text | Table) -> str:

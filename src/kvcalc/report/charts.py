@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from io import BytesIO
 from pathlib import Path
@@ -15,19 +16,24 @@ from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 from kvcalc import __version__
-from kvcalc.errors import InputError, quote
+from kvcalc.errors import InputError, printable, quote
 from kvcalc.report.axes import FILLS, PALETTE, bar_remarks, position_axis, value_axis
 from kvcalc.report.document import Chart, Document, Units
+from kvcalc.report.text import printable_document
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
 SUFFIXES = (".svg", ".png", ".pdf")
 _HATCHES = ("", "////", "xx")
 _MARKERS = "os^DvPX"
 _DASHES = ("-", "--", "-.", ":")
-#: Text as outlines, so that the picture looks alike everywhere; no random names inside.
+_FONT = "DejaVu Sans"  # matplotlib ships it
+#: Text as outlines, so that the picture looks alike everywhere; no random names inside, and no markup in names.
 _STYLE: dict[Any, Any] = {
+    "font.family": _FONT,
+    "text.parse_math": False,
     "svg.fonttype": "path",
     "svg.hashsalt": "kvcalc",
     "pdf.fonttype": 42,
@@ -70,6 +76,8 @@ def draw(document: Document, path: Path) -> bytes:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
+    document = printable_document(document, _drawable_line())
+
     columns = 1 if len(document.charts) == 1 else 2
     rows = -(-len(document.charts) // columns)
     heights = [max(map(_height, document.charts[row * columns :][:columns])) for row in range(rows)]
@@ -94,6 +102,18 @@ def draw(document: Document, path: Path) -> bytes:
         figure.savefig(picture, format=suffix, dpi=160, metadata=_metadata(document, suffix))
     drawn = picture.getvalue()
     return re.sub(rb"\n +", b"\n", drawn) if suffix == "svg" else drawn  # its indentation is a tenth of the file
+
+
+def _drawable_line() -> Callable[[str], str]:
+    """What makes a line printable, and shows a letter that the font lacks by its number, as ``\\u4e2d``."""
+    from matplotlib.font_manager import findfont, get_font
+
+    letters = get_font(findfont(_FONT)).get_charmap()
+
+    def line(text: str) -> str:
+        return "".join(each if ord(each) in letters else ascii(each)[1:-1] for each in printable(text))
+
+    return line
 
 
 def chart_data(document: Document) -> str:
@@ -121,18 +141,19 @@ def _bars(axes: Axes, chart: Chart, units: Units) -> None:
     axis = value_axis(chart, units)
     places = range(len(chart.names))
     starts = [0.0] * len(chart.names)
+    drawn: list[Artist] = []
     for number, series in enumerate(chart.series):
-        axes.barh(
+        bars = axes.barh(
             places,
             series.values,
             left=starts,
             height=0.62,
-            label=series.label,
             color=FILLS[number % len(FILLS)],
             hatch=_HATCHES[number % len(_HATCHES)],
             edgecolor="#333333",
             linewidth=0.6,
         )
+        drawn.append(bars[0])
         starts = [start + value for start, value in zip(starts, series.values, strict=True)]
     for place, end, remark in zip(places, starts, bar_remarks(chart, units), strict=True):
         axes.annotate(
@@ -145,18 +166,16 @@ def _bars(axes: Axes, chart: Chart, units: Units) -> None:
     axes.set_xlim(0, axis.high * 1.35)
     axes.set_xticks([value for value, _ in axis.ticks], [name for _, name in axis.ticks])
     axes.set_xlabel(axis.title)
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=len(chart.series), fontsize=9, borderaxespad=0, borderpad=0.2
-    )
+    _key(axes, chart, drawn, loc="lower left", bbox_to_anchor=(0, 1), ncols=len(drawn), borderaxespad=0, borderpad=0.2)
 
 
 def _lines(axes: Axes, chart: Chart, units: Units) -> None:
     vertical, horizontal = value_axis(chart, units), position_axis(chart)
+    drawn: list[Artist] = []
     for number, series in enumerate(chart.series):
-        axes.plot(
+        drawn += axes.plot(
             series.positions,
             series.values,
-            label=series.label,
             color=PALETTE[number % len(PALETTE)],
             marker=_MARKERS[number % len(_MARKERS)],
             markersize=4.5,
@@ -176,15 +195,16 @@ def _lines(axes: Axes, chart: Chart, units: Units) -> None:
     axes.minorticks_off()
     axes.set_xlabel(horizontal.title)
     axes.set_ylabel(vertical.title)
-    axes.legend(loc="best", fontsize=9)
+    _key(axes, chart, drawn, loc="best")
 
 
 def _bounds(axes: Axes, chart: Chart, units: Units) -> None:
     axis = value_axis(chart, units)
     width = 0.7 / len(chart.series)
+    drawn: list[Artist] = []
     for number, series in enumerate(chart.series):
         for place, bound in enumerate(series.values):
-            axes.bar(
+            bar = axes.bar(
                 place + (number - (len(chart.series) - 1) / 2) * width,
                 2 * bound,
                 bottom=-bound,
@@ -193,8 +213,9 @@ def _bounds(axes: Axes, chart: Chart, units: Units) -> None:
                 hatch=_HATCHES[number % len(_HATCHES)],
                 edgecolor="#333333",
                 linewidth=0.6,
-                label=series.label if place == 0 else None,
             )
+            if place == 0:
+                drawn.append(bar[0])
     axes.axhline(0, color="#333333", linewidth=0.8)
     axes.set_xticks(range(len(chart.names)), chart.names)
     axes.set_ylim(axis.low, axis.high)
@@ -202,7 +223,14 @@ def _bounds(axes: Axes, chart: Chart, units: Units) -> None:
     axes.grid(visible=False, axis="x")
     axes.set_xlabel(chart.x_title)
     axes.set_ylabel(axis.title)
-    axes.legend(loc="upper right", ncols=len(chart.series), fontsize=9, borderaxespad=0.2)
+    _key(axes, chart, drawn, loc="upper right", ncols=len(drawn), borderaxespad=0.2)
+
+
+def _key(axes: Axes, chart: Chart, drawn: Sequence[Artist], **placed: Any) -> None:
+    """Name the series. The words are set last: matplotlib leaves out a label that begins with an underscore."""
+    key = axes.legend(drawn, [str(number) for number in range(len(drawn))], fontsize=9, **placed)
+    for words, series in zip(key.get_texts(), chart.series, strict=True):
+        words.set_text(series.label)
 
 
 _DRAW = {"bars": _bars, "curves": _lines, "points": _lines, "bounds": _bounds}

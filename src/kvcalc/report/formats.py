@@ -1,0 +1,102 @@
+"""The output formats by name. A format is its module here (``render`` takes a document) and its line in ``FORMATS``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from kvcalc.errors import InputError, did_you_mean, quote
+from kvcalc.report.document import Document
+from kvcalc.report.text import inert, printable_document
+
+if TYPE_CHECKING:
+    from kvcalc.report.table import Screen
+
+
+@dataclass(frozen=True)
+class Format:
+    """One output format.
+
+    Attributes:
+        suffixes: how its files end.
+        reads: what it shows of a document: the sections for people, or the records for programs.
+        only_for: the schemas of the documents that it can show; empty for all.
+    """
+
+    suffixes: tuple[str, ...]
+    reads: str
+    only_for: frozenset[str] = frozenset()
+
+
+_VERDICTS = frozenset({"check"})
+FORMATS = {
+    "table": Format((".txt",), "sections"),
+    "json": Format((".json",), "records"),
+    "csv": Format((".csv",), "records"),
+    "markdown": Format((".md",), "sections"),
+    "html": Format((".html", ".htm"), "sections"),
+    "junit": Format((".xml",), "records", _VERDICTS),
+    "github": Format((), "records", _VERDICTS),
+}
+
+
+def format_names(schema: str) -> tuple[str, ...]:
+    """The formats of a command's answers, by the schema of its documents.
+
+    >>> format_names("show")
+    ('table', 'json', 'csv', 'markdown', 'html')
+    """
+    return tuple(name for name, each in FORMATS.items() if not each.only_for or schema in each.only_for)
+
+
+def format_of_file(name: str) -> str | None:
+    """The format that a file's suffix names, or None.
+
+    >>> format_of_file("report.html"), format_of_file("report")
+    ('html', None)
+    """
+    lowered = name.lower()
+    return next((format_name for format_name, each in FORMATS.items() if lowered.endswith(each.suffixes)), None)
+
+
+def render(document: Document, format_name: str, *, to_file: bool = False) -> Iterator[str]:
+    """The document in one of the formats; every text in it is printable.
+
+    Raises:
+        InputError: an unknown format, or one that does not show such a document.
+    """
+    known = format_names(document.schema)
+    if format_name not in FORMATS:
+        hint = did_you_mean(format_name, known) or f"known formats: {', '.join(known)}"
+        raise InputError(f"unknown format {quote(format_name)}", hint=hint)
+    if format_name not in known:
+        commands = " and ".join(f"'kvcalc {name}'" for name in sorted(FORMATS[format_name].only_for))
+        raise InputError(f"{format_name} is a format of {commands} alone", hint=f"known: {', '.join(known)}")
+    safe = printable_document(document)
+    if format_name == "github":  # the one format that is made of commands
+        from kvcalc.report import github
+
+        return github.render(safe)
+    if format_name == "table":
+        from kvcalc.report import table
+
+        return map(inert, table.render(safe, table.Screen() if to_file else screen()))
+    pieces: Iterator[str] = import_module(f"kvcalc.report.{format_name}").render(safe)
+    return map(inert, pieces)
+
+
+def screen() -> Screen:
+    """What standard output is: a terminal with its width and colours, or a pipe."""
+    from kvcalc.report.table import Screen
+
+    terminal = sys.stdout.isatty()
+    columns = os.environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdecimal() and 0 < int(columns) < 10_000 else None
+    if width is None and terminal:
+        width = os.get_terminal_size(sys.stdout.fileno()).columns or 80
+    color = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return Screen(width, color)
