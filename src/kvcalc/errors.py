@@ -56,8 +56,16 @@ class InputError(KVCalcError):
     """A file, a value or an option that cannot be read as what it should be."""
 
 
-class UnsupportedError(KVCalcError):
-    """A question that is well formed, and that the engine or the rule has no answer to."""
+class RefusalError(KVCalcError):
+    """A question that is well formed and has no answer: one of the two below."""
+
+
+class UnsupportedError(RefusalError):
+    """The engine itself does not do it, or the rewrite has no meaning; the message says where that is known from."""
+
+
+class NotModelledError(RefusalError):
+    """Nobody here knows what the engine does with it: a debt of kvcalc, and counted as one."""
 
 
 class NetworkError(KVCalcError):

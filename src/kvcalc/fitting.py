@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from kvcalc.architecture import Architecture
-from kvcalc.errors import InputError, UnsupportedError, quote
+from kvcalc.errors import InputError, RefusalError, quote
 from kvcalc.setup import Setup, prepare
 from kvcalc.units import MAX_BYTES, MAX_TOKENS, check_count, largest
 
@@ -113,7 +113,7 @@ class Capacity:
     batch_size: int
     reported_context: int
     engine_report: dict[str, Any] = field(default_factory=dict)
-    refusal: UnsupportedError | None = None
+    refusal: RefusalError | None = None
 
     @property
     def kv_memory(self) -> int:
@@ -203,14 +203,12 @@ def capacity_of(setup: Setup, memory: Memory, context: int | None, batch_size: i
     )
 
 
-def _report(
-    setup: Setup, context: int, batch_size: int, kv_memory: int
-) -> tuple[dict[str, Any], UnsupportedError | None]:
+def _report(setup: Setup, context: int, batch_size: int, kv_memory: int) -> tuple[dict[str, Any], RefusalError | None]:
     if kv_memory <= 0:
         return {}, None
     try:
         return setup.plan.report(context, batch_size, kv_memory), None
-    except UnsupportedError as error:
+    except RefusalError as error:
         return {}, error
 
 
@@ -297,6 +295,6 @@ def replicas(setup: Setup, memory: Memory, context: int, sizes: Iterable[int]) -
         candidate = replace(setup, tensor_parallel_size=size)
         try:
             answers.append(Replica(size, candidate.devices, capacity_of(candidate, memory, context)))
-        except UnsupportedError as error:
+        except RefusalError as error:
             answers.append(Replica(size, size, None, error.message))
     return answers

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from kvcalc.architecture import Architecture
+from kvcalc.derivation import DerivationError
 from kvcalc.engines.base import Engine, KVCache
 from kvcalc.setup import Setup, prepare
 from kvcalc.units import MAX_TOKENS, check_count
@@ -66,6 +67,9 @@ class Footprint:
 def footprint_of(setup: Setup, context: int, batch_size: int) -> Footprint:
     """The footprint of a setup at one context and batch size."""
     cache = setup.plan.allocate(context, batch_size)
+    if cache.bytes != setup.plan.kv_bytes(context, batch_size):
+        engine = setup.engine.name
+        raise DerivationError(f"{engine}: the rows hold {cache.bytes}, not {setup.plan.kv_bytes(context, batch_size)}")
     if setup.plan is not setup.ideal_plan:
         cache = replace(cache, ideal_bytes=setup.ideal_plan.kv_bytes(context, batch_size))
     return Footprint(setup, context, batch_size, setup.weights, cache)

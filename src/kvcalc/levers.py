@@ -11,7 +11,7 @@ from typing import Any
 
 from kvcalc.architecture import is_local, window_of
 from kvcalc.dtypes import parse_kv_dtypes
-from kvcalc.errors import UnsupportedError
+from kvcalc.errors import RefusalError
 from kvcalc.fitting import Capacity, Memory, capacity_of
 from kvcalc.layout import Layout
 from kvcalc.setup import Setup
@@ -89,7 +89,7 @@ def _windows(setup: Setup, memory: Memory, reference: str, context: int, batch_s
     def with_layout(layout: Layout) -> Capacity | None:
         try:
             changed = model.with_layout(layout)
-        except UnsupportedError:
+        except RefusalError:
             return None
         return _answer(setup, memory, context, batch_size, architecture=changed)
 
@@ -122,7 +122,7 @@ def _devices(setup: Setup, memory: Memory, context: int, batch_size: int) -> Ite
 def _answer(setup: Setup, memory: Memory, context: int, batch_size: int, **changes: Any) -> Capacity | None:
     try:
         return capacity_of(replace(setup, **changes), memory, context, batch_size)
-    except UnsupportedError:
+    except RefusalError:
         return None  # a lever that the engine refuses closes nothing
 
 

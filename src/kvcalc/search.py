@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from kvcalc.architecture import Architecture, Cross, Full, Latent, Parallel, Sliding, is_local
-from kvcalc.errors import InputError, UnsupportedError
+from kvcalc.errors import InputError, RefusalError
 from kvcalc.fitting import Memory
 from kvcalc.layout import Layout
 from kvcalc.paper import Standing, evidence
@@ -172,7 +172,7 @@ class Walk:
                     try:
                         model = self._model if layout is None else self._model.with_layout(layout)
                         setup = self._prepare(model, engine, kv_format)
-                    except UnsupportedError as error:
+                    except RefusalError as error:
                         self.refused += len(grid.weights_dtypes) * len(grid.contexts)
                         self.reason = self.reason or f"{reference}: {error.message}"
                         continue

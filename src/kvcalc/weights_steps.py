@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 
 from kvcalc.architecture import Architecture
+from kvcalc.derivation import Quantity
 from kvcalc.dtypes import parse_dtype
-from kvcalc.engines.base import Step
 from kvcalc.weights import Weights, stage_tensors, tensor_bytes, weights
 
 
 def weights_steps(
     architecture: Architecture, dtype: str | None, tensor_parallel_size: int = 1, stages: int = 1
-) -> tuple[Step, ...]:
+) -> tuple[Quantity, ...]:
     """The steps behind ``weights(...).bytes``; the last one is that number.
 
     >>> import kvcalc
@@ -30,7 +30,7 @@ def weights_steps(
         formula = f"parameters * {stored.block_bytes}"
         return (
             *steps,
-            Step("weights_bytes", f"{stored.name}: {stored.block_bytes} B each", formula, counted.bytes, "bytes"),
+            Quantity("weights_bytes", f"{stored.name}: {stored.block_bytes} B each", formula, counted.bytes, "bytes"),
         )
     placed = [
         [(tensor.part, tensor_bytes(tensor, stored, own, tensor_parallel_size), count) for tensor, count in tensors]
@@ -45,12 +45,12 @@ def weights_steps(
         terms = {size: count for size, count in sizes.items() if size and count}
         formula = " + ".join(f"{count} * {size}" for size, count in terms.items()) or "0"
         value = sum(size * count for size, count in terms.items())
-        steps.append(Step(f"{part}_bytes", f"{part.replace('_', ' ')} on one device", formula, value, "bytes"))
+        steps.append(Quantity(f"{part}_bytes", f"{part.replace('_', ' ')} on one device", formula, value, "bytes"))
         names.append(f"{part}_bytes")
-    return (*steps, Step("weights_bytes", "weights on one device", " + ".join(names), counted.bytes, "bytes"))
+    return (*steps, Quantity("weights_bytes", "weights on one device", " + ".join(names), counted.bytes, "bytes"))
 
 
-def _parameters(architecture: Architecture) -> list[Step]:
+def _parameters(architecture: Architecture) -> list[Quantity]:
     """A product for each part of the model: layers times the numbers in each."""
     parts: dict[str, Counter[int]] = {}
     for tensor in architecture.tensors:
@@ -66,30 +66,30 @@ def _parameters(architecture: Architecture) -> list[Step]:
         formula = " + ".join(f"{count} * {elements}" for elements, count in terms.items() if elements) or "0"
         value = sum(count * elements for elements, count in terms.items())
         steps.append(
-            Step(part, f"{part.replace('_', ' ')}: layers times the numbers in each", formula, value, "parameters")
+            Quantity(part, f"{part.replace('_', ' ')}: layers times the numbers in each", formula, value, "parameters")
         )
     total = sum(step.value for step in steps)
     return [
         *steps,
-        Step("parameters", "the whole model, tied weights once", " + ".join(parts) or "0", total, "parameters"),
+        Quantity("parameters", "the whole model, tied weights once", " + ".join(parts) or "0", total, "parameters"),
     ]
 
 
-def _as_stored(measured: dict[str, int], counted: Weights) -> tuple[Step, ...]:
+def _as_stored(measured: dict[str, int], counted: Weights) -> tuple[Quantity, ...]:
     """Bytes that files hold by storage format; a device's part of them is stated, not derived."""
     steps = [
-        Step(f"stored_{number}", f"{name} tensors in the files", str(size), size, "bytes", "measured in the files")
+        Quantity(f"stored_{number}", f"{name} tensors in the files", str(size), size, "bytes", "measured in the files")
         for number, (name, size) in enumerate(sorted(measured.items()), start=1)
     ]
     whole = sum(measured.values())
     formula = " + ".join(step.symbol for step in steps) or "0"
     if counted.bytes == whole:
-        return (*steps, Step("weights_bytes", "weights", formula, whole, "bytes"))
-    part = Step(
+        return (*steps, Quantity("weights_bytes", "weights", formula, whole, "bytes"))
+    part = Quantity(
         "device_bytes",
         "one device's part, in proportion to the computed weights",
         str(counted.bytes),
         counted.bytes,
         "bytes",
     )
-    return (*steps, Step("whole_bytes", "the whole model", formula, whole, "bytes"), part)
+    return (*steps, Quantity("whole_bytes", "the whole model", formula, whole, "bytes"), part)

@@ -20,8 +20,8 @@ from kvcalc.architecture import (
     distinct_layers,
     layer_kind,
 )
+from kvcalc.derivation import evaluate
 from kvcalc.engines import make_engine
-from kvcalc.engines.base import evaluate
 from kvcalc.engines.llama_cpp import LlamaCppPlan
 from kvcalc.errors import InputError, UnsupportedError
 from kvcalc.layout import parse_layout

@@ -8,9 +8,11 @@ import pytest
 from layouts import chunked, full, laid_out, latent, published, recorded, sliding
 
 from kvcalc.architecture import Architecture
-from kvcalc.engines.base import KVCache, evaluate
+from kvcalc.derivation import evaluate
+from kvcalc.engines.base import KVCache
 from kvcalc.errors import InputError, UnsupportedError
-from kvcalc.footprint import footprint, kv_cache_bytes, prepare
+from kvcalc.footprint import footprint, kv_cache_bytes
+from kvcalc.setup import prepare
 from kvcalc.sources.resolve import load
 
 RECORDED = recorded("mlx_lm.json")

@@ -6,7 +6,7 @@ import pytest
 
 import kvcalc
 from kvcalc.architecture import Architecture, Full, Layer
-from kvcalc.engines.base import evaluate
+from kvcalc.derivation import evaluate
 from kvcalc.errors import InputError, UnsupportedError
 from kvcalc.setup import prepare
 from kvcalc.units import GiB, MiB

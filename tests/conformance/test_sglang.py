@@ -9,9 +9,9 @@ import pytest
 
 import kvcalc
 from kvcalc.architecture import Architecture, Full, Latent, Layer, LayerKind, Shared, Sliding, State
+from kvcalc.derivation import evaluate
 from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines import make_engine
-from kvcalc.engines.base import evaluate
 from kvcalc.engines.sglang import SGLangPlan
 from kvcalc.errors import InputError, UnsupportedError
 from kvcalc.layout import parse_layout

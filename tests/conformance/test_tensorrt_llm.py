@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 import kvcalc
 from kvcalc.architecture import Architecture, Full, Latent, Layer, LayerKind, Shared, Sliding, State
+from kvcalc.derivation import evaluate
 from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines import make_engine
-from kvcalc.engines.base import evaluate
 from kvcalc.engines.tensorrt_llm import TensorRTLLMPlan
 from kvcalc.errors import InputError, UnsupportedError
 from kvcalc.setup import Setup

@@ -8,9 +8,10 @@ import pytest
 from layouts import chunked, full, laid_out, latent, published, recorded, sliding
 
 from kvcalc.architecture import Architecture
-from kvcalc.engines.base import evaluate
+from kvcalc.derivation import evaluate
 from kvcalc.errors import InputError, UnsupportedError
-from kvcalc.footprint import footprint, kv_cache_bytes, prepare
+from kvcalc.footprint import footprint, kv_cache_bytes
+from kvcalc.setup import prepare
 
 RECORDED = recorded("transformers.json")
 MODELS = list(dict.fromkeys(row[0] for row in RECORDED["rows"]))

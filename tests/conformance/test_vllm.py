@@ -28,9 +28,9 @@ from kvcalc.architecture import (
     distinct_layers,
     layer_kind,
 )
+from kvcalc.derivation import evaluate
 from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines import make_engine
-from kvcalc.engines.base import evaluate
 from kvcalc.engines.vllm import Vllm, VllmPlan
 from kvcalc.errors import InputError, KVCalcError, UnsupportedError
 from kvcalc.setup import Setup

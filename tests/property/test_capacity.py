@@ -1,76 +1,16 @@
 """The inverse: at the answer it fits, and one token or one sequence more does not, in every engine."""
 
-from typing import Any
-
-from architectures import EVERY_KIND, architectures, full, sliding, state
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from strategies import setups, uniform
 
 from kvcalc import capacity, kv_cache_bytes
-from kvcalc.architecture import Architecture, Full, Layer, Sliding, distinct_layers
-from kvcalc.engines import REGISTRY
-from kvcalc.errors import UnsupportedError
 from kvcalc.fitting import Memory, capacity_of
-from kvcalc.setup import Setup, prepare
 from kvcalc.units import MAX_TOKENS, largest
 
-#: Options that bend the curve, by engine; an engine that is not here is asked with its defaults.
-OPTIONS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
-    "llama.cpp": st.fixed_dictionaries(
-        {"n_ubatch": st.sampled_from([0, 64, 512]), "kv_unified": st.booleans(), "swa_full": st.booleans()},
-        optional={"n_ctx": st.integers(1, 10**6), "n_seq_max": st.integers(1, 8)},
-    ),
-    "ollama": st.fixed_dictionaries({}, optional={"num_parallel": st.integers(1, 8)}),
-    "vllm": st.fixed_dictionaries(
-        {
-            "max_num_batched_tokens": st.sampled_from([1, 512, 2048, 8192]),
-            "block_size": st.sampled_from([16, 32, 128]),
-            "async_scheduling": st.booleans(),
-            "version": st.sampled_from(["0.11.0", "0.14.0", "0.25.1", "0.33.0"]),
-        },
-        optional={"num_gpu_blocks_override": st.integers(1, 10**6)},
-    ),
-    "sglang": st.fixed_dictionaries(
-        {"page_size": st.sampled_from([1, 16, 64]), "swa_full_tokens_ratio": st.sampled_from([0.1, 0.8, 1.0])},
-        optional={"max_running_requests": st.integers(1, 8), "disable_radix_cache": st.booleans()},
-    ),
-    "mlx-lm": st.fixed_dictionaries(
-        {"prefill_step_size": st.sampled_from([1, 512, 2048])}, optional={"max_kv_size": st.integers(5, 8192)}
-    ),
-    "transformers": st.fixed_dictionaries(
-        {"cache": st.sampled_from(["dynamic", "static"])}, optional={"prefill_chunk": st.integers(1, 4096)}
-    ),
-    "tensorrt-llm": st.fixed_dictionaries(
-        {"tokens_per_block": st.sampled_from([32, 64])}, optional={"max_attention_window": st.just([1024, 4096])}
-    ),
-}
 budgets = st.integers(0, 2**20) | st.integers(0, 2**40)
 contexts = st.integers(1, 2**21)
 batches = st.integers(1, 300)
-
-
-@st.composite
-def uniform(draw: st.DrawFn) -> Architecture:
-    """Local and global layers of one geometry each, in a family whose windows every engine knows."""
-    window = draw(st.sampled_from([1, 128, 512, 1000, 4096]))
-    heads, width = draw(st.sampled_from([(1, 64), (4, 128), (8, 256)]))
-    kinds = (Sliding(window, heads, width, width), Full(heads, width, width))
-    order = draw(st.lists(st.sampled_from(kinds), min_size=1, max_size=30))
-    layers, indices = distinct_layers([Layer(kind) for kind in order])
-    family = draw(st.sampled_from(["gemma3", "gpt_oss"]))  # SGLang gives a sliding pool to the second only
-    return Architecture("random", family, layers, indices, hidden_size=256, vocab_size=1000)
-
-
-@st.composite
-def setups(draw: st.DrawFn) -> Setup:
-    """A model in an engine with options that runs it."""
-    engine = draw(st.sampled_from(sorted(REGISTRY)))
-    model = draw(uniform() | architectures(EVERY_KIND if engine == "ideal" else (full, sliding, state)))
-    try:
-        return prepare(model, engine=engine, engine_options=draw(OPTIONS.get(engine, st.just({}))))
-    except UnsupportedError:
-        assume(False)
-        raise
 
 
 @settings(max_examples=150)

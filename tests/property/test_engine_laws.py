@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from architectures import architectures
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from strategies import architectures, setups
 
 from kvcalc.architecture import Architecture, Full, Layer, Parallel, State
+from kvcalc.derivation import checked
 from kvcalc.engines import REGISTRY
-from kvcalc.engines.base import Plan, evaluate
-from kvcalc.errors import UnsupportedError
-from kvcalc.footprint import footprint, prepare
+from kvcalc.engines.base import Plan
+from kvcalc.errors import RefusalError
+from kvcalc.footprint import footprint, footprint_of
+from kvcalc.setup import Setup, prepare
 
 ENGINES = sorted(REGISTRY)
 contexts = st.integers(1, 2**21)
@@ -26,7 +28,7 @@ def accepted(model: Architecture, **setup: int) -> Iterator[tuple[str, Plan]]:
     for engine in ENGINES:
         try:
             yield engine, prepare(model, engine=engine, **setup).plan
-        except UnsupportedError:
+        except RefusalError:
             continue
 
 
@@ -46,9 +48,17 @@ def test_rows_formula_and_fast_path_agree(model: Architecture, context: int, bat
         cache, steps = plan.allocate(context, batch_size), plan.explain(context, batch_size)
         assert sum(row.bytes for row in cache.layers) + cache.padding_bytes == cache.bytes, engine
         assert plan.kv_bytes(context, batch_size) == cache.bytes, engine
-        values = evaluate(steps)
-        assert all(values[step.symbol] == step.value for step in steps), engine
-        assert steps[-1].value == cache.bytes, engine
+        assert checked(steps, cache.bytes) == steps, engine
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.filter_too_much])
+@given(setups(), contexts, batches)
+def test_the_shown_work_is_the_answer_in_every_version_and_with_every_option(
+    setup: Setup, context: int, batch_size: int
+) -> None:
+    made = footprint_of(setup, context, batch_size)
+    assert checked(setup.plan.explain(context, batch_size), made.kv_cache.bytes)
+    assert sum(row.bytes for row in made.kv_cache.layers) + made.kv_cache.padding_bytes == made.kv_cache.bytes
 
 
 @law

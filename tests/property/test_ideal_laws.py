@@ -1,12 +1,12 @@
 """The laws of the report's accounting, over random architectures of every layer kind."""
 
-from architectures import architectures
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from strategies import architectures
 
 from kvcalc import footprint, kv_cache_bytes
 from kvcalc.architecture import kind_label, window_of
-from kvcalc.engines.base import evaluate
+from kvcalc.derivation import evaluate
 from kvcalc.setup import prepare
 
 contexts = st.integers(1, 2**21)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kvcalc
-from kvcalc.engines.base import evaluate
+from kvcalc.derivation import evaluate
 from kvcalc.setup import prepare
 
 MODEL = kvcalc.load("gemma-3-1b")

@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kvcalc.architecture import Architecture, Chunked, Full, Layer, LayerKind, Sliding
-from kvcalc.engines.base import evaluate
+from kvcalc.derivation import evaluate
 from kvcalc.engines.mlx_lm import MlxLm
 from kvcalc.setup import prepare
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from kvcalc.architecture import Architecture, Full, Layer, Sliding
 from kvcalc.dtypes import BFLOAT16
 from kvcalc.engines.sglang import Pool, SGLang, plain_pool, sliding_pool
-from kvcalc.errors import UnsupportedError
+from kvcalc.errors import RefusalError
 from kvcalc.setup import Setup
 
 pages = st.sampled_from([1, 16, 64, 128])
@@ -53,7 +53,7 @@ def test_the_least_pool_starts_and_one_page_less_does_not(pool: Pool) -> None:
 def test_more_memory_never_holds_fewer_tokens(pool: Pool, memory: int, more: int) -> None:
     try:
         sizes = pool.sizes(memory)
-    except UnsupportedError:
+    except RefusalError:
         return
     larger = pool.sizes(memory + more)
     assert larger.max_total_num_tokens >= sizes.max_total_num_tokens

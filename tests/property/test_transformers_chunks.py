@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvcalc.architecture import Architecture, Chunked, Full, Layer, LayerKind, Sliding
-from kvcalc.engines.base import evaluate
+from kvcalc.derivation import evaluate
 from kvcalc.setup import prepare
 
 HEADS = {"num_kv_heads": 1, "head_dim": 64, "v_head_dim": 64}

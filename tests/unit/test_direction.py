@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "dtypes": {"errors", "units"},
     "layout": {"errors", "units"},
     "architecture": {"errors", "units", "dtypes", "layout"},
+    "derivation": {"units"},
     "weights": {"errors", "units", "dtypes", "architecture"},
 }
 FOUNDATIONS = {*MAY_IMPORT}

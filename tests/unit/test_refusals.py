@@ -16,8 +16,8 @@ from kvcalc.architecture import (
     distinct_layers,
     layer_kind,
 )
+from kvcalc.derivation import evaluate
 from kvcalc.dtypes import BFLOAT16
-from kvcalc.engines.base import evaluate
 from kvcalc.engines.ideal import Ideal
 from kvcalc.errors import InputError, SeveralErrors, UnsupportedError
 from kvcalc.layout import parse_layout

@@ -2,7 +2,7 @@
 
 import pytest
 
-from kvcalc.engines.base import Step
+from kvcalc.derivation import Quantity
 from kvcalc.report import markdown, table
 from kvcalc.report.document import Column, Derivation, Document, Section
 from kvcalc.report.table import Screen
@@ -42,7 +42,7 @@ def test_bars_alone_in_markdown_say_what_their_marks_mean():
 
 
 def test_markdown_has_titles_notes_and_derivations():
-    derivation = Derivation("KV cache", (Step("T", "context", "8", 8, "tokens"),), ("a report",), ("activations",))
+    derivation = Derivation("KV cache", (Quantity("T", "context", "8", 8, "tokens"),), ("a report",), ("activations",))
     section = Section((NAME,), ROWS, title="by *model*")
     shown = "".join(markdown.render(document_of(section, derivations=(derivation,), notes=("a | b",))))
     assert "\n#### by \\*model\\*\n" in shown

@@ -3,7 +3,7 @@
 import pytest
 
 import kvcalc
-from kvcalc.engines.base import evaluate
+from kvcalc.derivation import evaluate
 from kvcalc.weights import weights
 from kvcalc.weights_steps import weights_steps
 

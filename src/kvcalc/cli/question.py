@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from kvcalc.architecture import Architecture
+from kvcalc.derivation import checked
 from kvcalc.engines import REGISTRY
 from kvcalc.engines.base import Engine, Plan
 from kvcalc.errors import InputError, did_you_mean, printable, quote
@@ -211,7 +212,8 @@ def footprint_derivation(footprint: Footprint, title: str) -> Derivation:
 
 def _derivation(engine: Engine, plan: Plan, title: str, context: int, batch_size: int) -> Derivation:
     excluded = ("activations, CUDA graphs and fragmentation", *engine.not_modelled)
-    return Derivation(title, plan.explain(context, batch_size), engine.sources, excluded)
+    quantities = checked(plan.explain(context, batch_size), plan.kv_bytes(context, batch_size))
+    return Derivation(title, quantities, engine.sources, excluded)
 
 
 def weights_derivation(asked: Asked) -> Derivation:
@@ -221,7 +223,7 @@ def weights_derivation(asked: Asked) -> Derivation:
     setup = asked.setup
     tp, stages = setup.tensor_parallel_size, setup.engine.pipeline_stages
     steps = weights_steps(setup.served, setup.weights_dtype, tp, stages)
-    return Derivation("Weights, step by step", steps, setup.served.provenance.sources)
+    return Derivation("Weights, step by step", checked(steps, setup.weights.bytes), setup.served.provenance.sources)
 
 
 def for_people(format_name: str) -> bool:

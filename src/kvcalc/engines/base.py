@@ -6,15 +6,14 @@ any context and batch size in constant time. Adding an engine is one module and 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from kvcalc.architecture import Architecture, LayerKind, kind_label
+from kvcalc.derivation import Quantity
 from kvcalc.dtypes import DType, parse_dtype
 from kvcalc.errors import InputError, UnsupportedError, quote
-from kvcalc.units import ceil_div, round_up
 
 if TYPE_CHECKING:
     from kvcalc.setup import Setup
@@ -64,22 +63,6 @@ class KVCache:
     ideal_bytes: int = 0
 
 
-@dataclass(frozen=True)
-class Step:
-    """One line of a derivation.
-
-    ``formula`` is arithmetic over the symbols of earlier steps (``+ - * // min max ceil_div round_up``) or a number;
-    it evaluates to ``value``.
-    """
-
-    symbol: str
-    meaning: str
-    formula: str
-    value: int | float
-    unit: str = ""
-    source: str = ""
-
-
 class Plan(Protocol):
     """An engine's answers for one architecture and setup, at any context and batch size."""
 
@@ -99,8 +82,8 @@ class Plan(Protocol):
         """The engine's own names and figures for that budget."""
         ...
 
-    def explain(self, context: int, batch_size: int) -> tuple[Step, ...]:
-        """The steps of the formula behind ``allocate(...).bytes``; the last one is that number."""
+    def explain(self, context: int, batch_size: int) -> tuple[Quantity, ...]:
+        """The quantities behind ``allocate(...).bytes``, each with its formula; the last one is that number."""
         ...
 
 
@@ -243,39 +226,3 @@ def refuse_kind(engine: str, architecture: Architecture, kind: LayerKind, reason
         f"{engine} is not modelled for the {kind_label(kind)} layers of {architecture.name}: {reason}",
         hint="use the ideal engine for the report's accounting, or vllm",
     )
-
-
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "min": min,
-    "max": max,
-    "int": int,
-    "ceil_div": ceil_div,
-    "round_up": round_up,
-}
-_SYMBOL = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
-
-
-def evaluate(steps: Iterable[Step]) -> dict[str, int | float]:
-    """The value of every symbol, computed from the formulas as they are shown.
-
-    The formulas are the engines' own constants, never input.
-    """
-    values: dict[str, int | float] = {}
-    for step in steps:
-        values[step.symbol] = eval(step.formula, {"__builtins__": {}, **_FUNCTIONS}, values)  # noqa: S307
-    return values
-
-
-def with_numbers(step: Step, values: Mapping[str, int | float]) -> str:
-    """The formula of a step with the numbers in place of the symbols.
-
-    >>> step = Step("m", "slots", "min(T, W)", 1024)
-    >>> with_numbers(step, {"T": 32768, "W": 1024})
-    'min(32,768, 1,024)'
-    """
-
-    def number(match: re.Match[str]) -> str:
-        value = values.get(match[0])
-        return match[0] if value is None else f"{value:,}"
-
-    return _SYMBOL.sub(number, step.formula)

@@ -23,11 +23,15 @@ from kvcalc.architecture import (
     kind_label,
     window_of,
 )
+from kvcalc.derivation import Derivation, Quantity
 from kvcalc.dtypes import parse_dtype
-from kvcalc.engines.base import Engine, KVCache, LayerBytes, Step, refuse_latent_formats
+from kvcalc.engines.base import Engine, KVCache, LayerBytes, refuse_latent_formats
 
 if TYPE_CHECKING:
     from kvcalc.setup import Setup
+
+
+_SOURCE = "Gemma 3 technical report, section 5.2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +129,21 @@ class IdealPlan:
         return batch_size * total
 
     def allocate(self, context: int, batch_size: int) -> KVCache:
-        """The cache, with one row a layer kind."""
-        rows, total = [], 0
-        for kind, label, count, cost in self.kinds:
-            size = batch_size * count * cost.bytes_at(context)
-            total += size
-            rows.append(LayerBytes(kind.kind, label, count, cost.window, batch_size * cost.tokens_at(context), size))
-        return KVCache(total, total, tuple(rows), why="min(context, window) tokens a layer", ideal_bytes=total)
+        """The cache, with one row per layer kind."""
+        work = self._derivation(context, batch_size)
+        rows = tuple(
+            LayerBytes(
+                kind.kind,
+                label,
+                count,
+                cost.window,
+                batch_size * cost.tokens_at(context),
+                work[f"layers_{number}"] if _formula(cost) else 0,
+            )
+            for number, (kind, label, count, cost) in enumerate(self.kinds, start=1)
+        )
+        total = work["kv_bytes"]
+        return KVCache(total, total, rows, why="min(context, window) tokens per layer", ideal_bytes=total)
 
     def required_kv_memory(self, context: int, batch_size: int) -> int:
         """Exactly the bytes."""
@@ -141,24 +153,19 @@ class IdealPlan:
         """An accounting has no figures of its own."""
         return {}
 
-    def explain(self, context: int, batch_size: int) -> tuple[Step, ...]:
-        """One product a layer kind, and their sum."""
-        source = "Gemma 3 technical report, section 5.2"
-        steps = [
-            Step("T", "context", str(context), context, "tokens"),
-            Step("B", "batch size", str(batch_size), batch_size, "sequences"),
-        ]
-        names = []
+    def explain(self, context: int, batch_size: int) -> tuple[Quantity, ...]:
+        """One product per layer kind, and their sum."""
+        return tuple(self._derivation(context, batch_size).quantities)
+
+    def _derivation(self, context: int, batch_size: int) -> Derivation:
+        work, names = Derivation(context, batch_size), []
         for number, (_, label, count, cost) in enumerate(self.kinds, start=1):
-            per_layer, name = cost.bytes_at(context), f"layers_{number}"
-            if not per_layer:
-                continue
-            formula = f"{count} * B * ({_formula(cost)})"
-            steps.append(Step(name, f"{count} {label}", formula, batch_size * count * per_layer, "bytes", source))
-            names.append(name)
-        total = self.kv_bytes(context, batch_size)
-        steps.append(Step("kv_bytes", "KV cache", " + ".join(names) or "0", total, "bytes", source))
-        return tuple(steps)
+            formula = _formula(cost)
+            if formula:
+                names.append(f"layers_{number}")
+                work.let(names[-1], f"{count} {label}", f"{count} * B * ({formula})", "bytes", _SOURCE)
+        work.let("kv_bytes", "KV cache", " + ".join(names) or "0", "bytes", _SOURCE)
+        return work
 
 
 def _formula(cost: KindCost) -> str:

@@ -29,8 +29,9 @@ from kvcalc.architecture import (
     kind_label,
     window_of,
 )
+from kvcalc.derivation import Quantity
 from kvcalc.dtypes import FLOAT16, DType
-from kvcalc.engines.base import KVCache, LayerBytes, Step, refuse_tensor_parallel
+from kvcalc.engines.base import KVCache, LayerBytes, refuse_tensor_parallel
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError
 from kvcalc.units import MAX_TOKENS, MiB
@@ -377,7 +378,7 @@ class LlamaCppPlan:
 
     model: ModelCache
     launch: Launch
-    launch_steps: Callable[[int, int], tuple[Step, ...]]
+    launch_steps: Callable[[int, int], tuple[Quantity, ...]]
     full_bytes: int
     sliding_bytes: int
     state_bytes: int
@@ -431,7 +432,7 @@ class LlamaCppPlan:
             "fits": base.k_bytes + base.v_bytes + local.k_bytes + local.v_bytes + recurrent <= kv_memory,
         }
 
-    def explain(self, context: int, batch_size: int) -> tuple[Step, ...]:
+    def explain(self, context: int, batch_size: int) -> tuple[Quantity, ...]:
         """The launch parameters, the cells, one product a layer kind, and their sum."""
         params = self.launch(context, batch_size)
         full, sliding, streams = cells(params, self.model.window)
@@ -440,14 +441,14 @@ class LlamaCppPlan:
         shape = padded if params.kv_unified else f"round_up({padded} // n_seq_max, 256)"
         steps = [
             *self.launch_steps(context, batch_size),
-            Step("streams", "streams", "1" if params.kv_unified else "n_seq_max", streams, "streams", source),
-            Step("cells", "cells a stream", shape, full, "cells", source),
+            Quantity("streams", "streams", "1" if params.kv_unified else "n_seq_max", streams, "streams", source),
+            Quantity("cells", "cells a stream", shape, full, "cells", source),
         ]
         if self.model.window:
             window = f"{self.model.window} * n_seq_max" if params.kv_unified else str(self.model.window)
             local = "cells" if params.swa_full else f"round_up(min(cells, {window} + n_ubatch), 256)"
             where = "src/llama-kv-cache-iswa.cpp"
-            steps.append(Step("cells_swa", "cells a stream of sliding layers", local, sliding, "cells", where))
+            steps.append(Quantity("cells_swa", "cells a stream of sliding layers", local, sliding, "cells", where))
         names = []
         for number, (layer, row) in enumerate(
             zip(self.model.layers, self.allocate(context, batch_size).layers, strict=True), start=1
@@ -461,9 +462,9 @@ class LlamaCppPlan:
                 names.append(f"layers_{number}")
                 where = "src/llama-kv-cache.cpp" if layer.cell_bytes else "src/llama-memory-recurrent.cpp"
                 formula = f"{layer.count} * ({' + '.join(terms)})"
-                steps.append(Step(names[-1], f"{layer.count} {row.label}", formula, row.bytes, "bytes", where))
+                steps.append(Quantity(names[-1], f"{layer.count} {row.label}", formula, row.bytes, "bytes", where))
         total = self.kv_bytes(context, batch_size)
-        steps.append(Step("kv_bytes", "KV cache", " + ".join(names) or "0", total, "bytes", source))
+        steps.append(Quantity("kv_bytes", "KV cache", " + ".join(names) or "0", total, "bytes", source))
         return tuple(steps)
 
     def _why(self, params: ContextParams, full: int, sliding: int) -> str:
@@ -530,7 +531,9 @@ def _workload_notes(params: ContextParams, full: int, context: int, batch_size: 
     return notes
 
 
-def make_plan(model: ModelCache, launch: Launch, launch_steps: Callable[[int, int], tuple[Step, ...]]) -> LlamaCppPlan:
+def make_plan(
+    model: ModelCache, launch: Launch, launch_steps: Callable[[int, int], tuple[Quantity, ...]]
+) -> LlamaCppPlan:
     """A plan for a model and a way to launch llama.cpp, with the sums that every answer needs."""
     return LlamaCppPlan(
         model, launch, launch_steps, model.cell_bytes(slides=False), model.cell_bytes(slides=True), model.state_bytes
@@ -614,17 +617,17 @@ class LlamaCpp(EngineOptions):
 
         return launch
 
-    def _launch_steps(self, context: int, batch_size: int) -> tuple[Step, ...]:
+    def _launch_steps(self, context: int, batch_size: int) -> tuple[Quantity, ...]:
         params = self._launch()(context, batch_size)
         source = "llama.cpp 0c1e57098, src/llama-context.cpp"
         batch = min(params.n_ctx, self.n_batch)
         return (
-            Step("T", "context", str(context), context, "tokens"),
-            Step("B", "batch size", str(batch_size), batch_size, "sequences"),
-            Step("n_ctx", "tokens of all sequences", str(self.n_ctx or "T * B"), params.n_ctx, "tokens"),
-            Step("n_seq_max", "sequences at a time", str(self.n_seq_max or "B"), params.n_seq_max, "sequences"),
-            Step("n_batch", "logical batch", f"min(n_ctx, {self.n_batch})", batch, "tokens", source),
-            Step(
+            Quantity("T", "context", str(context), context, "tokens"),
+            Quantity("B", "batch size", str(batch_size), batch_size, "sequences"),
+            Quantity("n_ctx", "tokens of all sequences", str(self.n_ctx or "T * B"), params.n_ctx, "tokens"),
+            Quantity("n_seq_max", "sequences at a time", str(self.n_seq_max or "B"), params.n_seq_max, "sequences"),
+            Quantity("n_batch", "logical batch", f"min(n_ctx, {self.n_batch})", batch, "tokens", source),
+            Quantity(
                 "n_ubatch",
                 "micro-batch",
                 f"min(n_batch, {self.n_ubatch or 'n_batch'})",

@@ -31,8 +31,9 @@ from kvcalc.architecture import (
     State,
     kind_label,
 )
+from kvcalc.derivation import Quantity
 from kvcalc.dtypes import BFLOAT16, FLOAT16, FLOAT32
-from kvcalc.engines.base import KVCache, LayerBytes, Step, refuse_tensor_parallel
+from kvcalc.engines.base import KVCache, LayerBytes, refuse_tensor_parallel
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError
 from kvcalc.units import MAX_TOKENS, round_up
@@ -426,24 +427,24 @@ class MlxLmPlan:
         """MLX-LM names no figures of its own."""
         return {}
 
-    def explain(self, context: int, batch_size: int) -> tuple[Step, ...]:
+    def explain(self, context: int, batch_size: int) -> tuple[Quantity, ...]:
         """The largest moment, the slots of each kind at it, and the products' sum."""
         peak = max(self._moments(context), key=self._bytes_at)
         prefilled = peak.chunks * self.growth.chunk + peak.rest
         arriving = self._last_chunk(peak)
         when = "decoding" if peak.decoded else "a prefill chunk"
         steps = [
-            Step("T", "context", str(context), context, "tokens"),
-            Step("B", "batch size", str(batch_size), batch_size, "sequences"),
-            Step(
+            Quantity("T", "context", str(context), context, "tokens"),
+            Quantity("B", "batch size", str(batch_size), batch_size, "sequences"),
+            Quantity(
                 "P",
                 f"prompt tokens fed at the largest moment, after {when}",
                 str(prefilled),
                 prefilled,
                 "tokens",
             ),
-            Step("n", "tokens of the last prefill chunk", str(arriving), arriving, "tokens"),
-            Step("d", "tokens fed one by one by then", str(peak.decoded), peak.decoded, "tokens"),
+            Quantity("n", "tokens of the last prefill chunk", str(arriving), arriving, "tokens"),
+            Quantity("d", "tokens fed one by one by then", str(peak.decoded), peak.decoded, "tokens"),
         ]
         names = []
         for number, cost in enumerate(self.costs, start=1):
@@ -455,14 +456,14 @@ class MlxLmPlan:
             formula = str(cost.fixed_bytes)
             if slots:
                 formula = self._slots_formula(cost, peak)
-                steps.append(Step(f"slots_{number}", f"slots of {label}", formula, slots, "slots", _SOURCE))
+                steps.append(Quantity(f"slots_{number}", f"slots of {label}", formula, slots, "slots", _SOURCE))
                 fixed = f"{cost.fixed_bytes} + " if cost.fixed_bytes else ""
                 formula = f"{fixed}{self._slot_bytes(cost, peak)} * slots_{number}"
             value = batch_size * cost.count * layer_bytes
-            steps.append(Step(name, label, f"{cost.count} * B * ({formula})", value, "bytes", _SOURCE))
+            steps.append(Quantity(name, label, f"{cost.count} * B * ({formula})", value, "bytes", _SOURCE))
             names.append(name)
         total = self.kv_bytes(context, batch_size)
-        steps.append(Step("kv_bytes", "KV cache", " + ".join(names) or "0", total, "bytes", _SOURCE))
+        steps.append(Quantity("kv_bytes", "KV cache", " + ".join(names) or "0", total, "bytes", _SOURCE))
         return tuple(steps)
 
     def _slots_formula(self, cost: LayerCost, moment: Moment) -> str:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from kvcalc.architecture import Architecture
+from kvcalc.derivation import Quantity
 from kvcalc.dtypes import FLOAT16, DType
-from kvcalc.engines.base import Step
 from kvcalc.engines.llama_cpp import ContextParams, Launch, LlamaCppPlan, make_plan, model_cache
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError
@@ -91,17 +91,17 @@ class Ollama(EngineOptions):
 
         return launch
 
-    def _launch_steps(self, context: int, batch_size: int) -> tuple[Step, ...]:
+    def _launch_steps(self, context: int, batch_size: int) -> tuple[Quantity, ...]:
         params = self._launch()(context, batch_size)
         batch = self.num_batch or automatic_batch(params.n_ctx)
         # The thresholds as arithmetic: n // 4097 is 0 up to 4096, so its min with 1 is a step at 4097.
         automatic = "512 + 512 * min(1, n_ctx // 4097) + 1024 * min(1, n_ctx // 32769)"
         launcher, scheduler = "ollama fb30760996, llm/llama_server.go", "ollama fb30760996, server/sched.go"
         return (
-            Step("T", "context", str(context), context, "tokens"),
-            Step("B", "batch size", str(batch_size), batch_size, "sequences"),
-            Step("n_seq_max", "slots", str(self.num_parallel or "B"), params.n_seq_max, "sequences", launcher),
-            Step("n_ctx", "tokens of all slots", "T * n_seq_max", params.n_ctx, "tokens", launcher),
-            Step("num_batch", "batch", str(self.num_batch or automatic), batch, "tokens", scheduler),
-            Step("n_ubatch", "micro-batch", "min(n_ctx, num_batch)", params.n_ubatch, "tokens", launcher),
+            Quantity("T", "context", str(context), context, "tokens"),
+            Quantity("B", "batch size", str(batch_size), batch_size, "sequences"),
+            Quantity("n_seq_max", "slots", str(self.num_parallel or "B"), params.n_seq_max, "sequences", launcher),
+            Quantity("n_ctx", "tokens of all slots", "T * n_seq_max", params.n_ctx, "tokens", launcher),
+            Quantity("num_batch", "batch", str(self.num_batch or automatic), batch, "tokens", scheduler),
+            Quantity("n_ubatch", "micro-batch", "min(n_ctx, num_batch)", params.n_ubatch, "tokens", launcher),
         )

@@ -28,7 +28,8 @@ from kvcalc.architecture import (
     kind_label,
     window_of,
 )
-from kvcalc.engines.base import KVCache, LayerBytes, Step, refuse_formats, refuse_kind
+from kvcalc.derivation import Quantity
+from kvcalc.engines.base import KVCache, LayerBytes, refuse_formats, refuse_kind
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError
 from kvcalc.units import ceil_div, round_up, smallest_reaching
@@ -271,23 +272,25 @@ class SGLangPlan:
             "fits": runs and sizes.max_total_num_tokens >= batch_size * round_up(context, self.pool.page_size),
         }
 
-    def explain(self, context: int, batch_size: int) -> tuple[Step, ...]:
+    def explain(self, context: int, batch_size: int) -> tuple[Quantity, ...]:
         """Tokens of each pool, bytes of a token in it, and the page that it adds."""
         pool = self.pool
         main = self._main_tokens(context, batch_size)
         name = "sliding" if pool.kind == "all_sliding" else "full" if pool.swa_bytes else "every layer's"
         steps = [
-            Step("T", "context", str(context), context, "tokens"),
-            Step("B", "batch size", str(batch_size), batch_size, "sequences"),
-            Step("P", "page size", str(pool.page_size), pool.page_size, "tokens", "page_size"),
+            Quantity("T", "context", str(context), context, "tokens"),
+            Quantity("B", "batch size", str(batch_size), batch_size, "sequences"),
+            Quantity("P", "page size", str(pool.page_size), pool.page_size, "tokens", "page_size"),
         ]
         if pool.kind == "hybrid":
             least, source = pool.least_tokens, f"{_CONFIGURATOR}:198"
-            steps.append(Step("least", "fewest tokens that sglang starts with", str(least), least, "tokens", source))
+            steps.append(
+                Quantity("least", "fewest tokens that sglang starts with", str(least), least, "tokens", source)
+            )
             formula = "max(B * round_up(T, P), least)"
         else:
             formula = "B * round_up(T, P)"
-        steps.append(Step("F", f"tokens of the {name} pool", formula, main, "tokens", _CONFIGURATOR))
+        steps.append(Quantity("F", f"tokens of the {name} pool", formula, main, "tokens", _CONFIGURATOR))
         steps.append(self._cell_step("full_cell", f"bytes of a token, {name} pool", second=False))
         total = pool.allocated_bytes(main)
         last = "(F + P) * full_cell"
@@ -296,22 +299,22 @@ class SGLangPlan:
             if pool.kind == "hybrid":
                 ratio = pool.ratio
                 steps.append(
-                    Step("ratio", "sliding tokens a full token", repr(ratio), ratio, "", "swa_full_tokens_ratio")
+                    Quantity("ratio", "sliding tokens a full token", repr(ratio), ratio, "", "swa_full_tokens_ratio")
                 )
                 formula, source = "int(F * ratio) // P * P", f"{_CONFIGURATOR}:859"
             else:
                 formula, source = str(swa), f"{_CONFIGURATOR}:924"
-            steps.append(Step("S", "tokens of the sliding pool", formula, swa, "tokens", source))
+            steps.append(Quantity("S", "tokens of the sliding pool", formula, swa, "tokens", source))
             steps.append(self._cell_step("swa_cell", "bytes of a token, sliding pool", second=True))
             last += " + (S + P) * swa_cell"
-        steps.append(Step("kv_bytes", "KV cache", last, total, "bytes", _POOL))
+        steps.append(Quantity("kv_bytes", "KV cache", last, total, "bytes", _POOL))
         return tuple(steps)
 
-    def _cell_step(self, symbol: str, meaning: str, *, second: bool) -> Step:
+    def _cell_step(self, symbol: str, meaning: str, *, second: bool) -> Quantity:
         terms = [(count, token_bytes) for _, count, in_second, token_bytes in self.rows if in_second == second]
         formula = " + ".join(f"{count} * {token_bytes}" for count, token_bytes in terms)
         value = sum(count * token_bytes for count, token_bytes in terms)
-        return Step(symbol, meaning, formula, value, "bytes", _CONFIGURATOR)
+        return Quantity(symbol, meaning, formula, value, "bytes", _CONFIGURATOR)
 
 
 class SGLang(EngineOptions):

@@ -29,7 +29,8 @@ from kvcalc.architecture import (
     kind_label,
     window_of,
 )
-from kvcalc.engines.base import KVCache, LayerBytes, Step, refuse_formats, refuse_kind
+from kvcalc.derivation import Quantity
+from kvcalc.engines.base import KVCache, LayerBytes, refuse_formats, refuse_kind
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import KVCalcError, UnsupportedError
 from kvcalc.units import MAX_TOKENS, ceil_div, parse_counts, smallest_reaching
@@ -153,13 +154,13 @@ class TensorRTLLMPlan:
             "fits": all(has >= wants for has, wants in zip(blocks, needed, strict=True)),
         }
 
-    def explain(self, context: int, batch_size: int) -> tuple[Step, ...]:
+    def explain(self, context: int, batch_size: int) -> tuple[Quantity, ...]:
         """Blocks and bytes a window, and the pool whose equal shares cover the largest."""
         size, source = self.tokens_per_block, _SOURCE
         steps = [
-            Step("T", "context", str(context), context, "tokens"),
-            Step("B", "batch size", str(batch_size), batch_size, "sequences"),
-            Step("P", "tokens per block", str(size), size, "tokens", "tokens_per_block"),
+            Quantity("T", "context", str(context), context, "tokens"),
+            Quantity("B", "batch size", str(batch_size), batch_size, "sequences"),
+            Quantity("P", "tokens per block", str(size), size, "tokens", "tokens_per_block"),
         ]
         taken = []
         for number, (each, blocks) in enumerate(
@@ -169,8 +170,10 @@ class TensorRTLLMPlan:
             tokens = "T" if each.window is None else f"min(T, {each.window})"
             formula = " + ".join(f"{count} * {token_bytes}" for _, count, token_bytes in each.layers)
             steps += [
-                Step(f"blocks_{number}", f"blocks, {label}", f"B * ceil_div({tokens}, P)", blocks, "blocks", source),
-                Step(f"token_{number}", f"bytes of a token, {label}", formula, each.token_bytes, "bytes", source),
+                Quantity(
+                    f"blocks_{number}", f"blocks, {label}", f"B * ceil_div({tokens}, P)", blocks, "blocks", source
+                ),
+                Quantity(f"token_{number}", f"bytes of a token, {label}", formula, each.token_bytes, "bytes", source),
             ]
             taken.append(f"blocks_{number} * P * token_{number}")
         windows, total = len(self.windows), self.kv_bytes(context, batch_size)
@@ -181,10 +184,12 @@ class TensorRTLLMPlan:
         )
         formula = largest if windows == 1 else f"{windows} * {largest}"
         if total != exact:
-            steps.append(Step("rounding", "the engine's float division", str(total - exact), total - exact, "bytes"))
+            steps.append(
+                Quantity("rounding", "the engine's float division", str(total - exact), total - exact, "bytes")
+            )
             formula += " + rounding"
         meaning = "KV cache" if windows == 1 else f"KV cache: each window has 1/{windows} of it"
-        steps.append(Step("kv_bytes", meaning, formula, total, "bytes", source))
+        steps.append(Quantity("kv_bytes", meaning, formula, total, "bytes", source))
         return tuple(steps)
 
 

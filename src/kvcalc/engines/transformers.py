@@ -29,8 +29,9 @@ from kvcalc.architecture import (
     State,
     kind_label,
 )
+from kvcalc.derivation import Quantity
 from kvcalc.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType, parse_dtype
-from kvcalc.engines.base import KVCache, LayerBytes, Step, refuse_tensor_parallel
+from kvcalc.engines.base import KVCache, LayerBytes, refuse_tensor_parallel
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError
 from kvcalc.units import MAX_TOKENS
@@ -200,11 +201,11 @@ class TransformersPlan:
             "storage_bytes": self.kv_bytes(context, batch_size),
         }
 
-    def explain(self, context: int, batch_size: int) -> tuple[Step, ...]:
+    def explain(self, context: int, batch_size: int) -> tuple[Quantity, ...]:
         """The fullest forward, one product a layer kind, and their sum."""
         steps = [
-            Step("T", "context", str(context), context, "tokens"),
-            Step("B", "batch size", str(batch_size), batch_size, "sequences"),
+            Quantity("T", "context", str(context), context, "tokens"),
+            Quantity("B", "batch size", str(batch_size), batch_size, "sequences"),
         ]
         if not self.static:
             steps += self._forward_steps(context)
@@ -218,31 +219,31 @@ class TransformersPlan:
             name = f"layers_{number}"
             formula = f"{cost.count} * B * ({self._formula(cost)})"
             meaning = f"{cost.count} {kind_label(cost.kind)}"
-            steps.append(Step(name, meaning, formula, batch_size * cost.count * value, "bytes", _SOURCE))
+            steps.append(Quantity(name, meaning, formula, batch_size * cost.count * value, "bytes", _SOURCE))
             names.append(name)
         total = self.kv_bytes(context, batch_size)
-        steps.append(Step("kv_bytes", "KV cache", " + ".join(names) or "0", total, "bytes", _SOURCE))
+        steps.append(Quantity("kv_bytes", "KV cache", " + ".join(names) or "0", total, "bytes", _SOURCE))
         return tuple(steps)
 
-    def _forward_steps(self, context: int) -> list[Step]:
+    def _forward_steps(self, context: int) -> list[Quantity]:
         past, arriving = self._peak(context)
         chunk = self.prefill_chunk
         if chunk is None or chunk >= context:
             return [
-                Step("P", "tokens cached before the prefill", "0", 0, "tokens"),
-                Step("q", "tokens in the prefill's one forward", "T", context, "tokens"),
+                Quantity("P", "tokens cached before the prefill", "0", 0, "tokens"),
+                Quantity("q", "tokens in the prefill's one forward", "T", context, "tokens"),
             ]
         last = past + arriving == context
         return [
-            Step("C", "prefill_chunk", str(chunk), chunk, "tokens"),
-            Step(
+            Quantity("C", "prefill_chunk", str(chunk), chunk, "tokens"),
+            Quantity(
                 "P",
                 f"tokens cached before the {'last' if last else 'last full'} chunk, the fullest",
                 "(T - 1) // C * C" if last else "(T - 1) // C * C - C",
                 past,
                 "tokens",
             ),
-            Step("q", "tokens in that chunk", "T - P" if last else "C", arriving, "tokens"),
+            Quantity("q", "tokens in that chunk", "T - P" if last else "C", arriving, "tokens"),
         ]
 
     def _formula(self, cost: LayerCost) -> str:

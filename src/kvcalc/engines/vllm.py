@@ -36,8 +36,9 @@ from kvcalc.architecture import (
     stage_bounds,
     window_of,
 )
+from kvcalc.derivation import Quantity
 from kvcalc.dtypes import DType
-from kvcalc.engines.base import KVCache, LayerBytes, Step, refuse_latent_formats
+from kvcalc.engines.base import KVCache, LayerBytes, refuse_latent_formats
 from kvcalc.engines.ideal import state_bytes
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError, quote
@@ -371,26 +372,28 @@ class VllmPlan:
         """The longest context that fits, 0 if none does: vLLM's bisection."""
         return largest(lambda context: self.fits(context, 1, kv_memory), _LONGEST_ESTIMATE)
 
-    def explain(self, context: int, batch_size: int) -> tuple[Step, ...]:
+    def explain(self, context: int, batch_size: int) -> tuple[Quantity, ...]:
         """From the bytes of a page through groups and blocks to the bytes."""
         steps = [
-            Step("T", "context (max_model_len)", str(context), context, "tokens"),
-            Step("B", "batch size", str(batch_size), batch_size, "sequences"),
+            Quantity("T", "context (max_model_len)", str(context), context, "tokens"),
+            Quantity("B", "batch size", str(batch_size), batch_size, "sequences"),
             *self._page_steps(),
             *self._request_steps(context),
         ]
         total = self.kv_bytes(context, batch_size)
-        steps.append(Step("kv_bytes", "KV cache", "B * bytes_per_block * blocks_per_request", total, "bytes"))
+        steps.append(Quantity("kv_bytes", "KV cache", "B * bytes_per_block * blocks_per_request", total, "bytes"))
         return tuple(steps)
 
-    def _page_steps(self) -> list[Step]:
+    def _page_steps(self) -> list[Quantity]:
         source = "vllm 0.33.0 v1/kv_cache_interface.py:586"
         steps = []
         if self.block_note:
             states, token_bytes, unit, block_size = self.block_note
             formula = f"round_up({unit} * ceil_div({states}, {unit} * {token_bytes}), {_KERNEL_BLOCK})"
             meaning = "attention block, raised until its page covers a state"
-            steps.append(Step("attention_block", meaning, formula, block_size, "tokens", "vllm platforms/interface.py"))
+            steps.append(
+                Quantity("attention_block", meaning, formula, block_size, "tokens", "vllm platforms/interface.py")
+            )
         names, widest = [], []
         for number, (spec, layers) in enumerate(self.specs, start=1):
             name = f"page_{number}"
@@ -400,7 +403,7 @@ class VllmPlan:
                 window = f" ({spec.window})" if spec.window else ""
                 label = f"{spec.form}{window}"
                 meaning = f"one block of a {label} layer: tokens x KV heads x (K + V bytes of a head)"
-            steps.append(Step(name, meaning, formula, spec.own_page, "bytes", source))
+            steps.append(Quantity(name, meaning, formula, spec.own_page, "bytes", source))
             names.append(name)
             widest += [f"{layers} * {name}"] if layers else []
         planning = "vllm 0.33.0 v1/core/kv_cache_planning.py"
@@ -408,22 +411,24 @@ class VllmPlan:
             page, meaning = self.page_unit, "page of every layer: the largest"
             if self.block_note:
                 names.append(f"attention_block * {self.block_note[1]}")
-            steps.append(Step("page", meaning, f"max({', '.join(names)})", page, "bytes", f"{planning}:346"))
+            steps.append(Quantity("page", meaning, f"max({', '.join(names)})", page, "bytes", f"{planning}:346"))
             widest = [f"{self.bytes_per_block // page} * page"]
         where = f" on one of {self.engine.pipeline_stages} stages" if self.engine.pipeline_stages > 1 else ""
         meaning = f"one block of the pool: layers of the widest group{where} ({self._why()})"
         block_bytes = " + ".join(widest) or "0"
-        steps.append(Step("bytes_per_block", meaning, block_bytes, self.bytes_per_block, "bytes", f"{planning}:574"))
+        steps.append(
+            Quantity("bytes_per_block", meaning, block_bytes, self.bytes_per_block, "bytes", f"{planning}:574")
+        )
         return steps
 
-    def _request_steps(self, context: int) -> list[Step]:
+    def _request_steps(self, context: int) -> list[Quantity]:
         engine, source = self.engine, "vllm 0.33.0 v1/kv_cache_interface.py"
         steps, names = [], []
         if any(rule.form in ("sliding", "chunked") for rule, _ in self.groups):
             batches, tokens = engine.batches_in_flight, engine.tokens_in_flight
             formula = f"{batches} * {engine.max_num_batched_tokens}"
             meaning = "tokens of the steps under way: batches x max_num_batched_tokens"
-            steps.append(Step("F", meaning, formula, tokens, "tokens", "vllm 0.33.0 config/vllm.py:588"))
+            steps.append(Quantity("F", meaning, formula, tokens, "tokens", "vllm 0.33.0 config/vllm.py:588"))
         for number, (rule, count) in enumerate(self.groups, start=1):
             size = rule.block_size
             match rule.form:
@@ -437,11 +442,11 @@ class VllmPlan:
                     each, what = f"ceil_div(T, {size})", rule.form
             groups = "1 group" if count == 1 else f"{count} groups"
             name, value = f"blocks_{number}", count * rule.reserved(context)
-            steps.append(Step(name, f"{groups} of {what} layers", f"{count} * {each}", value, "blocks", source))
+            steps.append(Quantity(name, f"{groups} of {what} layers", f"{count} * {each}", value, "blocks", source))
             names.append(name)
         blocks = self.blocks_per_request(context)
         total = " + ".join(names) or "0"
-        steps.append(Step("blocks_per_request", "blocks that one sequence may need", total, blocks, "blocks"))
+        steps.append(Quantity("blocks_per_request", "blocks that one sequence may need", total, blocks, "blocks"))
         return steps
 
 

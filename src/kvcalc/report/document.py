@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-from kvcalc.engines.base import Step
+from kvcalc.derivation import Quantity
 
 #: How a value is shown. ``bytes`` columns share one unit; ``percent`` is a ratio; ``bars`` is a tuple of byte counts.
 Kind = Literal["text", "count", "bytes", "exact_bytes", "percent", "bars", "verdict"]
@@ -60,7 +60,7 @@ class Derivation:
     """A formula, shown with and without its numbers."""
 
     title: str
-    steps: tuple[Step, ...]
+    steps: tuple[Quantity, ...]
     sources: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
 

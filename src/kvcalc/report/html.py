@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 from kvcalc import __version__
-from kvcalc.engines.base import evaluate, with_numbers
+from kvcalc.derivation import evaluate, with_numbers
 from kvcalc.report.cells import UNIT_TABLES, column_cells
 from kvcalc.report.document import Column, Derivation, Document, Grid, Section, Units
 from kvcalc.report.svg import chart_svg, strip_svg, text

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from kvcalc.engines.base import evaluate
+from kvcalc.derivation import evaluate
 from kvcalc.report.cells import bar_lengths, column_cells
 from kvcalc.report.document import Column, Derivation, Document, Section, Units
 from kvcalc.report.table import derivation_lines

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kvcalc.engines.base import Step, evaluate, with_numbers
+from kvcalc.derivation import Quantity, evaluate, with_numbers
 from kvcalc.report.cells import bar_lengths, column_cells
 from kvcalc.report.document import Column, Derivation, Document, Section, Units
 
@@ -190,7 +190,7 @@ def _derivation(console: Console, derivation: Derivation) -> str:
     return _printed(console, text)
 
 
-def derivation_lines(steps: tuple[Step, ...], values: dict[str, int | float]) -> Iterator[str]:
+def derivation_lines(steps: tuple[Quantity, ...], values: dict[str, int | float]) -> Iterator[str]:
     """Each step as ``symbol = formula = the same with numbers = value unit``, and what the symbol means."""
     for step in steps:
         shown = f"{values[step.symbol]:,}" + (f" {step.unit}" if step.unit else "")
