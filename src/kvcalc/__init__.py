@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from kvcalc.footprint import Footprint as Footprint
     from kvcalc.footprint import footprint as footprint
     from kvcalc.footprint import kv_cache_bytes as kv_cache_bytes
-    from kvcalc.sources.hf_config import read_config as read_config
+    from kvcalc.sources.config import read_config as read_config
     from kvcalc.sources.resolve import load as load
     from kvcalc.units import GiB as GiB
     from kvcalc.units import MiB as MiB
@@ -41,7 +41,7 @@ _HOMES = {
     "footprint": "kvcalc.footprint",
     "kv_cache_bytes": "kvcalc.footprint",
     "load": "kvcalc.sources.resolve",
-    "read_config": "kvcalc.sources.hf_config",
+    "read_config": "kvcalc.sources.config",
 }
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 - the names are the keys of the table above

@@ -10,9 +10,9 @@ from configs import DATA, read
 
 import kvcalc
 from kvcalc.setup import prepare
-from kvcalc.sources.hf_config import config_to_spec, read_config
+from kvcalc.sources.config import config_to_spec, read_config
+from kvcalc.sources.config.family import all_families
 from kvcalc.sources.preset import export_spec, load_preset, load_spec, preset_names, preset_text, spec_to_architecture
-from kvcalc.sources.published import PUBLISHED_PARAMETERS
 from kvcalc.weights import weights
 
 CONFIGS = read("configs.json")
@@ -88,11 +88,12 @@ def test_parameters_equal_the_instantiated_modules(name: str) -> None:
 
 
 def test_every_published_count_is_held_by_its_preset() -> None:
-    for model_type, counts in PUBLISHED_PARAMETERS.items():
-        for parameters, name in counts.items():
+    rows = all_families()
+    for row in rows.values():
+        for name, parameters in row.published.items():
             model = load_preset(name)
             counted = weights(model, None)
-            assert (model.model_type, counted.parameters, counted.exact) == (model_type, parameters, True), name
+            assert (rows[model.model_type], counted.parameters, counted.exact) == (row, parameters, True), name
 
 
 def test_a_count_is_exact_only_where_it_is_published() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kvcalc import kv_cache_bytes
 from kvcalc.errors import KVCalcError
-from kvcalc.sources.hf_config import read_config
+from kvcalc.sources.config import read_config
 
 CONFIGS = read("configs.json")
 _NAMES = sorted(CONFIGS)

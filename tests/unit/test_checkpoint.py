@@ -2,8 +2,6 @@
 
 import json
 import os
-import sys
-from types import ModuleType
 
 import pytest
 from gguf_writer import model_metadata, write_gguf
@@ -17,9 +15,9 @@ from kvcalc.sources.resolve import load
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder with a config.json whose reader knows one model: what is tested here is everything around it."""
-    module = ModuleType("kvcalc.sources.hf_config")
-    module.read_config = lambda config, name: load_preset(config["preset"]).changed(name=name)
-    monkeypatch.setitem(sys.modules, "kvcalc.sources.hf_config", module)
+    monkeypatch.setattr(
+        "kvcalc.sources.config.read_config", lambda config, name: load_preset(config["preset"]).changed(name=name)
+    )
     folder = tmp_path / "my-model"
     folder.mkdir()
     (folder / "config.json").write_text('{"preset": "gemma-3-1b"}')

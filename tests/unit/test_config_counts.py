@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from configs import read
 
-from kvcalc.sources.hf_config import read_config
+from kvcalc.sources.config import read_config
 from kvcalc.weights import weights
 
 MODELS = read("class_counts.json")["models"]

@@ -9,8 +9,8 @@ from configs import read
 
 import kvcalc
 from kvcalc.architecture import Architecture, Full, Sliding
-from kvcalc.errors import InputError, KVCalcError, UnsupportedError
-from kvcalc.sources.hf_config import read_config
+from kvcalc.errors import InputError, KVCalcError, NotModelledError, UnsupportedError
+from kvcalc.sources.config import read_config
 
 CONFIGS = read("configs.json")
 PLAIN = {
@@ -241,13 +241,13 @@ def test_an_unknown_model_type_that_states_its_layers_is_read_with_a_note() -> N
     unknown = model("brand_new", layer_types=types, sliding_window=512)
     assert unknown.layout == "4 sliding (512) + 4 full"
     assert "unknown" in notes(unknown)
-    with pytest.raises(UnsupportedError, match="does not state its layers"):
+    with pytest.raises(NotModelledError, match="does not state its layers"):
         model("brand_new")
 
 
 @pytest.mark.parametrize("model_type", ["brand_new", "llama", "gemma3"])
 def test_an_invented_layer_type_is_refused_by_name(model_type: str) -> None:
-    with pytest.raises(UnsupportedError, match="unknown layer type 'quantum_attention'") as refusal:
+    with pytest.raises(NotModelledError, match="unknown layer type 'quantum_attention'") as refusal:
         model(model_type, layer_types=["full_attention"] * 7 + ["quantum_attention"])
     assert refusal.value.location == "layer_types[7]"
 
@@ -255,7 +255,7 @@ def test_an_invented_layer_type_is_refused_by_name(model_type: str) -> None:
 def test_an_unknown_model_type_with_a_rule_of_its_own_is_refused() -> None:
     types = ["full_attention"] * 8
     for key, value in (("num_kv_shared_layers", 2), ("swa_head_dim", 64), ("use_cla", True)):
-        with pytest.raises(UnsupportedError, match=f"{key} changes what its layers cache"):
+        with pytest.raises(NotModelledError, match=f"{key} changes what its layers cache"):
             model("brand_new", layer_types=types, **{key: value})
     assert model("brand_new", layer_types=types, num_kv_shared_layers=0, use_cla=False).layout == "8 full"
 
@@ -267,12 +267,12 @@ def test_an_unknown_model_type_with_a_latent_is_not_billed_as_heads() -> None:
 
 
 def test_state_layers_without_a_size_are_refused() -> None:
-    with pytest.raises(UnsupportedError, match="how large the state is"):
+    with pytest.raises(NotModelledError, match="how large the state is"):
         model("brand_new", layer_types=["linear_attention"] * 8)
 
 
 def test_a_near_miss_of_a_model_type_is_named() -> None:
-    with pytest.raises(UnsupportedError) as refusal:
+    with pytest.raises(NotModelledError) as refusal:
         model("lama")
     assert refusal.value.hint == "did you mean 'llama'?"
 
@@ -331,7 +331,7 @@ def test_windows_in_a_list_are_repeated_over_the_layers() -> None:
         ({"model_type": "deepseek_v4", "compress_ratios": [0, 4, 5, 0, 0, 0, 0, 0]}, "known are 0, 4 and 128"),
         ({"model_type": "falcon", "layer_types": ["mlp"] * 8}, "leaves out the attention"),
         ({"model_type": "lfm2", "full_attn_idxs": [1], "intermediate_size": [8, 9]}, "list of widths"),
-        ({"model_type": "rwkv"}, "is known, but not how it is laid out"),
+        ({"model_type": "rwkv"}, "is not modelled"),
     ],
 )
 def test_hostile_values_are_one_clear_error(changes: dict[str, Any], message: str | None) -> None:

@@ -426,9 +426,7 @@ def test_the_model_of_the_hub_is_that_of_its_config_with_the_weights_of_its_file
         asked.append((config, name))
         return load_preset("gemma-3-1b")
 
-    module = type(sys)("kvcalc.sources.hf_config")
-    module.read_config = read_config
-    monkeypatch.setitem(sys.modules, "kvcalc.sources.hf_config", module)
+    monkeypatch.setattr("kvcalc.sources.config.read_config", read_config)
     model = hub.load_from_hub("hf:org/model")
     assert asked == [(CONFIG, "org/model")]
     assert model.provenance.weight_bytes == {"bfloat16": 24}

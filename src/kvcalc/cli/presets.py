@@ -155,7 +155,7 @@ def export(
 
     if name.endswith(".json"):
         from kvcalc.sources.checkpoint import LARGEST_CONFIG, parse_config
-        from kvcalc.sources.hf_config import config_to_spec
+        from kvcalc.sources.config import config_to_spec
         from kvcalc.sources.preset import read_text
 
         path = Path(name)

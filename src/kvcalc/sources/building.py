@@ -31,7 +31,6 @@ from kvcalc.dtypes import parse_dtype
 from kvcalc.errors import InputError, quote
 from kvcalc.layout import Layout, parse_layout
 from kvcalc.sources import blocks
-from kvcalc.sources.published import PUBLISHED_PARAMETERS
 from kvcalc.sources.spec import LETTERS, EncoderSpec, LayerSpec, ModelSpec, PeriodSpec
 
 _ATTENTION_KINDS = ("full", "sliding", "chunked")
@@ -56,7 +55,7 @@ def build(spec: ModelSpec) -> Architecture:
     layers, order = distinct_layers([builder.layer(entry, at) for at, entry in enumerate(entries)])
     mtp = [*_letters(spec, spec.mtp_layout, "mtp_layout")] if spec.mtp_layout else []
     k_dtype, v_dtype = (dtype and parse_dtype(dtype).name for dtype in (spec.k_dtype, spec.v_dtype))
-    architecture = Architecture(
+    return Architecture(
         name=spec.name,
         model_type=canonical_type(spec.model_type),
         layers=layers,
@@ -71,7 +70,6 @@ def build(spec: ModelSpec) -> Architecture:
         mtp_layers=tuple(builder.mtp_layer(entry, len(order) + at) for at, entry in enumerate(mtp)),
         provenance=Provenance(sources=spec.sources, notes=spec.notes),
     )
-    return with_published_count(architecture)
 
 
 def canonical_type(model_type: str) -> str:
@@ -81,17 +79,6 @@ def canonical_type(model_type: str) -> str:
     ('gemma3', 'mllama')
     """
     return model_type.removesuffix("_text_model").removesuffix("_text")
-
-
-def with_published_count(architecture: Architecture) -> Architecture:
-    """The architecture, its weights marked exact where their count is a published one of its model type."""
-    from kvcalc.weights import weights
-
-    known = PUBLISHED_PARAMETERS.get(architecture.model_type, {})
-    if weights(architecture, None).parameters not in known:
-        return architecture
-    provenance = replace(architecture.provenance, exact_weights=True)
-    return architecture.changed(provenance=provenance)
 
 
 def _entries(spec: ModelSpec) -> list[LayerSpec]:

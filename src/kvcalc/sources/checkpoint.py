@@ -40,7 +40,7 @@ def load_checkpoint(path: Path) -> Architecture:
 
 def _architecture(path: Path) -> Architecture:
     config = parse_config(read_text(path, LARGEST_CONFIG), str(path))
-    from kvcalc.sources.hf_config import read_config  # a file that is no JSON needs none of its rules
+    from kvcalc.sources.config import read_config  # a file that is no JSON needs none of its rules
 
     name = path.resolve().parent.name if path.name == "config.json" else path.stem
     try:

@@ -87,7 +87,7 @@ def load_from_hub(reference: str) -> Architecture:
         KVCalcError: the model's config.json or a header is wrong, or describes something nobody here knows.
     """
     model = fetch(reference)
-    from kvcalc.sources.hf_config import read_config  # the fetch may refuse: its rules are not needed then
+    from kvcalc.sources.config import read_config  # the fetch may refuse: its rules are not needed then
 
     try:
         architecture = read_config(model.config, model.name)

@@ -157,6 +157,7 @@ def spec_to_architecture(tables: Mapping[str, Any], location: str) -> Architectu
     from pydantic import ValidationError
 
     from kvcalc.sources.building import build
+    from kvcalc.sources.config.family import with_published_count  # it reads its rows with this module
     from kvcalc.sources.spec import ModelSpec, field_names
 
     try:
@@ -165,7 +166,7 @@ def spec_to_architecture(tables: Mapping[str, Any], location: str) -> Architectu
         found = error.errors(include_url=False)
         raise SeveralErrors(validation_problems(found, field_names(), location)) from None
     try:
-        return build(spec)
+        return with_published_count(build(spec))
     except KVCalcError as error:
         raise error.at(location) from None
 

@@ -1,6 +1,7 @@
-"""From a config.json to its list of layers: the spellings that state them, and the rules of model types that do not.
+"""From a config.json to its list of layers: what the file states, and the orders of model types whose files do not.
 
-A rule returns one Hugging Face layer type a layer ("full_attention", "sliding_attention" ...).
+An order gives one Hugging Face layer type a layer ("full_attention", "sliding_attention" ...). Most of them are data, a
+row's ``order``; those that no table can say are the functions of :data:`RULES`.
 """
 
 from __future__ import annotations
@@ -8,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, field_validator
+
 from kvcalc.architecture import MOST_LAYERS
-from kvcalc.errors import InputError, UnsupportedError, quote
-from kvcalc.sources.config_reader import Config
+from kvcalc.errors import InputError, NotModelledError, quote
+from kvcalc.sources.config.reader import CONTEXTS, WINDOWS, Config, whole
 from kvcalc.sources.spec import LETTERS, LayerSpec
 
 FULL, SLIDING, CHUNKED, STATE = "full_attention", "sliding_attention", "chunked_attention", "linear_attention"
-Rule = Callable[[Config, int], list[str]]
 
-WINDOW_KEYS = ("sliding_window", "sliding_window_size", "attention_window_size", "interleaved_sliding_window")
-MTP_KEYS = (
+_MTP_KEYS = (
     "num_nextn_predict_layers",
     "mtp_num_hidden_layers",
     "mtp_num_layers",
@@ -25,7 +26,8 @@ MTP_KEYS = (
     "num_mtp_layers",
 )
 
-_NAMED = {
+#: What a row's ``kinds`` may call a layer.
+NAMED_KINDS = {
     "full": LETTERS["F"],
     "sliding": LETTERS["S"],
     "chunked": LETTERS["C"],
@@ -38,6 +40,8 @@ _NAMED = {
     "latent without indexer": LayerSpec(kind="latent", indexer=False),
     "full without indexer": LayerSpec(kind="full", indexer=False),
     "window only": LayerSpec(kind="compressed"),
+    "compressed 4 with indexer": LayerSpec(kind="compressed", ratio=4, indexer=True),
+    "compressed 128": LayerSpec(kind="compressed", ratio=128),
     "dense block": LayerSpec(kind="none", feed_forward="dense"),
     "expert block": LayerSpec(kind="none", feed_forward="experts"),
     "full alone": LayerSpec(kind="full", feed_forward="none"),
@@ -64,14 +68,65 @@ LAYER_TYPES: dict[str, str] = {
 }
 
 
-def entries_of(config: Config, rule: Rule, kinds: Mapping[str, str], num_layers: int) -> tuple[list[LayerSpec], str]:
+class Order(BaseModel):
+    """The layers of a file that does not list them, in a row's words.
+
+    The rules that are data:
+
+    - ``all``: every layer is of type ``full``;
+    - ``every``: one layer in each ``period`` is of type ``full``, the one at ``offset``, the others are ``local``;
+      with ``from_end`` the layers count from the last one, ``always`` names layers that are ``full`` in any case;
+    - ``flags``: the list under ``keys`` holds 1 for a ``full`` layer and 0 for a ``local`` one;
+    - ``indices``: the list under ``keys`` names the ``full`` layers;
+    - ``window``: every layer slides where the file has a window that is not wider than the longest context.
+
+    ``period`` and ``offset`` may name the keys that hold them. Any other ``rule`` is a function of :data:`RULES`.
+
+    Attributes:
+        otherwise: the order of a file without the list that ``flags`` and ``indices`` read; every layer full if None.
+        needs_window: every layer is full where the file's window is null.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    rule: str = "all"
+    full: str = FULL
+    local: str = SLIDING
+    keys: tuple[str, ...] = ()
+    period: int | None = None
+    offset: int | str = -1
+    from_end: bool = False
+    always: tuple[int, ...] = ()
+    needs_window: bool = False
+    otherwise: Order | None = None
+
+    @field_validator("rule")
+    @classmethod
+    def _known(cls, rule: str) -> str:
+        if rule not in RULES:
+            raise ValueError(f"no order is called {rule!r}; known: {', '.join(RULES)}")
+        return rule
+
+
+def layer_types(config: Config, order: Order, num_layers: int) -> list[str]:
+    """The layer types that an order gives the layers of a model.
+
+    >>> layer_types(Config({}, "gemma3", {}, {}), Order(rule="every", period=2), 3)
+    ['sliding_attention', 'full_attention', 'sliding_attention']
+    """
+    if order.needs_window and config.value(*WINDOWS) is None:
+        return [FULL] * num_layers
+    return RULES[order.rule](config, num_layers, order)
+
+
+def entries_of(config: Config, order: Order, kinds: Mapping[str, str], num_layers: int) -> tuple[list[LayerSpec], str]:
     """The layers of a model, and the letters of its multi-token-prediction layers ("" for none)."""
-    count = config.count(*MTP_KEYS, least=0, most=MOST_LAYERS) or 0 if config.stated(*MTP_KEYS) is not None else 0
+    count = config.count(*_MTP_KEYS, least=0, most=MOST_LAYERS) or 0 if config.stated(*_MTP_KEYS) is not None else 0
     key = next((key for key in ("layer_types", "layers_block_type") if config.stated(key) is not None), None)
     if key is None:
-        types, extra = rule(config, num_layers), []
+        types, extra = layer_types(config, order, num_layers), []
     else:
-        listed = [_text(each, f"{key}[{at}]") for at, each in enumerate(config.sequence(key) or [])]
+        listed = config.words(key) or []
         if len(listed) not in (num_layers, num_layers + count):
             raise InputError(f"{key} has {len(listed)} entries for {num_layers} layers", location=key)
         types, extra = listed[:num_layers], listed[num_layers:]
@@ -84,15 +139,12 @@ def _entry(layer_type: str, kinds: Mapping[str, str], key: str, at: int) -> Laye
     kind = kinds.get(layer_type) or LAYER_TYPES.get(layer_type)
     if kind is None:
         known = ", ".join(dict.fromkeys([*kinds, *LAYER_TYPES]))
-        raise UnsupportedError(
+        raise NotModelledError(
             f"unknown layer type {quote(layer_type)}",
             hint=f"what such a layer caches would have to be known: describe it in a spec file; known are {known}",
             location=f"{key}[{at}]",
         )
-    if kind.startswith("compressed"):  # "compressed 4" and "compressed 4 indexer"
-        _, ratio, *indexer = kind.split()
-        return LayerSpec(kind="compressed", ratio=int(ratio), indexer=True if indexer else None)
-    return _NAMED[kind]
+    return NAMED_KINDS[kind]
 
 
 def _mtp_letters(
@@ -114,14 +166,12 @@ def _mtp_letters(
 
 def _windowed(config: Config, entries: list[LayerSpec]) -> list[LayerSpec]:
     """A list of windows, repeated over the layers, gives each layer its own: null is global."""
-    key = next((key for key in WINDOW_KEYS if isinstance(config.stated(key), list | tuple)), None)
+    key = next((key for key in WINDOWS if isinstance(config.stated(key), list | tuple)), None)
     if key is None:
         return entries
     windows = config.sequence(key) or []
     if not windows:
         raise InputError(f"{key} is an empty list", location=key)
-    from kvcalc.sources.config_reader import whole
-
     result = []
     for at, entry in enumerate(entries):
         window = windows[at % len(windows)]
@@ -147,8 +197,6 @@ def _overridden(config: Config, entries: list[LayerSpec]) -> list[LayerSpec]:
     """``per_layer_config``: {"05": {"head_dim": 512}} (transformers 5's form of per-kind geometry)."""
     if config.stated("per_layer_config") is None:
         return entries
-    from kvcalc.sources.config_reader import whole
-
     overrides = config.table_at("per_layer_config")
     result = list(entries)
     cache: dict[tuple[Any, ...], LayerSpec] = {}
@@ -169,86 +217,88 @@ def _overridden(config: Config, entries: list[LayerSpec]) -> list[LayerSpec]:
     return result
 
 
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str):
-        raise InputError(f"{where} must be a text, not {quote(value)}", location=where)
-    return value
+def _all(_config: Config, num_layers: int, order: Order) -> list[str]:
+    return [order.full] * num_layers
 
 
-def all_of(layer_type: str) -> Rule:
-    """Every layer of one type."""
-    return lambda _config, num_layers: [layer_type] * num_layers
+def _every(config: Config, num_layers: int, order: Order) -> list[str]:
+    period = config.count(*order.keys, most=MOST_LAYERS) if order.keys else None
+    period = period or order.period
+    if period is None:
+        raise InputError(f"{order.keys[0]} is missing", hint="or layer_types", location=order.keys[0])
+    offset = order.offset
+    if isinstance(offset, str):
+        offset = config.need(offset, least=0, most=MOST_LAYERS)
+        globals_ = {at for at in range(num_layers) if at % period == offset}
+    else:
+        globals_ = {at for at in range(num_layers) if at % period == offset % period}
+    if order.from_end:
+        globals_ = {num_layers - 1 - at for at in globals_}
+    globals_ |= {at % num_layers for at in order.always}
+    return [order.full if at in globals_ else order.local for at in range(num_layers)]
 
 
-def all_full(_config: Config, num_layers: int) -> list[str]:
-    """Every layer is global."""
-    return [FULL] * num_layers
+def _flags(config: Config, num_layers: int, order: Order) -> list[str]:
+    """Padding behind the last layer is left out."""
+    key = config.named(*order.keys)
+    flags = config.counts(key, most=1)
+    if flags is None:
+        return layer_types(config, order.otherwise or Order(), num_layers)
+    if len(flags) < num_layers:
+        raise InputError(f"{key} has {len(flags)} entries for {num_layers} layers", location=key)
+    return [order.full if flag else order.local for flag in flags[:num_layers]]
 
 
-def every(*keys: str, default: int | None = None, local: str = SLIDING, offset: int = -1) -> Rule:
-    """The last of every p layers is global (or, with an offset, the one at that place); p stands under one of keys."""
-
-    def rule(config: Config, num_layers: int) -> list[str]:
-        period = config.count(*keys, most=MOST_LAYERS) if keys else None
-        period = period or default
-        if period is None:
-            raise InputError(f"{keys[0]} is missing", hint="or layer_types", location=keys[0])
-        return [FULL if i % period == offset % period else local for i in range(num_layers)]
-
-    return rule
+def _indices(config: Config, num_layers: int, order: Order) -> list[str]:
+    chosen = config.indices(config.named(*order.keys), num_layers)
+    if chosen is None:
+        return layer_types(config, order.otherwise or Order(), num_layers)
+    return [order.full if at in chosen else order.local for at in range(num_layers)]
 
 
-def with_live_window(rule: Rule) -> Rule:
-    """A rule for a window that may be null: then every layer is global."""
-
-    def checked(config: Config, num_layers: int) -> list[str]:
-        return rule(config, num_layers) if config.value(*WINDOW_KEYS) is not None else [FULL] * num_layers
-
-    return checked
-
-
-def sliding_if_stated(config: Config, num_layers: int) -> list[str]:
-    """A window makes every layer slide (Mistral, Phi-3), unless it is wider than the model's longest context."""
-    window = config.value(*WINDOW_KEYS)
+def _window(config: Config, num_layers: int, _order: Order) -> list[str]:
+    """Mistral, Phi-3: a window makes every layer slide, unless it is wider than the model's longest context."""
+    window = config.value(*WINDOWS)
     if window is None or isinstance(window, list | tuple):
         return [FULL] * num_layers
-    tokens = config.tokens(*WINDOW_KEYS)
-    longest = config.tokens(*CONTEXT_KEYS)
+    tokens = config.tokens(*WINDOWS)
+    longest = config.tokens(*CONTEXTS)
     if tokens is not None and longest is not None and tokens > longest:
         config.notes.append(f"the sliding window of {tokens:,} is wider than {longest:,} positions: never used")
         return [FULL] * num_layers
     return [SLIDING] * num_layers
 
 
-def qwen2(config: Config, num_layers: int) -> list[str]:
+def _slides(config: Config) -> bool:
+    return config.flag("use_sliding_window") and config.value("sliding_window") is not None
+
+
+def _qwen2(config: Config, num_layers: int, _order: Order) -> list[str]:
     """Layers from ``max_window_layers`` on slide, where ``use_sliding_window`` is true and there is a window."""
-    if not config.flag("use_sliding_window") or config.value("sliding_window") is None:
+    if not _slides(config):
         return [FULL] * num_layers
     first = config.count("max_window_layers", least=0)
     return [SLIDING if first is not None and i >= first else FULL for i in range(num_layers)]
 
 
-def qwen2_moe(config: Config, num_layers: int) -> list[str]:
+def _qwen2_moe(config: Config, num_layers: int, _order: Order) -> list[str]:
     """Qwen2-MoE's own rule: even layers below ``max_window_layers`` slide, where the switch is on."""
-    if not config.flag("use_sliding_window") or config.value("sliding_window") is None:
+    if not _slides(config):
         return [FULL] * num_layers
     first = config.count("max_window_layers", least=0) or 0
     return [SLIDING if i % 2 == 0 and i < first else FULL for i in range(num_layers)]
 
 
-def use_sliding_window(config: Config, num_layers: int) -> list[str]:
-    """All layers slide where ``use_sliding_window`` is true (Qwen3-MoE)."""
-    on = config.flag("use_sliding_window") and config.value("sliding_window") is not None
-    return [SLIDING if on else FULL] * num_layers
+def _qwen3_moe(config: Config, num_layers: int, _order: Order) -> list[str]:
+    """All layers slide where ``use_sliding_window`` is true."""
+    return [SLIDING if _slides(config) else FULL] * num_layers
 
 
-def exaone4(config: Config, num_layers: int) -> list[str]:
-    """``sliding_window_pattern``: an integer, or a text of L and G repeated over the layers, the last one global."""
-    if config.value("sliding_window") is None:
-        return [FULL] * num_layers
+def _exaone4(config: Config, num_layers: int, order: Order) -> list[str]:
+    """``sliding_window_pattern``: an integer, or a text of L and G repeated over the layers."""
     pattern = config.value("sliding_window_pattern")
     if not isinstance(pattern, str):
-        return every("sliding_window_pattern", default=4)(config, num_layers)
+        return _every(config, num_layers, order)
     if not pattern or set(pattern) - {"L", "G"} or len(pattern) > MOST_LAYERS:
         raise InputError(
             f"sliding_window_pattern must be letters L and G, not {quote(pattern)}", location="sliding_window_pattern"
@@ -256,13 +306,13 @@ def exaone4(config: Config, num_layers: int) -> list[str]:
     return [FULL if pattern[i % len(pattern)] == "G" else SLIDING for i in range(num_layers)]
 
 
-def llama4(config: Config, num_layers: int) -> list[str]:
+def _llama4(config: Config, num_layers: int, order: Order) -> list[str]:
     """1 in ``no_rope_layers`` is a layer with rope, which is chunked, 0 a global one; empty: every fourth is global."""
     if config.value("attention_chunk_size") is None:
         return [FULL] * num_layers
     with_rope = config.counts("no_rope_layers", most=1)
     if not with_rope:
-        return every("no_rope_layer_interval", default=4, local=CHUNKED)(config, num_layers)
+        return _every(config, num_layers, order)
     if len(with_rope) != num_layers:
         raise InputError(
             f"no_rope_layers has {len(with_rope)} entries for {num_layers} layers", location="no_rope_layers"
@@ -270,51 +320,18 @@ def llama4(config: Config, num_layers: int) -> list[str]:
     return [CHUNKED if rope else FULL for rope in with_rope]
 
 
-def by_flags(key: str, on: str, off: str, otherwise: Rule) -> Rule:
-    """A list of 0 and 1, one a layer (padding behind the last layer is left out)."""
-
-    def rule(config: Config, num_layers: int) -> list[str]:
-        flags = config.counts(key, most=1)
-        if flags is None:
-            return otherwise(config, num_layers)
-        if len(flags) < num_layers:
-            raise InputError(f"{key} has {len(flags)} entries for {num_layers} layers", location=key)
-        return [on if flag else off for flag in flags[:num_layers]]
-
-    return rule
-
-
-def by_indices(key: str, inside: str, outside: str, otherwise: Rule) -> Rule:
-    """A list of the layers of one type."""
-
-    def rule(config: Config, num_layers: int) -> list[str]:
-        chosen = config.indices(key, num_layers)
-        if chosen is None:
-            return otherwise(config, num_layers)
-        return [inside if i in chosen else outside for i in range(num_layers)]
-
-    return rule
-
-
-def repeated_blocks(config: Config, num_layers: int) -> list[str]:
-    """``block_types`` or ``_block_types``, repeated over the layers (RecurrentGemma)."""
-    key = "block_types" if config.stated("block_types") is not None else "_block_types"
-    blocks = config.sequence(key) or config.sequence("block_types")
-    if not blocks:
+def _recurrent_gemma(config: Config, num_layers: int, _order: Order) -> list[str]:
+    """``block_types`` or ``_block_types``, repeated over the layers; its attention slides."""
+    names = config.words("_block_types") if config.stated("block_types") is None else None
+    names = names or config.words("block_types")
+    if not names:
         raise InputError("block_types is missing", location="block_types")
-    names = [_text(each, f"{key}[{at}]") for at, each in enumerate(blocks)]
-    return [SLIDING if names[i % len(names)] == "attention" else names[i % len(names)] for i in range(num_layers)]
+    blocks = [SLIDING if name == "attention" else name for name in names]
+    return [blocks[i % len(blocks)] for i in range(num_layers)]
 
 
-def jamba(config: Config, num_layers: int) -> list[str]:
-    """Attention where i % attn_layer_period == attn_layer_offset."""
-    period = config.need("attn_layer_period", most=MOST_LAYERS)
-    offset = config.need("attn_layer_offset", least=0, most=MOST_LAYERS)
-    return [FULL if i % period == offset else STATE for i in range(num_layers)]
-
-
-def hybrid_pattern(config: Config, num_layers: int) -> list[str]:
-    """``hybrid_override_pattern``: M state, * attention, - feed-forward, E experts (Nemotron-H)."""
+def _nemotron_h(config: Config, num_layers: int, _order: Order) -> list[str]:
+    """``hybrid_override_pattern``: M state, * attention, - feed-forward, E experts."""
     pattern = config.word("hybrid_override_pattern")
     if pattern is None:
         raise InputError(
@@ -323,7 +340,7 @@ def hybrid_pattern(config: Config, num_layers: int) -> list[str]:
     names = {"M": STATE, "*": FULL, "-": "mlp", "E": "moe"}
     unknown = [letter for letter in pattern if letter not in names]
     if unknown:
-        raise UnsupportedError(f"unknown letter {quote(unknown[0])} in hybrid_override_pattern")
+        raise NotModelledError(f"unknown letter {quote(unknown[0])} in hybrid_override_pattern")
     if len(pattern) != num_layers:
         raise InputError(
             f"hybrid_override_pattern has {len(pattern)} letters for {num_layers} layers",
@@ -332,7 +349,7 @@ def hybrid_pattern(config: Config, num_layers: int) -> list[str]:
     return [names[letter] for letter in pattern]
 
 
-def kimi_linear(config: Config, num_layers: int) -> list[str]:
+def _kimi_linear(config: Config, num_layers: int, _order: Order) -> list[str]:
     """``linear_attn_config``: kda_layers and full_attn_layers count from ONE."""
     table = config.table_at("linear_attn_config")
     full = table.indices("full_attn_layers", num_layers, base=1)
@@ -355,27 +372,7 @@ def kimi_linear(config: Config, num_layers: int) -> list[str]:
     return [FULL if i in full else STATE for i in range(num_layers)]
 
 
-def from_the_end(period: int) -> Rule:
-    """Global layers counted from the last one (Muse)."""
-    return lambda _config, count: [FULL if (count - 1 - i) % period == 0 else SLIDING for i in range(count)]
-
-
-def mimo(config: Config, num_layers: int) -> list[str]:
-    """MiMo-V2's irregular start: 0, 5, 11, 17 ... are global."""
-    return [FULL if i == 0 or (i + 1) % 6 == 0 else SLIDING for i in range(num_layers)]
-
-
-def flint(config: Config, num_layers: int) -> list[str]:
-    """The first two, i % 4 == 1 and the last layer are global."""
-    return [FULL if i < 2 or i % 4 == 1 or i == num_layers - 1 else SLIDING for i in range(num_layers)]
-
-
-def gemma4(config: Config, num_layers: int) -> list[str]:
-    """Every sixth layer is global, and the last one always."""
-    return [*every(default=6)(config, num_layers)[:-1], FULL]
-
-
-def glm_dsa(config: Config, num_layers: int) -> list[str]:
+def _glm_dsa(config: Config, num_layers: int, _order: Order) -> list[str]:
     """``indexer_types``: "full" layers keep indexer keys, "shared" ones read the choice of the layer before."""
     types = config.sequence("indexer_types")
     if types is None:
@@ -387,7 +384,7 @@ def glm_dsa(config: Config, num_layers: int) -> list[str]:
     return ["indexed_attention" if each == "full" else FULL for each in types[:num_layers]]
 
 
-def deepseek_v4(config: Config, num_layers: int) -> list[str]:
+def _deepseek_v4(config: Config, num_layers: int, _order: Order) -> list[str]:
     """``compress_ratios``: 0 keeps the window only, 4 and 128 compress; an entry behind the last layer is MTP's."""
     ratios = config.counts("compress_ratios")
     if ratios is None:
@@ -401,13 +398,13 @@ def deepseek_v4(config: Config, num_layers: int) -> list[str]:
         )
     unknown = [ratio for ratio in ratios if ratio not in names]
     if unknown:
-        raise UnsupportedError(
+        raise NotModelledError(
             f"compress_ratios names {unknown[0]}, known are 0, 4 and 128", location="compress_ratios"
         )
     return [names[ratio] for ratio in ratios[:num_layers]]
 
 
-def minimax_m3(config: Config, num_layers: int) -> list[str]:
+def _minimax_m3(config: Config, num_layers: int, _order: Order) -> list[str]:
     """``sparse_attention_config.sparse_attention_freq``: 1 is a full layer with an indexer key."""
     freq = config.table_at("sparse_attention_config").counts("sparse_attention_freq", most=1)
     if freq is None:
@@ -417,14 +414,22 @@ def minimax_m3(config: Config, num_layers: int) -> list[str]:
     return ["minimax_m3_sparse" if each else FULL for each in freq[:num_layers]]
 
 
-CONTEXT_KEYS = (
-    "max_position_embeddings",
-    "max_position_embedding",
-    "model_max_length",
-    "max_seq_len",
-    "n_positions",
-    "seq_length",
-    "max_sequence_length",
-    "max_context_length",
-    "n_ctx",
-)
+#: What an order's ``rule`` may be.
+RULES: dict[str, Callable[[Config, int, Order], list[str]]] = {
+    "all": _all,
+    "every": _every,
+    "flags": _flags,
+    "indices": _indices,
+    "window": _window,
+    "qwen2": _qwen2,
+    "qwen2_moe": _qwen2_moe,
+    "qwen3_moe": _qwen3_moe,
+    "exaone4": _exaone4,
+    "llama4": _llama4,
+    "recurrent_gemma": _recurrent_gemma,
+    "nemotron_h": _nemotron_h,
+    "kimi_linear": _kimi_linear,
+    "glm_dsa": _glm_dsa,
+    "deepseek_v4": _deepseek_v4,
+    "minimax_m3": _minimax_m3,
+}

@@ -1,8 +1,8 @@
 """config.json to architecture: a pure function, without a line of the model's code being run.
 
 The text part is found by name, never by a recursive search (vision and audio parts have heads and layers too); its
-``model_type`` selects a row of :mod:`kvcalc.sources.family_table`, which knows the defaults and the rule; the rest is
-read from the keys. A layer type, a sharing rule or a model type that nobody here knows is refused with its name.
+``model_type`` selects a row of :mod:`~kvcalc.sources.config.family`, which knows the defaults and the layer order; the
+rest is read from the keys. A layer type, a sharing rule or a model type without a rule is refused by its name.
 """
 
 from __future__ import annotations
@@ -10,18 +10,47 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import ValidationError
+
 from kvcalc.architecture import Architecture
 from kvcalc.dtypes import parse_dtype
-from kvcalc.errors import InputError, KVCalcError, UnsupportedError, did_you_mean, quote
+from kvcalc.errors import InputError, KVCalcError, NotModelledError, UnsupportedError, did_you_mean, quote
 from kvcalc.sources.building import build, canonical_type
-from kvcalc.sources.config_reader import Config
-from kvcalc.sources.families import Family, describe
-from kvcalc.sources.family_table import ENCODERS, FAMILIES, REFUSED, TEXT_OF, UNKNOWN, UNKNOWN_LATENT
-from kvcalc.sources.spec import LayerSpec, ModelSpec
+from kvcalc.sources.config.describe import describe
+from kvcalc.sources.config.family import (
+    Attention,
+    Family,
+    all_families,
+    family_of,
+    with_published_count,
+)
+from kvcalc.sources.config.parts import Experts
+from kvcalc.sources.config.reader import Config
+from kvcalc.sources.spec import LETTERS, LayerSpec, ModelSpec
 
 _MOST_KEYS = 10_000
 _LONGEST_NAME = 200
 _NESTINGS = ("text_config", "llm_config", "language_config", "decoder", "text_model_config")
+
+_EXPERTS = Experts(shared_count=("n_shared_experts", "num_shared_experts"))
+#: For a model type without a row, in a file that states its layers.
+_UNKNOWN = Family(attention=Attention(qkv_bias="attention_bias", output_bias="attention_bias"), experts=_EXPERTS)
+_UNKNOWN_LATENT = Family(latent=True, experts=_EXPERTS)
+
+#: Keys that change what a layer caches in a way that only the rule of a model type tells.
+_TELLING_KEYS = (
+    "num_kv_shared_layers",
+    "use_cla",
+    "kv_source_layers",
+    "num_global_key_value_heads",
+    "global_head_dim",
+    "swa_num_key_value_heads",
+    "swa_head_dim",
+    "attention_other_setting",
+    "compress_ratios",
+    "index_head_dim",
+    "block_configs",
+)
 
 
 def read_config(config: Mapping[str, Any], name: str = "config") -> Architecture:
@@ -32,14 +61,14 @@ def read_config(config: Mapping[str, Any], name: str = "config") -> Architecture
         name: what reports call the model.
 
     Raises:
-        KVCalcError: a value is no sane number, a key is missing, or the file describes something nobody here knows.
+        KVCalcError: a value is no sane number, a key is missing, or the file describes something without a rule here.
 
     >>> sparse = {"model_type": "gemma3", "text_config": {"hidden_size": 2560, "intermediate_size": 10240,
     ...           "num_hidden_layers": 34, "sliding_window": 1024}}
     >>> read_config(sparse).layout
     '29 sliding (1024) + 5 full'
     """
-    return build(config_to_spec(config, name))
+    return with_published_count(build(config_to_spec(config, name)))
 
 
 def config_to_spec(config: Mapping[str, Any], name: str = "config") -> ModelSpec:
@@ -52,8 +81,6 @@ def config_to_spec(config: Mapping[str, Any], name: str = "config") -> ModelSpec
     model_type, family = _family(table, outer)
     reader = Config(table, model_type, family.defaults, outer)
     entries, fields = describe(reader, family)
-    if fields.pop("bidirectional", False):
-        entries = [LayerSpec(kind="encoder")] * len(entries)
     notes = [*reader.notes, *_notes(reader, family)]
     cache_dtype, dtype = None, _dtype(reader, notes)
     if dtype not in ("bfloat16", "float16"):
@@ -74,8 +101,6 @@ def config_to_spec(config: Mapping[str, Any], name: str = "config") -> ModelSpec
 
 def layout_fields(entries: list[LayerSpec], fields: dict[str, Any]) -> dict[str, Any]:
     """A list of layers in the shortest form that a spec has: a ratio, or letters and the meaning of new ones."""
-    from kvcalc.sources.spec import LETTERS
-
     letters: dict[LayerSpec, str] = {spec: letter for letter, spec in LETTERS.items()}
     new: dict[str, LayerSpec] = {}
     unused = [letter for letter in "ABDGHIJKMOQTUVWYZabdeghijklmnopqrtuvwxyz0123456789" if letter not in LETTERS]
@@ -113,8 +138,6 @@ def _shortest(word: str) -> str:
 
 
 def _validated(fields: dict[str, Any]) -> ModelSpec:
-    from pydantic import ValidationError
-
     try:
         return ModelSpec.model_validate(fields)
     except ValidationError as error:
@@ -140,66 +163,52 @@ def _text_part(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[st
 
 
 def _family(table: Mapping[str, Any], outer: Mapping[str, Any]) -> tuple[str, Family]:
+    """The model type of a file and its row.
+
+    Raises:
+        UnsupportedError: the model keeps no cache.
+        NotModelledError: there is no rule for the type.
+    """
     for place in (table, outer):
         stated = place.get("model_type")
         if stated is not None and (not isinstance(stated, str) or len(stated) > 100):
             raise InputError(f"model_type must be a short text, not {quote(stated)}", location="model_type")
-    own, around = table.get("model_type"), outer.get("model_type")
-    if own is None and around is not None:
-        own = TEXT_OF.get(around, around)
-    if own is None:
-        own = _type_of_class(table, outer)
-    model_type = canonical_type(TEXT_OF.get(own, own))
-    if model_type in ENCODERS:
+    name = table.get("model_type") or outer.get("model_type") or _type_of_class(table, outer)
+    found = family_of(name)
+    if found is None:
+        return canonical_type(name), _unknown(table, canonical_type(name))
+    model_type, family = found
+    if family.encoder:
         raise UnsupportedError(
             f"{quote(model_type)} is an encoder: it keeps no KV cache",
             hint="name a model that generates text",
             location="model_type",
         )
-    if model_type in REFUSED:
-        raise UnsupportedError(
-            f"model_type {quote(model_type)} is known, but not how it is laid out: {REFUSED[model_type]}",
+    if family.not_modelled is not None:
+        raise NotModelledError(
+            f"model_type {quote(model_type)} is not modelled: {family.not_modelled}",
             hint="describe the model in a spec file: kvcalc presets export NAME shows one",
             location="model_type",
         )
-    family = FAMILIES.get(model_type)
-    if family is not None:
-        return model_type, family
-    if any(table.get(key) is not None for key in ("layer_types", "layers_block_type")):
-        return model_type, _unknown(table, model_type)
-    raise UnsupportedError(
-        f"unknown model_type {quote(model_type)}, and the file does not state its layers (no layer_types)",
-        hint=did_you_mean(model_type, FAMILIES) or "a file with layer_types, or a spec file, is needed",
-        location="model_type",
-    )
-
-
-#: Keys that change what a layer caches in a way that only the rule of a model type tells.
-_TELLING_KEYS = (
-    "num_kv_shared_layers",
-    "use_cla",
-    "kv_source_layers",
-    "num_global_key_value_heads",
-    "global_head_dim",
-    "swa_num_key_value_heads",
-    "swa_head_dim",
-    "attention_other_setting",
-    "compress_ratios",
-    "index_head_dim",
-    "block_configs",
-)
+    return model_type, family
 
 
 def _unknown(table: Mapping[str, Any], model_type: str) -> Family:
     """The row for an unknown model type that states its layers, if nothing hints at a rule of its own."""
+    if all(table.get(key) is None for key in ("layer_types", "layers_block_type")):
+        raise NotModelledError(
+            f"unknown model_type {quote(model_type)}, and the file does not state its layers (no layer_types)",
+            hint=did_you_mean(model_type, all_families()) or "a file with layer_types, or a spec file, is needed",
+            location="model_type",
+        )
     for key in _TELLING_KEYS:
         if table.get(key):
-            raise UnsupportedError(
+            raise NotModelledError(
                 f"unknown model_type {quote(model_type)}, and {key} changes what its layers cache",
                 hint="the rule of that model type would be needed: describe the model in a spec file",
                 location=key,
             )
-    return UNKNOWN if table.get("kv_lora_rank") is None else UNKNOWN_LATENT
+    return _UNKNOWN if table.get("kv_lora_rank") is None else _UNKNOWN_LATENT
 
 
 def _type_of_class(table: Mapping[str, Any], outer: Mapping[str, Any]) -> str:
@@ -207,7 +216,7 @@ def _type_of_class(table: Mapping[str, Any], outer: Mapping[str, Any]) -> str:
     names = table.get("architectures") or outer.get("architectures")
     if isinstance(names, list | tuple) and names and isinstance(names[0], str):
         word = names[0][:100].removesuffix("ForCausalLM").removesuffix("LMHeadModel").lower()
-        known = {family.replace("_", ""): family for family in FAMILIES}
+        known = {model_type.replace("_", ""): model_type for model_type in all_families()}
         if word in known:
             return known[word]
     raise InputError("model_type is missing", hint="is it the config.json of a language model?", location="model_type")
@@ -241,7 +250,7 @@ def _notes(reader: Config, family: Family) -> list[str]:
     if reader.assumed:
         listed = ", ".join(f"{key} {_shown(value)}" for key, value in reader.assumed.items())
         notes.append(f"not in the file, so the defaults of {reader.model_type} hold: {listed}")
-    if family is UNKNOWN or family is UNKNOWN_LATENT:
+    if family is _UNKNOWN or family is _UNKNOWN_LATENT:
         notes.append(f"model_type {quote(reader.model_type)} is unknown: layers as stated, weights estimated")
     return notes
 

@@ -1,7 +1,8 @@
 """Typed, bounded access to a config.json dictionary.
 
 Every value is checked when it is read; a key that the file lacks takes the default of its model type, and what was
-taken that way is remembered, because the answer depends on it.
+taken that way is remembered, because the answer depends on it. A name with a dot is a key of a nested table
+(``attn_config.kv_n_heads``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,26 @@ from kvcalc.errors import InputError, quote
 
 _MOST_WIDTH = 2**31
 _MOST_TOKENS = 2**50
+
+#: The spellings of the keys that nearly every file has.
+HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+KV_HEADS = ("num_key_value_heads", "num_attention_groups", "multi_query_group_num", "num_kv_heads", "n_head_kv")
+HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels", "hidden_size_per_head", "qk_head_dim")
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_transformer_layers")
+HIDDEN = ("hidden_size", "n_embd", "d_model", "n_embed", "model_dim")
+VOCABULARY = ("vocab_size", "padded_vocab_size")
+WINDOWS = ("sliding_window", "sliding_window_size", "attention_window_size", "interleaved_sliding_window")
+CONTEXTS = (
+    "max_position_embeddings",
+    "max_position_embedding",
+    "model_max_length",
+    "max_seq_len",
+    "n_positions",
+    "seq_length",
+    "max_sequence_length",
+    "max_context_length",
+    "n_ctx",
+)
 
 
 class Config:
@@ -36,18 +57,31 @@ class Config:
         self.assumed: dict[str, Any] = {}
         self.notes: list[str] = []
 
-    def has(self, name: str) -> bool:
-        """Whether the file states a key, null included."""
-        return name in self.table
+    def _found(self, name: str) -> tuple[bool, Any]:
+        """Whether the file has a key, and its value."""
+        if name in self.table:
+            return True, self.table[name]
+        if "." not in name:
+            return False, None
+        table: Any = self.table
+        for part in name.split("."):
+            if table is None:
+                return False, None
+            if not isinstance(table, Mapping):
+                raise InputError(f"{name} lies in {quote(table)}, which is no table", location=name)
+            if part not in table:
+                return False, None
+            table = table[part]
+        return True, table
 
     def value(self, *names: str) -> Any:
         """The first stated value that is not null; an explicit null; or the default of the model type."""
         stated_null = False
         for name in names:
-            if name in self.table:
-                if self.table[name] is not None:
-                    return self.table[name]
-                stated_null = True
+            stated, value = self._found(name)
+            if value is not None:
+                return value
+            stated_null = stated_null or stated
         if stated_null:
             return None
         for name in names:
@@ -58,7 +92,7 @@ class Config:
 
     def stated(self, *names: str) -> Any:
         """The first value that the file states and that is not null; no default."""
-        return next((self.table[name] for name in names if self.table.get(name) is not None), None)
+        return next((value for name in names if (value := self._found(name)[1]) is not None), None)
 
     def count(self, *names: str, least: int = 1, most: int = _MOST_WIDTH) -> int | None:
         """A whole number, or None where it is null or absent."""
@@ -125,6 +159,14 @@ class Config:
             raise InputError(f"{name} has {len(value):,} entries, more than {most:,}", location=name)
         return list(value)
 
+    def words(self, name: str) -> list[str] | None:
+        """A list of texts, or None."""
+        values = self.sequence(name)
+        for at, value in enumerate(values or []):
+            if not isinstance(value, str):
+                raise InputError(f"{name}[{at}] must be a text, not {quote(value)}", location=f"{name}[{at}]")
+        return values
+
     def counts(self, name: str, least: int = 0, most: int = _MOST_WIDTH) -> list[int] | None:
         """A list of whole numbers, or None."""
         values = self.sequence(name)
@@ -162,7 +204,7 @@ class Config:
 
     def named(self, *names: str) -> str:
         """The spelling that the file uses."""
-        return next((name for name in names if name in self.table), names[0])
+        return next((name for name in names if self._found(name)[0]), names[0])
 
 
 def whole(value: Any, what: str, least: int = 0, most: int = _MOST_WIDTH) -> int:

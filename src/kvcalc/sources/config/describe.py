@@ -1,0 +1,230 @@
+"""A file read by the row of its model type: the layers of the model, and the other fields of its spec."""
+
+from __future__ import annotations
+
+from kvcalc.architecture import MOST_LAYERS
+from kvcalc.errors import InputError
+from kvcalc.sources.config.family import Attention, Family, FeedForward, Keys, PerLayerInput, Switch
+from kvcalc.sources.config.layers import entries_of
+from kvcalc.sources.config.parts import STATES, Fields, experts
+from kvcalc.sources.config.reader import (
+    CONTEXTS,
+    HEAD_DIM,
+    HEADS,
+    HIDDEN,
+    KV_HEADS,
+    LAYERS,
+    VOCABULARY,
+    WINDOWS,
+    Config,
+)
+from kvcalc.sources.config.special import SPECIAL
+from kvcalc.sources.spec import LETTERS, LayerSpec
+
+
+def describe(config: Config, family: Family) -> tuple[list[LayerSpec], Fields]:
+    """The layers of a model, one entry each, and the other fields of its spec."""
+    num_layers = _layer_count(config, family)
+    entries, mtp_layout = entries_of(config, family.order, family.kind_of(), num_layers)
+    if family.last_is_global and entries[-1].kind == "sliding":
+        entries[-1] = LETTERS["F"]
+        config.notes.append("the last layer is global, whatever the file says: its model type has it so")
+    hidden_size = config.need(*HIDDEN)
+    norms = family.norms
+    per_layer = norms.per_layer
+    if norms.parallel_if is not None and config.flag(norms.parallel_if):
+        per_layer = 1
+    if norms.behind_if is not None and config.flag(norms.behind_if):
+        per_layer = 4
+    fields: Fields = {
+        "hidden_size": hidden_size,
+        "vocab_size": config.need(*VOCABULARY),
+        "max_context": config.tokens(*CONTEXTS),
+        "tie_embeddings": _tied(config),
+        "head_bias": _on(config, family.head_bias),
+        "norms": {
+            "per_layer": per_layer,
+            "bias": norms.bias,
+            "final": _on(config, norms.final),
+            "embedding": norms.embedding,
+        },
+    }
+    if mtp_layout:
+        fields["mtp_layout"] = mtp_layout
+    if family.learned_positions:
+        fields["learned_positions"] = config.need(*family.learned_positions)
+    if family.hyper_connections is not None:
+        fields["hyper_connections"] = config.count(family.hyper_connections, least=0, most=64) or 0
+    if family.kv_shared_last_layers is not None:
+        fields["kv_shared_last_layers"] = config.count(family.kv_shared_last_layers, least=0) or 0
+    if family.per_layer_input is not None:
+        fields["per_layer_input"] = _per_layer_input(config, family.per_layer_input)
+    kinds = {entry.kind for entry in entries}
+    if kinds & {"full", "sliding", "chunked", "parallel", "cross"}:
+        fields["attention"] = _attention(config, family.attention, hidden_size, entries)
+        fields["local_attention"] = _local_attention(config, family.attention)
+    if "latent" in kinds:
+        fields["latent"] = _latent(config, hidden_size)
+    if kinds & {"state", "parallel"}:
+        fields["state"] = STATES[family.state or "as_stated"](config)
+    feed_forward = _feed_forward(config, family.feed_forward, hidden_size)
+    if feed_forward is not None:
+        fields["feed_forward"] = feed_forward
+    mixture = experts(config, family.experts, num_layers) if family.experts is not None else None
+    if mixture is not None:
+        fields["experts"] = mixture
+    config.notes += family.notes
+    if family.special is not None:
+        SPECIAL[family.special](config, fields)
+    if family.latent and "latent" not in kinds:
+        raise InputError("no layer of the model has latent attention, which its model type is made of")
+    entries = fields.pop("entries", entries)
+    if config.value("use_bidirectional_attention") in (True, "all"):
+        config.notes.append("bidirectional attention: an encoder, which keeps no KV cache")
+        entries = [LayerSpec(kind="encoder")] * len(entries)
+    return entries, fields
+
+
+def _layer_count(config: Config, family: Family) -> int:
+    """The layers that the file counts, times the layers here for each of them; a list of layers counts itself."""
+    listed = config.stated("layer_types", "layers_block_type")
+    pattern = config.stated("hybrid_override_pattern")
+    if config.value(*LAYERS) is None and isinstance(listed or pattern, list | tuple | str):
+        num_layers = len(listed or pattern)
+    else:
+        num_layers = config.need(*LAYERS, most=MOST_LAYERS // family.layers_factor) * family.layers_factor
+    if not 1 <= num_layers <= MOST_LAYERS:
+        raise InputError(f"the model has {num_layers} layers, outside 1 to {MOST_LAYERS:,}", location=LAYERS[0])
+    return num_layers
+
+
+def _tied(config: Config) -> bool:
+    """``tie_word_embeddings`` of the text part, of the file around it, or of the class."""
+    for table in (config.table, config.outer):
+        for name in ("tie_word_embeddings", "tie_embedding", "share_input_output_layers"):
+            if isinstance(table.get(name), bool):
+                return bool(table[name])
+    return config.flag("tie_word_embeddings")
+
+
+def _on(config: Config, switch: Switch) -> bool:
+    return config.flag(switch) if isinstance(switch, str) else switch
+
+
+def _attention(config: Config, row: Attention, hidden_size: int, entries: list[LayerSpec]) -> Fields:
+    heads = _first(config, "num_query_heads") or config.need(*HEADS)
+    kv_heads = _first(config, "num_kv_heads") or config.count(*(row.kv_heads or KV_HEADS)) or heads
+    if row.kv_heads_if is not None and not config.flag(row.kv_heads_if):
+        kv_heads = heads
+    if row.one_kv_head_if is not None:
+        kv_heads = 1 if config.flag(row.one_kv_head_if) else heads
+    head_dim = config.count(*HEAD_DIM) or hidden_size // heads
+    if head_dim < 1:
+        raise InputError(f"{heads} heads do not fit into a hidden size of {hidden_size}", location=HEADS[0])
+    normed = row.qk_norm_if is None or config.flag(row.qk_norm_if)
+    fields: Fields = {
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "head_dim": head_dim,
+        "qk_norm": row.qk_norm if normed else "none",
+        "qkv_bias": _on(config, row.qkv_bias),
+        "output_bias": _on(config, row.output_bias),
+        "gate": row.gate,
+        "gate_bias": row.gate_bias,
+        "sinks": row.sinks,
+    }
+    value_dim = config.count("v_head_dim")
+    if value_dim is not None and value_dim != head_dim:
+        fields["v_head_dim"] = value_dim
+    kinds = {entry.of if entry.kind == "parallel" else entry.kind for entry in entries if entry.window is None}
+    if "sliding" in kinds:
+        fields["window"] = _window(config)
+    if "chunked" in kinds:
+        fields["chunk"] = config.need("attention_chunk_size", most=2**50)
+    numbers = {"query_rank": row.query_rank, "indexer_dim": row.indexer_dim, "indexer_heads": row.indexer_heads}
+    fields |= {name: config.need(*keys) for name, keys in numbers.items() if keys}
+    return {name: value for name, value in fields.items() if value is not False and value != "none"}
+
+
+def _local_attention(config: Config, row: Attention) -> Fields | None:
+    """What the file says of sliding and chunked layers alone."""
+    numbers = {name: config.count(*keys) for name, keys in row.local.items()}
+    return {name: number for name, number in numbers.items() if number is not None} or None
+
+
+def _first(config: Config, key: str) -> int | None:
+    """The first of a list of numbers, one a layer, or None where the key holds no list."""
+    if not isinstance(config.stated(key), list | tuple):
+        return None
+    numbers = config.counts(key, least=1)
+    return numbers[0] if numbers else None
+
+
+def _window(config: Config) -> int:
+    window = config.tokens(*WINDOWS)
+    if window is None:
+        raise InputError(
+            "the model has sliding layers, but no sliding window",
+            hint=f"known keys: {', '.join(WINDOWS)}",
+            location=config.named(*WINDOWS),
+        )
+    if config.value("use_bidirectional_attention") in (True, "all"):
+        window = window // 2 + 1
+    return window
+
+
+def _latent(config: Config, hidden_size: int) -> Fields:
+    heads = config.need(*HEADS)
+    fields: Fields = {
+        "num_heads": heads,
+        "rank": config.need("kv_lora_rank"),
+        "rope_dim": config.need("qk_rope_head_dim", least=0),
+        "nope_dim": config.need("qk_nope_head_dim", least=0),
+        "v_head_dim": config.count("v_head_dim") or hidden_size // heads or 1,
+        "query_rank": config.count("q_lora_rank"),
+    }
+    if config.flag("attention_bias"):
+        fields["bias"] = True
+    if config.value("index_head_dim") is not None:
+        fields["indexer_dim"] = config.need("index_head_dim")
+        fields["indexer_heads"] = config.need("index_n_heads")
+    return fields
+
+
+def _feed_forward(config: Config, row: FeedForward, hidden_size: int) -> Fields | None:
+    size = _widths(config, row.width)
+    if size is None and row.width_factor is not None:
+        size = row.width_factor * hidden_size
+    if not size:
+        return None
+    if row.width_divisor != 1:
+        if not isinstance(size, int):
+            raise InputError("a list of widths has no meaning for this model type", location=row.width[0])
+        size //= row.width_divisor
+    return {
+        "intermediate_size": size,
+        "gated": row.gated,
+        "bias": _on(config, row.bias),
+        "norm": row.norm,
+        "activation_parameters": row.activation_parameters,
+    }
+
+
+def _widths(config: Config, keys: Keys) -> int | tuple[int, ...] | None:
+    """The width of the feed-forward blocks, or one a layer where they differ."""
+    if not isinstance(config.value(*keys), list | tuple):
+        return config.count(*keys)
+    numbers = config.counts(config.named(*keys), least=1) or []
+    return numbers[0] if len(set(numbers)) == 1 else tuple(numbers)
+
+
+def _per_layer_input(config: Config, row: PerLayerInput) -> Fields | None:
+    width = config.count(row.width, least=0)
+    if not width:
+        return None
+    fields: Fields = {"width": width, "vocab_size": config.need(row.vocab_size)}
+    if row.altup_inputs is not None:
+        fields["altup_inputs"] = config.count(row.altup_inputs, most=64) or 0
+    if row.laurel_rank is not None:
+        fields["laurel_rank"] = config.count(row.laurel_rank, least=0) or 0
+    return fields

@@ -1,0 +1,245 @@
+"""How the files of one model type are read: the rows of ``presets/families``, one file a lineage.
+
+A row is a table named by its model type. Adding a model type is adding a row; its fields say what the files leave out
+(``defaults``), in which order the layers stand (``order``), and what they are made of. Where a field may be a text, the
+text names the key of the file that decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache, lru_cache
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from kvcalc.architecture import Architecture
+from kvcalc.sources.building import canonical_type
+from kvcalc.sources.config.layers import NAMED_KINDS, Order
+from kvcalc.sources.config.parts import STATES, Experts
+from kvcalc.sources.config.special import SPECIAL
+from kvcalc.sources.preset import presets_folder, read_text
+from kvcalc.weights import weights
+
+_LARGEST_FILE = 2**20
+Switch = bool | str
+Keys = tuple[str, ...]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Attention(_Table):
+    """Attention layers, beside what every file states (heads, KV heads, head width).
+
+    Attributes:
+        kv_heads: keys of the KV heads; none: the usual spellings.
+        kv_heads_if: the key that must be true for KV heads to be fewer than heads (ChatGLM).
+        one_kv_head_if: the key that alone decides: one KV head, or as many as heads (GPT-BigCode).
+        qk_norm_if: the key that must be true for the norms on Q and K.
+        query_rank, indexer_dim, indexer_heads: keys of these numbers.
+        local: what differs in sliding and chunked layers: a field of the spec's ``[local_attention]``, and its keys.
+        others: as the fields of the spec's ``[attention]``.
+    """
+
+    kv_heads: Keys = ()
+    kv_heads_if: str | None = None
+    one_kv_head_if: str | None = None
+    qk_norm: Literal["none", "head", "all"] = "none"
+    qk_norm_if: str | None = None
+    qkv_bias: Switch = False
+    output_bias: Switch = False
+    gate: Literal["none", "head", "full"] = "none"
+    gate_bias: bool = False
+    sinks: bool = False
+    query_rank: Keys = ()
+    indexer_dim: Keys = ()
+    indexer_heads: Keys = ()
+    local: dict[Literal["num_heads", "num_kv_heads", "head_dim", "v_head_dim"], Keys] = {}
+
+
+class FeedForward(_Table):
+    """Feed-forward blocks.
+
+    Attributes:
+        width: keys of the width; none: the layers have no such block, or ``width_factor`` says how wide.
+        width_factor: the width over hidden_size, where the file states no width.
+        width_divisor: the width is that of the file divided by this (Qwen counts the gate too).
+        others: as the fields of the spec's ``[feed_forward]``.
+    """
+
+    width: Keys = ("intermediate_size",)
+    width_factor: int | None = None
+    width_divisor: int = 1
+    gated: bool = True
+    bias: Switch = False
+    norm: bool = False
+    activation_parameters: int = 0
+
+
+class Norms(_Table):
+    """Norms of the residual stream.
+
+    Attributes:
+        parallel_if: where this key is true, attention and feed-forward read the same norm: one a layer.
+        behind_if: where this key is true, both blocks have a norm behind them too: four a layer.
+        others: as the fields of the spec's ``[norms]``.
+    """
+
+    per_layer: int = 2
+    bias: bool = False
+    final: Switch = True
+    embedding: bool = False
+    parallel_if: str | None = None
+    behind_if: str | None = None
+
+
+class PerLayerInput(_Table):
+    """Embeddings of their own for every layer: the keys of the numbers in the spec's ``[per_layer_input]``."""
+
+    width: str
+    vocab_size: str
+    altup_inputs: str | None = None
+    laurel_rank: str | None = None
+
+
+class Family(_Table):
+    """How the files of one model type are read.
+
+    Attributes:
+        also: model types of their own whose files are read in the same way.
+        spellings: other names, and the model type that each stands for: a wrapper's whose text part this is, or an old
+            one.
+        encoder: a model that keeps nothing from token to token.
+        not_modelled: why there is no rule for the type.
+        defaults: values of keys that a file may leave out; a dot leads into a nested table.
+        order: the layers of a file that does not list them.
+        kinds: layer types that mean something of their own here.
+        latent: full attention is multi-head latent attention.
+        state: how state layers are read, as the keys say if None.
+        layers_factor: layers here for one of the file (LongCat has two attentions in each).
+        last_is_global: the last layer is global even where the file lists it as sliding (Gemma 4).
+        head_bias: a bias on the head.
+        learned_positions: keys of the rows of a table of learned positions.
+        hyper_connections, kv_shared_last_layers: keys of these numbers.
+        notes: what a reader of the numbers must know.
+        special: the function of :data:`~kvcalc.sources.config.special.SPECIAL` that has the last word.
+        published: name of a published model -> its parameters, as its publisher states them or as the class of
+            transformers 5.23.0 has them with the published configuration, tied weights once.
+    """
+
+    also: Keys = ()
+    spellings: dict[str, str] = {}
+    encoder: bool = False
+    not_modelled: str | None = None
+    defaults: dict[str, Any] = {}
+    order: Order = Order()
+    kinds: dict[str, str] = {}
+    latent: bool = False
+    state: str | None = None
+    attention: Attention = Attention()
+    feed_forward: FeedForward = FeedForward()
+    experts: Experts | None = None
+    norms: Norms = Norms()
+    per_layer_input: PerLayerInput | None = None
+    layers_factor: int = 1
+    last_is_global: bool = False
+    head_bias: Switch = False
+    learned_positions: Keys = ()
+    hyper_connections: str | None = None
+    kv_shared_last_layers: str | None = None
+    notes: Keys = ()
+    special: str | None = None
+    published: dict[str, int] = {}
+
+    @field_validator("special")
+    @classmethod
+    def _known_special(cls, name: str | None) -> str | None:
+        return _known(name, SPECIAL)
+
+    @field_validator("state")
+    @classmethod
+    def _known_state(cls, name: str | None) -> str | None:
+        return _known(name, STATES)
+
+    @field_validator("kinds")
+    @classmethod
+    def _known_kinds(cls, kinds: dict[str, str]) -> dict[str, str]:
+        for kind in kinds.values():
+            _known(kind, NAMED_KINDS)
+        return kinds
+
+    def kind_of(self) -> Mapping[str, str]:
+        """What each layer type means in these files."""
+        if not self.latent:
+            return self.kinds
+        latent = dict.fromkeys(("full_attention", "indexed_attention", "deepseek_sparse_attention"), "latent")
+        return latent | self.kinds
+
+
+def _known(name: str | None, names: Mapping[str, object]) -> str | None:
+    if name is not None and name not in names:
+        raise ValueError(f"unknown name {name!r}; known: {', '.join(names)}")
+    return name
+
+
+@cache
+def _texts() -> dict[str, str]:
+    """The rows of each lineage as text: small files, read once."""
+    folder = presets_folder() / "families"
+    return {path.name: read_text(path, _LARGEST_FILE) for path in sorted(folder.glob("*.toml"))}
+
+
+@cache
+def lineage(file_name: str) -> dict[str, Family]:
+    """The rows of one file, by model type; a type that is read like another stands under its own name too."""
+    import tomllib
+
+    rows = {name: Family.model_validate(_tuples(table)) for name, table in tomllib.loads(_texts()[file_name]).items()}
+    return rows | {name: row for row in rows.values() for name in row.also}
+
+
+def _tuples(value: Any) -> Any:
+    """TOML's lists as the tuples of a frozen row; ``defaults`` stay as a config.json has them."""
+    if isinstance(value, list):
+        return tuple(value)
+    if isinstance(value, dict):
+        return {key: each if key == "defaults" else _tuples(each) for key, each in value.items()}
+    return value
+
+
+@lru_cache(maxsize=1024)  # names come from files
+def family_of(name: str) -> tuple[str, Family] | None:
+    """The model type that a name stands for and its row, or None.
+
+    Only the files that hold the name are read as tables.
+
+    >>> family_of("gemma2_text")[0], family_of("RefinedWeb")[0], family_of("nobody")
+    ('gemma2', 'falcon', None)
+    """
+    for each in dict.fromkeys((name, canonical_type(name))):
+        for file_name, text in _texts().items():
+            if each in text:
+                rows = lineage(file_name)
+                if each in rows:
+                    return each, rows[each]
+                for row in rows.values():
+                    if each in row.spellings:
+                        return row.spellings[each], row
+    return None
+
+
+def all_families() -> dict[str, Family]:
+    """Every row by model type, for near misses and for the tests."""
+    return {name: row for file_name in _texts() for name, row in lineage(file_name).items()}
+
+
+def with_published_count(architecture: Architecture) -> Architecture:
+    """The architecture, its weights marked exact where their count is a published one of its model type."""
+    from dataclasses import replace
+
+    found = family_of(architecture.model_type)
+    if found is None or weights(architecture, None).parameters not in found[1].published.values():
+        return architecture
+    return architecture.changed(provenance=replace(architecture.provenance, exact_weights=True))
