@@ -6,13 +6,12 @@ import re
 import sys
 
 import pytest
+from answers import checked
 from field_logs import LOGS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
 
 from kvcalc.cli.audit import _preset_of as preset_of
-from kvcalc.report.schema import AuditShape
 from kvcalc.sources.preset import preset_names, preset_path, read_toml
 
 #: vLLM's own planner, gemma-3-27b in 40 GiB at 131,072 tokens and 8,192 batched tokens: 0.33.0 and 0.14.0.
@@ -111,7 +110,7 @@ def test_ollama_runs_llama_cpp(kvcalc, log):
 
 def test_json_follows_its_schema(kvcalc, log):
     for text in (NEW, OLD, SGLANG):
-        TypeAdapter(AuditShape).validate_json(kvcalc("audit", log(text), "--format", "json").out, strict=True)
+        checked("audit", kvcalc("audit", log(text), "--format", "json").out)
     answer = json.loads(kvcalc("audit", log(OLD), "--format", "json").out)
     assert answer["agrees"] is False
     assert answer["rows"][0]["difference"] == "-216753"

@@ -10,10 +10,9 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
-from pydantic import TypeAdapter
+from answers import checked
 
 import kvcalc as package
-from kvcalc.report.schema import CheckShape
 from kvcalc.sources.devices import load_device
 
 BUDGETS = """\
@@ -124,7 +123,7 @@ def test_json_follows_its_schema(folder, kvcalc):
         BUDGETS.replace('"small"', '"new"').replace("gemma-3-4b", "gemma-3-4b@sw=1000")
     )
     out = kvcalc("check", "--baseline", "baseline.json", "--format", "json").out
-    TypeAdapter(CheckShape).validate_json(out, strict=True)
+    checked("check", out)
     assert [row["verdict"] for row in json.loads(out)["rows"]] == ["added", "fail", "warn", "removed"]
 
 

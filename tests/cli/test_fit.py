@@ -4,8 +4,7 @@ import json
 import re
 
 import pytest
-
-from kvcalc.report.schema import FitShape, SweepShape
+from answers import checked
 
 GIB = 2**30
 AT_128K = ("fit", "gemma-3-27b", "--device", "h100-80gb", "-c", "128k")
@@ -13,7 +12,7 @@ AT_128K = ("fit", "gemma-3-27b", "--device", "h100-80gb", "-c", "128k")
 
 def fitted(kvcalc, *arguments):
     ran = kvcalc("fit", *arguments, "--format", "json")
-    FitShape.model_validate_json(ran.out)
+    checked("fit", ran.out)
     return ran.code, json.loads(ran.out)
 
 
@@ -144,7 +143,7 @@ def test_a_question_without_one_memory_is_refused_with_a_hint(kvcalc, wrong):
 def test_sweep_adds_the_rules_of_growth(kvcalc):
     arguments = ("sweep", "gemma-3-27b", "gemma-3-27b@global", "-c", "1k", "--growth")
     out = kvcalc(*arguments, "--format", "json").out
-    SweepShape.model_validate_json(out)
+    checked("sweep", out)
     local, whole = json.loads(out)["growth"]
     assert (local["early_bytes_per_token"], local["late_bytes_per_token"]) == (507904, 81920)
     assert (local["saturation_context"], local["small_share_context"]) == (1024, 527156)

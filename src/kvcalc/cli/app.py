@@ -13,10 +13,11 @@ import typer
 
 from kvcalc import __version__
 from kvcalc.cli.command import TextCommand, TextGroup
+from kvcalc.cli.words import COMMAND
 from kvcalc.errors import KVCalcError, printable
 
 #: Every command, in the order of the help page; each is a function of its name in a module of its name.
-COMMANDS = ("show", "compare", "sweep", "fit", "search", "check", "audit", "paper")
+COMMANDS = ("show", "compare", "sweep", "fit", "search", "check", "audit", "paper", "schema")
 #: Commands with commands of their own: a Typer app in a module of their name.
 GROUPS = ("presets", "engines")
 
@@ -56,6 +57,7 @@ def root(
 def run(arguments: list[str] | None = None) -> int:
     """Run a command line; every way to fail ends here, as one message and one exit code."""
     words = sys.argv[1:] if arguments is None else arguments
+    COMMAND.set(("kvcalc", *words))
     asked = words[0] if words else ""
     try:
         app = make_app([asked]) if asked in (*COMMANDS, *GROUPS) else make_app()

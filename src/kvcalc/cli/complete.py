@@ -58,6 +58,13 @@ def formats(ctx: typer.Context, incomplete: str) -> list[str]:
     return _starting(incomplete, format_names(ctx.info_name or ""))
 
 
+def schemas(incomplete: str) -> list[str]:
+    """What has a JSON Schema."""
+    from kvcalc.cli.schemas import schema_names
+
+    return _starting(incomplete, schema_names())
+
+
 def units(incomplete: str) -> list[str]:
     """How byte sizes are shown."""
     return _starting(incomplete, ("binary", "decimal", "bytes"))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from kvcalc.architecture import Architecture
+from kvcalc.cli.words import COMMAND
 from kvcalc.derivation import checked
 from kvcalc.engines import REGISTRY
 from kvcalc.engines.base import Engine, Plan
@@ -242,6 +243,7 @@ def check_plot(plot: str | None) -> None:
 def answer(document: Document, format_name: str, output: str | None, plot: str | None = None) -> None:
     """Render a document to standard output or to a file, and its charts to a picture where one is asked for."""
     path = None if output is None else Path(output)
+    document = replace(document, command=COMMAND.get())
     pieces = render(document, format_name, to_file=path is not None)
     if plot is not None:
         from kvcalc.report.charts import draw

@@ -11,6 +11,7 @@ from kvcalc.cli import options
 
 if TYPE_CHECKING:
     from kvcalc.growth import Growth
+    from kvcalc.report.shapes import FootprintRecord
 
 EXAMPLES = (
     "kvcalc sweep gemma-2-2b@global gemma-2-2b@5:1/sw=1024\n"
@@ -71,7 +72,7 @@ def sweep(
     labels = configuration_labels(asked)
     rules = _rules(asked, sequences) if growth else []
 
-    def records() -> Iterator[dict[str, Any]]:
+    def records() -> Iterator[FootprintRecord]:
         for tokens in contexts:
             for each in asked:
                 yield footprint_record(each.reference, each.footprint(tokens, sequences))

@@ -155,10 +155,11 @@ class Document:
         extra: further top-level keys for programs.
         notes: what a reader must know.
         derivations: the formulas, where they were asked for.
-        schema: the name of the JSON Schema that ``records`` and ``extra`` follow.
+        schema: the name of the shape that ``records`` and ``extra`` follow (:mod:`kvcalc.report.shapes`).
         charts: the sections as pictures.
         strips: the layers of the models, in order.
         grid: what a page's sliders look up.
+        command: the command line that gave the answer, word by word.
     """
 
     title: str
@@ -173,6 +174,7 @@ class Document:
     charts: tuple[Chart, ...] = ()
     strips: tuple[Strip, ...] = ()
     grid: Grid | None = None
+    command: tuple[str, ...] = ()
 
 
 def growth_columns(labels: Sequence[str], rows: Sequence[tuple[int, Sequence[int]]]) -> Iterator[Column]:

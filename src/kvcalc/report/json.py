@@ -8,12 +8,17 @@ from collections.abc import Iterator, Mapping
 from kvcalc import __version__
 from kvcalc.report.document import Document
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def render(document: Document) -> Iterator[str]:
     """The records and the further keys of a document."""
-    head = {"schema_version": SCHEMA_VERSION, "tool_version": __version__, **document.extra}
+    head = {
+        "schema_version": SCHEMA_VERSION,
+        "tool_version": __version__,
+        "command": list(document.command),
+        **document.extra,
+    }
     yield _dumped(head, indent=1)[:-2] + ',\n "rows": ['
     separator = "\n  "
     for record in document.records:

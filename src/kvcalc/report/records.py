@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from kvcalc.footprint import Footprint
+from kvcalc.report.shapes import FootprintRecord
 
 
-def footprint_record(reference: str, footprint: Footprint) -> dict[str, Any]:
+def footprint_record(reference: str, footprint: Footprint) -> FootprintRecord:
     """One row of ``--format json``: every byte figure an integer, for one device.
 
     Args:

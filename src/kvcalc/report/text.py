@@ -17,7 +17,7 @@ from kvcalc.errors import printable
 from kvcalc.report.document import Column, Document
 
 #: What a document holds that is no text for people: figures, and the rows that the columns read.
-_UNREAD = frozenset({"records", "extra", "rows", "schema"})
+_UNREAD = frozenset({"records", "extra", "command", "rows", "schema"})
 
 
 def printable_lines(text: str, line: Callable[[str], str] = printable) -> str:
@@ -30,7 +30,7 @@ def printable_lines(text: str, line: Callable[[str], str] = printable) -> str:
 
 
 def printable_document(document: Document, line: Callable[[str], str] = printable) -> Document:
-    """The document with every text in it printable; what programs read (``records``, ``extra``) stays as it is.
+    """The document with every text in it printable; what programs read (records, extra, command) stays as it is.
 
     Cells keep their line feeds; every other text is one line.
 

@@ -7,7 +7,7 @@ encoder (nothing is kept), N none; f, s and c read the cache of the last layer o
 meanings, stand under ``[layers.LETTER]``.
 
 The models are frozen: unknown fields are refused, numbers are strict integers of sane size, and the descriptions become
-the JSON Schema (:func:`spec_json_schema`).
+the JSON Schema (``kvcalc schema spec``).
 
 >>> ModelSpec(name="tiny", num_layers=2, hidden_size=8, vocab_size=9, attention=AttentionSpec(num_heads=2))
 ModelSpec(name='tiny', num_layers=2, hidden_size=8, vocab_size=9, attention=AttentionSpec(num_heads=2))
@@ -280,14 +280,6 @@ LETTERS = {
     "s": LayerSpec(kind="shared", of="sliding"),
     "c": LayerSpec(kind="shared", of="chunked"),
 }
-
-
-def spec_json_schema() -> dict[str, Any]:
-    """The JSON Schema of a spec file; ``spec.schema.json`` in the package is its text, for editors that complete."""
-    schema = ModelSpec.model_json_schema(by_alias=True)
-    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["title"] = "kvcalc model spec"
-    return schema
 
 
 def stated_fields(spec: ModelSpec) -> dict[str, Any]:
