@@ -177,9 +177,10 @@ class _Builder:
         block = entry.feed_forward or self._block_at(at)
         width = self._width_at(entry, at) if block != "none" else None
         key = (entry, block, width)
-        if key not in self._built:
-            self._built[key] = self._layer(entry, block, width)
-        return self._built[key]
+        built = self._built.get(key)
+        if built is None:
+            built = self._built[key] = self._layer(entry, block, width)
+        return built
 
     def mtp_layer(self, entry: LayerSpec, at: int) -> Layer:
         """A multi-token-prediction layer: a block of the model and its own projection."""

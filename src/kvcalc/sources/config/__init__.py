@@ -104,14 +104,16 @@ def layout_fields(entries: list[LayerSpec], fields: dict[str, Any]) -> dict[str,
     letters: dict[LayerSpec, str] = {spec: letter for letter, spec in LETTERS.items()}
     new: dict[str, LayerSpec] = {}
     unused = [letter for letter in "ABDGHIJKMOQTUVWYZabdeghijklmnopqrtuvwxyz0123456789" if letter not in LETTERS]
+    word = []
     for entry in entries:
-        if entry not in letters:
+        letter = letters.get(entry)
+        if letter is None:
             if not unused:
                 return {"layout": tuple(entries)}
-            letter = unused.pop(0)
-            letters[entry] = letter
+            letter = letters[entry] = unused.pop(0)
             new[letter] = entry
-    layout = _shortest("".join(letters[entry] for entry in entries))
+        word.append(letter)
+    layout = _shortest("".join(word))
     attention = fields.get("attention", {})
     if ":" in layout and isinstance(attention.get("window"), int):
         layout += f"/sw={attention.pop('window')}"
