@@ -4,12 +4,12 @@ Every refusal of kvcalc is a :class:`KVCalcError`; the command line prints it an
 
     error: unknown preset 'gema-3-27b'
       --> budgets.toml:12, [[budget]] 'prod'
-    hint: did you mean 'gemma-3-27b'? see 'kvcalc presets'
+    hint: did you mean 'gemma-3-27b'? see 'kvcalc models'
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _LONGEST_ECHO = 80
 
@@ -133,15 +133,21 @@ def printable(line: str) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
-    """The near miss among ``known`` as a question, or None.
+    """The near misses among ``known`` as a question, or None; never one with other numbers in it.
 
     >>> did_you_mean("gema-3-27b", ["gemma-3-27b", "llama-3.1-8b"])
     "did you mean 'gemma-3-27b'?"
+    >>> did_you_mean("llama-8b", ["gemma-3-27b", "llama-3.1-8b", "llama-3-8b"])
+    "did you mean 'llama-3.1-8b' or 'llama-3-8b'?"
     """
-    from difflib import get_close_matches  # loaded only when something is wrong
+    from kvcalc.names import near  # loaded only when something is wrong
 
-    if len(word) > _LONGEST_ECHO:
+    return either(near(word, known))
+
+
+def either(names: Sequence[str]) -> str | None:
+    """Suggested names as a question, or None where there are none."""
+    if not names:
         return None
-    by_folded = {name.casefold().replace("-", "_"): name for name in known}
-    matches = get_close_matches(word.casefold().replace("-", "_"), by_folded, n=1, cutoff=0.6)
-    return f"did you mean {by_folded[matches[0]]!r}?" if matches else None
+    *most, last = (repr(name) for name in names)
+    return f"did you mean {', '.join(most)} or {last}?" if most else f"did you mean {last}?"

@@ -183,7 +183,7 @@ def test_published_logs_audit_on_the_command_line(kvcalc, log):
 
 def test_a_repository_is_known_by_its_own_name():
     for name in ("llama-4-scout", "mixtral-8x7b", "olmo-2-7b", "gemma-3-27b"):
-        assert preset_of(read_toml(preset_path(name))["hf_id"]) == name
+        assert preset_of(read_toml(preset_path(name))["hf_ids"][0]) == name
 
 
 def test_a_presets_own_name_is_known():

@@ -88,7 +88,7 @@ def test_a_mistake_ends_as_2_with_its_line(folder, kvcalc):
     assert (ran.code, ran.out) == (2, "")
     assert ran.err == (
         "error: unknown preset 'gema-3-27b'\n  --> budgets.toml:9, [[budget]] 'prod-128k'\n"
-        "hint: did you mean 'gemma-3-27b'? see 'kvcalc presets'\n"
+        "hint: did you mean 'gemma-3-27b'? see 'kvcalc models'\n"
     )
 
 

@@ -8,7 +8,7 @@ QUESTIONS = {
         "unknown preset 'gema-3-27b'",
         "did you mean 'gemma-3-27b'?",
     ),
-    "hub without hf:": (("show", "google/gemma-3-27b-it", "-c", "1k"), "no such file", "hf:google/gemma-3-27b-it"),
+    "hub without hf:": (("show", "someone/gemma-3-27b-it", "-c", "1k"), "no such file", "hf:someone/gemma-3-27b-it"),
     "zero context": (("show", "gemma-2-2b", "-c", "0"), "--context must be at least 1", ""),
     "negative context": (("show", "gemma-2-2b", "-c", "-5"), "--context must be a whole number", ""),
     "fractional context": (("show", "gemma-2-2b", "-c", "1.5"), "--context must be a whole number", ""),

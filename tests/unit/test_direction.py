@@ -8,7 +8,8 @@ import kvcalc
 PACKAGE = Path(kvcalc.__file__).parent
 #: What a module may import of ours, by the first part of its path; a package may import itself.
 MAY_IMPORT = {
-    "errors": set(),
+    "names": set(),
+    "errors": {"names"},
     "units": {"errors"},
     "dtypes": {"errors", "units"},
     "layout": {"errors", "units"},

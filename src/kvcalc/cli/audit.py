@@ -112,18 +112,13 @@ def _preset_of(name: str | None) -> str | None:
     >>> _preset_of("unsloth/gemma-3-12b-it-bnb-4bit"), _preset_of("Meta Llama 3.1 8B Instruct"), _preset_of("/models/x")
     ('gemma-3-12b', 'llama-3.1-8b', None)
     """
-    from kvcalc.sources.preset import preset_names, preset_path, read_toml
+    from kvcalc.sources.preset import known_names
 
     if not name:
         return None
     shorter = _shortenings(_slug(name))
-    known = {_slug(preset): preset for preset in preset_names()}
-    found = next((known[slug] for slug in shorter if slug in known), None)
-    if found is None:
-        repositories = {preset: read_toml(preset_path(preset)).get("hf_id") for preset in preset_names()}
-        by_repository = {_slug(hf_id): preset for preset, hf_id in repositories.items() if hf_id}
-        found = next((by_repository[slug] for slug in shorter if slug in by_repository), None)
-    return found
+    known = {_slug(each): preset for preset, names in known_names().items() for each in reversed(names)}
+    return next((known[slug] for slug in shorter if slug in known), None)
 
 
 def _slug(name: str) -> str:

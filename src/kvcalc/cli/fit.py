@@ -128,6 +128,7 @@ def fit(
         },
         notes=(
             *([] if kv_memory is not None else [NOT_IN_THE_POOL]),
+            *([f"memory of {place.device}: {place.source}"] if place.source else []),
             *assumed,
             *([] if answer.refusal is None else [f"{engine} refuses to start: {answer.refusal.message}"]),
             *([] if closing or answer.fits else ["no single lever closes the gap: combine several, or more memory"]),
@@ -280,9 +281,8 @@ def _pool_section(answer: Capacity, place: _Place) -> Section:
     rows: list[tuple[str, int]] = []
     if pool.device_memory is not None and pool.utilization is not None:
         assert pool.usable_bytes is not None
-        source = f" ({place.source})" if place.source else ""
         rows = [
-            (f"device memory{source}", pool.device_memory),
+            ("device memory", pool.device_memory),
             (f"x utilization {_decimal(pool.utilization)}", pool.usable_bytes),
             ("- weights on one device", -(pool.weights_bytes or 0)),
             ("- reserve", -(pool.reserve_bytes or 0)),

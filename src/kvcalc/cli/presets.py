@@ -95,7 +95,7 @@ def _row(name: str) -> dict[str, Any]:
         "bytes_per_token": (sizes[1] - sizes[0]) // longest,
         "max_context": model.max_context,
         "dtype": model.dtype,
-        "hf_id": tables.get("hf_id"),
+        "hf_id": next(iter(tables.get("hf_ids", ())), None),
         "sources": list(model.provenance.sources),
         "notes": list(model.provenance.notes),
     }

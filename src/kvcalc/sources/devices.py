@@ -1,62 +1,88 @@
-"""Device presets: accelerators and machines, with their memory in bytes as the driver reports it."""
+"""Device presets: accelerators and machines, with their memory in bytes as a program sees it."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from functools import cache
 
-from kvcalc.errors import InputError, did_you_mean, quote
-from kvcalc.sources.preset import presets_folder, read_toml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kvcalc.errors import InputError, SeveralErrors, either, quote
+from kvcalc.names import near, within, words
+from kvcalc.sources.preset import presets_folder, read_toml, validation_problems
 from kvcalc.units import MAX_BYTES, check_count
 
 _MOST_DEVICES = 2**20
-_LARGEST_FILE = 2**16
+_MOST_LISTED = 12
 _SEVERAL = re.compile(r"([0-9]{1,7})\s?[xX×]\s?(.+)", re.ASCII)
+#: Words of a full name that tell no device from another.
+_FILLERS = frozenset(
+    ("nvidia", "geforce", "rtx", "tesla", "amd", "radeon", "instinct", "intel", "google", "gpu", "gpus")
+)
 
 
-@dataclass(frozen=True)
-class Device:
-    """One accelerator, or one machine with unified memory.
+class Device(BaseModel):
+    """One accelerator, or one machine with unified memory; a table in a file of ``presets/devices``.
 
-    Attributes:
-        name: its slug (``h100-80gb``).
-        title: the maker's name for it.
-        memory_bytes: its whole memory; what a program may use of it is less.
-        measured: the driver's own figure; False for the size on the data sheet.
-        source: where the figure comes from.
+    >>> load_device("h100-80gb").title
+    'NVIDIA H100 80GB HBM3 (SXM)'
     """
 
-    name: str
-    title: str
-    memory_bytes: int
-    measured: bool
-    source: str
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="its slug, the name of its table")
+    title: str = Field(description="the maker's name for it")
+    memory_bytes: int = Field(
+        strict=True,
+        ge=1,
+        le=MAX_BYTES,
+        description="the total that a program sees: CUDA's, ROCm's, Metal's working set; weights and cache get less",
+    )
+    measured: bool = Field(description="a program printed the figure; False for one from a data sheet or a rule")
+    source: str = Field(description="where the figure comes from")
+    unified: bool = Field(False, description="the memory is shared with the processor")
+    aliases: tuple[str, ...] = Field((), description="other names that people and programs have for it")
 
 
 def device_names() -> list[str]:
-    """The names of all device presets, sorted; no file is opened."""
-    return sorted(path.stem for path in _folder().glob("*.toml"))
+    """The names of all device presets, sorted."""
+    return sorted(_by_name())
+
+
+def devices() -> list[Device]:
+    """All device presets, the smallest memory first.
+
+    >>> devices()[0].memory_bytes < devices()[-1].memory_bytes
+    True
+    """
+    return sorted(_by_name().values(), key=lambda device: (device.memory_bytes, device.name))
 
 
 def load_device(name: str) -> Device:
-    """The device of that name, in upper or lower case.
+    """The device of that name, in any usual spelling: ``H100 SXM``, ``4090``, ``NVIDIA L40S``, ``m4-max-128gb``.
+
+    A name that leaves words out is taken where one device alone has the others.
 
     Raises:
-        InputError: there is none, with the nearest name; or its file is wrong.
+        InputError: there is none, or there are several; or a device's file is wrong.
 
-    >>> load_device("h100-80gb").memory_bytes // 2**20
-    81559
+    >>> load_device("RTX 4090").name, load_device("h100 sxm").name
+    ('rtx-4090', 'h100-80gb')
     """
     slug = name.strip().casefold()
-    # The name is a file name only if it is one of ours: no separators, no dots that climb.
-    path = _folder() / f"{slug}.toml"
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{0,60}", slug, re.ASCII) or not path.is_file():
-        names = device_names()
-        hint = did_you_mean(slug, names) or f"known devices: {', '.join(names)}"
-        raise InputError(f"unknown device {quote(name)}", hint=hint)
-    return _device(read_toml(path, _LARGEST_FILE), str(path))
+    known = _by_name()
+    if slug in known:
+        return known[slug]
+    asked = _words(name)
+    exact = [each for each in known.values() if asked in _names(each)]
+    matches = exact or [each for each in known.values() if asked and any(within(asked, all_) for all_ in _names(each))]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        listed = ", ".join(each.name for each in matches[:_MOST_LISTED]) + (", ..." * (len(matches) > _MOST_LISTED))
+        raise InputError(f"device {quote(name)} is ambiguous", hint=f"{listed}; see 'kvcalc devices'")
+    hint = either(near(slug, known))
+    raise InputError(f"unknown device {quote(name)}", hint=f"{hint or 'no device has this name;'} see 'kvcalc devices'")
 
 
 def parse_devices(text: str) -> tuple[int, Device]:
@@ -75,17 +101,23 @@ def parse_devices(text: str) -> tuple[int, Device]:
     return check_count(int(several[1]), "the number of devices", most=_MOST_DEVICES), load_device(several[2])
 
 
-def _folder() -> Path:
-    return presets_folder() / "devices"
+@cache
+def _by_name() -> dict[str, Device]:
+    """Every device of every file, in the order of the files."""
+    found: dict[str, Device] = {}
+    for path in sorted((presets_folder() / "devices").glob("*.toml")):
+        for name, table in read_toml(path).items():
+            try:
+                found[name] = Device.model_validate({"name": name, **table})
+            except ValidationError as error:
+                problems = validation_problems(error.errors(include_url=False), set(Device.model_fields), str(path))
+                raise SeveralErrors(problems) from None
+    return found
 
 
-def _device(table: dict[str, Any], location: str) -> Device:
-    kinds = {"name": str, "title": str, "memory_bytes": int, "measured": bool, "source": str}
-    for key, kind in kinds.items():
-        if type(table.get(key)) is not kind:
-            raise InputError(f"{key} is missing, or of the wrong kind", location=location)
-    unknown = table.keys() - kinds.keys()
-    if unknown:
-        raise InputError(f"unknown field {quote(min(unknown))}", location=location)
-    check_count(table["memory_bytes"], "memory_bytes", most=MAX_BYTES)
-    return Device(**table)
+def _names(device: Device) -> list[tuple[str, ...]]:
+    return [_words(each) for each in (device.name, device.title, *device.aliases)]
+
+
+def _words(name: str) -> tuple[str, ...]:
+    return tuple(word for word in words(name) if word not in _FILLERS)

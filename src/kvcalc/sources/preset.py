@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kvcalc.architecture import Architecture
-from kvcalc.errors import InputError, KVCalcError, SeveralErrors, did_you_mean, quote
+from kvcalc.errors import InputError, KVCalcError, SeveralErrors, did_you_mean, either, quote
+from kvcalc.names import near, words
 
 if TYPE_CHECKING:
     from kvcalc.sources.spec import ModelSpec
 
 _LARGEST_SPEC = 2**20
+_LONGEST_NAME = 200
 
 
 def presets_folder() -> Path:
@@ -22,25 +25,86 @@ def presets_folder() -> Path:
     return shipped if shipped.is_dir() else package.parents[1] / "presets"
 
 
+def _presets() -> Path:
+    return presets_folder() / "models"
+
+
 def preset_names() -> list[str]:
     """The names of all model presets, sorted; no file is opened."""
-    return sorted(path.stem for path in (presets_folder() / "models").glob("*.toml"))
+    return sorted(path.stem for path in _presets().glob("*.toml"))
+
+
+def find_preset(name: str) -> str | None:
+    """The preset that answers to a name, or None.
+
+    A preset answers to its own name in any case and with any separator, to the Hub ids that it stands for (``hf_ids``,
+    and those of its tuned sisters by the same publisher: ``-it``, ``-instruct``, ``-chat``), and to Ollama's tags.
+
+    >>> find_preset("google/gemma-3-27b-it"), find_preset("gemma3:27b"), find_preset("Llama 3.1 8B Instruct")
+    ('gemma-3-27b', 'gemma-3-27b', 'llama-3.1-8b')
+    >>> find_preset("gemma-3-28b"), find_preset("someone/gemma-3-27b-it")
+    (None, None)
+    """
+    slug = name.strip().casefold()
+    if slug in preset_names():
+        return slug
+    publisher, slash, rest = name.strip().rpartition("/")
+    if len(name) > _LONGEST_NAME or "/" in publisher or not _words(rest):
+        return None
+    return _answering().get((publisher.casefold(), *_words(rest)) if slash else ("", *_words(rest)))
+
+
+def known_names() -> dict[str, list[str]]:
+    """Every preset with the names that it answers to: its own, the Hub's ids, Ollama's tags."""
+    found = {}
+    for name in preset_names():
+        tables = read_toml(_presets() / f"{name}.toml")
+        found[name] = [name, *tables.get("hf_ids", ()), *tables.get("ollama_tags", ())]
+    return found
+
+
+@cache
+def _answering() -> dict[tuple[str, ...], str]:
+    """The words of every name, after the publisher of a Hub id (or nothing), and the preset behind it."""
+    answers: dict[tuple[str, ...], str] = {}
+    for preset, names in known_names().items():
+        for name in names:
+            publisher, _, rest = name.rpartition("/")
+            answers[publisher.casefold(), *_words(rest)] = preset
+            # The publisher of any of its ids may have tuned it, and a Hub id is often written without one.
+            answers.setdefault(("", *_words(rest)), preset)
+            if publisher:
+                answers.setdefault((publisher.casefold(), *_words(preset)), preset)
+    return answers
+
+
+#: Words by which a tuned model differs from the one it was made from: not in its shape.
+_TUNED = frozenset(("it", "instruct", "chat", "pt", "base", "hf", "latest"))
+
+
+def _words(name: str) -> tuple[str, ...]:
+    return tuple(word for word in words(name) if word not in _TUNED)
 
 
 def preset_path(name: str) -> Path:
-    """The file of a preset.
+    """The file of a preset, by any name that it answers to.
 
     Raises:
-        InputError: there is none of that name.
+        InputError: no preset answers to that name.
     """
-    path = presets_folder() / "models" / f"{name}.toml"
-    # The name is a file name only if it is one of ours: no separators, no dots that climb.
-    if "/" in name or "\\" in name or name.startswith(".") or len(name) > 100 or not path.is_file():
-        hint = did_you_mean(name, preset_names()) if name else None
-        raise InputError(
-            f"unknown preset {quote(name)}", hint=f"{hint or 'no preset has this name;'} see 'kvcalc presets'"
-        )
-    return path
+    found = find_preset(name)
+    if found is None:
+        raise InputError(f"unknown preset {quote(name)}", hint=f"{_meant(name)} see 'kvcalc models'")
+    return _presets() / f"{found}.toml"
+
+
+def _meant(name: str) -> str:
+    """What an unknown name was probably meant to be; never one model alone of another kind (phi-4-mini for phi-4)."""
+    names = near(name, preset_names())
+    kinds = [{word for word in words(each) if word.isalpha()} for each in (name, *names)]
+    if len(names) == 1 and kinds[0] < kinds[1]:
+        names = []
+    return either(names) or "no preset has this name;"
 
 
 def load_preset(name: str) -> Architecture:

@@ -1,18 +1,20 @@
 """A model reference becomes an architecture.
 
-``NAME`` (a preset), ``path/to/spec.toml``, ``path/to/config.json`` or its folder, ``model.gguf``, ``*.safetensors``,
-``hf:org/name``, then optionally ``@LAYOUT``. Nothing reaches the network unless it says ``hf:``.
+``NAME`` (a preset, by any name that it answers to), ``path/to/spec.toml``, ``path/to/config.json`` or its folder,
+``model.gguf``, ``*.safetensors``, ``hf:org/name``, then optionally ``@LAYOUT``. Nothing reaches the network unless it
+says ``hf:`` or is the address of a page on the Hub.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 from kvcalc.architecture import Architecture
-from kvcalc.errors import InputError, KVCalcError, quote
+from kvcalc.errors import InputError, quote
 from kvcalc.layout import parse_layout
-from kvcalc.sources.preset import load_preset, load_spec, preset_names
+from kvcalc.sources.preset import find_preset, load_preset, load_spec, preset_names
 
 _LONGEST_REFERENCE = 4096
 
@@ -30,7 +32,7 @@ def load(reference: str) -> Architecture:
     '22 sliding (1024) + 4 full'
     """
     if not reference or len(reference) > _LONGEST_REFERENCE or "\0" in reference:
-        raise InputError(f"{quote(reference)} is no model reference", hint="see 'kvcalc presets' for names")
+        raise InputError(f"{quote(reference)} is no model reference", hint="see 'kvcalc models' for names")
     base, variant = split_variant(reference)
     model = _load_base(base)
     if variant is None:
@@ -68,10 +70,11 @@ def split_variant(reference: str) -> tuple[str, str | None]:
     if not at or (Path(reference).exists() and not Path(base).exists()):
         return reference, None
     looks_like_path = "\\" in variant or ("/" in variant and "=" not in variant)
-    return (reference, None) if looks_like_path else (base, variant)
+    return (reference, None) if looks_like_path and find_preset(base) is None else (base, variant)
 
 
 def _load_base(base: str) -> Architecture:
+    base = _without_address(base)
     path = Path(base)
     if base.startswith("hf:"):
         from kvcalc.sources.hub import load_from_hub
@@ -87,11 +90,45 @@ def _load_base(base: str) -> Architecture:
         from kvcalc.sources.checkpoint import load_checkpoint
 
         return load_checkpoint(path)
-    if "/" in base or "\\" in base:
-        raise InputError(f"no such file: {quote(base)}", hint=f"a model on the Hub is written hf:{base}")
-    try:
-        return load_preset(base)
-    except KVCalcError:
-        if path.exists():
-            raise InputError(f"{quote(base)} is a file of no known form") from None
-        raise
+    preset = find_preset(base)
+    if preset is not None:
+        return load_preset(preset)
+    if path.exists():
+        raise InputError(f"{quote(base)} is a file of no known form")
+    if base.startswith((".", "/", "~")) or base.count("/") > 1 or "\\" in base:
+        raise InputError(f"no such file: {quote(base)}")
+    if "/" in base:
+        raise InputError(
+            f"no such file, and no preset stands for it: {quote(base)}", hint=f"to ask the Hub, write hf:{base}"
+        )
+    return load_preset(base)
+
+
+_HUB_ADDRESS = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)"
+    r"(?::(?P<format>\w+))?(?:/(?:tree|blob|resolve)/(?P<revision>[\w.-]+).*)?/?",
+    re.ASCII,
+)
+_OLLAMA_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?ollama\.com/(?:library/)?([\w.:-]+)/?", re.ASCII)
+
+
+def _without_address(base: str) -> str:
+    """A reference in place of the address of a page: ``hf:org/name`` for the Hub's, a tag for Ollama's.
+
+    >>> _without_address("https://huggingface.co/google/gemma-3-27b-it/blob/main/config.json")
+    'hf:google/gemma-3-27b-it'
+    >>> _without_address("ollama.com/library/gemma3:27b"), _without_address("gemma-3-27b")
+    ('gemma3:27b', 'gemma-3-27b')
+    """
+    hub, ollama = _HUB_ADDRESS.fullmatch(base), _OLLAMA_ADDRESS.fullmatch(base)
+    if hub is not None:
+        if hub["format"] is not None:
+            hint = f"hf:{hub[1]} with --weights-dtype {hub['format']}"
+            raise InputError(f"a format is no part of a model's name: {quote(base)}", hint=hint)
+        revision = hub["revision"]
+        return f"hf:{hub[1]}" + (f"#{revision}" if revision not in (None, "main") else "")
+    if ollama is not None:
+        return ollama[1]
+    if "://" in base:
+        raise InputError(f"no address of a model: {quote(base)}", hint="write hf:org/name, or the path of a file")
+    return base

@@ -228,7 +228,10 @@ class ModelSpec(Table):
         "custom", description="the Hugging Face model type; engines key some of their rules on it"
     )
     family: ShortText | None = Field(None, description="how 'kvcalc presets' groups it")
-    hf_id: ShortText | None = Field(None, description="the model's repository on the Hub")
+    hf_ids: tuple[ShortText, ...] = Field(
+        (), description="the model's repositories on the Hub: that of these numbers, then others of the same shape"
+    )
+    ollama_tags: tuple[ShortText, ...] = Field((), description="Ollama's names for it, where its own words differ")
     sources: tuple[str, ...] = Field((), description="where the numbers come from, one document a line")
     notes: tuple[str, ...] = Field((), description="assumptions, printed with the numbers")
     num_layers: LayerCount | None = Field(None, description="layers; a list or a full pattern of layers derives it")
