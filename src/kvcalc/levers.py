@@ -1,18 +1,21 @@
-"""What closes the gap when a workload does not fit: one change at a time, each one checked by ``capacity``.
+"""What closes the gap when a workload does not fit: one change at a time, each one tried before it is named.
 
 A lever is only named with a value at which the workload fits; what does not close the gap by itself is not named.
+Whether it fits is the caller's question: a pool of memory for ``kvcalc fit``, the limits of a budget for
+``kvcalc check``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from kvcalc.architecture import is_local, window_of
 from kvcalc.dtypes import parse_kv_dtypes
-from kvcalc.errors import RefusalError
-from kvcalc.fitting import Capacity, Memory, capacity_of
+from kvcalc.engines import make_engine
+from kvcalc.errors import KVCalcError
 from kvcalc.layout import Layout
 from kvcalc.setup import Setup
 from kvcalc.units import largest
@@ -24,108 +27,154 @@ _MOST_DEVICES = 64
 #: The layout that is tried for a model without local layers: Gemma 3's.
 _LOCAL_LAYOUT = Layout(5, 1, 1024)
 
+#: How a change is typed on the command line, by its field in a budget's file.
+_FLAGS = {
+    "context": "-c {}",
+    "batch_size": "-b {}",
+    "kv_cache_dtype": "--kv-cache-dtype {}",
+    "weights_dtype": "--weights-dtype {}",
+    "tensor_parallel_size": "-tp {}",
+    "model": "{}",
+}
+
 
 @dataclass(frozen=True)
 class Lever:
     """One change with which the workload fits.
 
     Attributes:
-        name: what is changed.
-        flags: the change as it is typed.
+        name: what is changed, in words.
+        field: the same by its name in a budget's file.
+        value: the new value; for ``engine_options`` the one option that changes.
         consequence: what it means, in a few words.
-        capacity: the answer with the change; its ``fits`` is true.
+        setup, context, batch_size: the workload with the change.
     """
 
     name: str
-    flags: str
+    field: str
+    value: str | int | Mapping[str, Any]
     consequence: str
-    capacity: Capacity
+    setup: Setup
+    context: int
+    batch_size: int
+
+    @property
+    def flags(self) -> str:
+        """The change as it is typed."""
+        if isinstance(self.value, Mapping):
+            return " ".join(f"-E {option}={_plain(value)}" for option, value in self.value.items())
+        return _FLAGS[self.field].format(self.value)
+
+    @property
+    def toml(self) -> str:
+        """The change as a line of budgets.toml."""
+        if isinstance(self.value, Mapping):
+            options = {**self.setup.engine.given_options, **self.value}
+            listed = ", ".join(f"{option} = {json.dumps(value)}" for option, value in options.items())
+            return f"{self.field} = {{{listed}}}"
+        return f"{self.field} = {json.dumps(self.value)}"
 
 
-def levers(setup: Setup, memory: Memory, reference: str, context: int, batch_size: int) -> list[Lever]:
-    """Every lever that makes the workload fit by itself.
+def _plain(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def levers(
+    setup: Setup, context: int, batch_size: int, fits: Callable[[Setup, int, int], bool], reference: str
+) -> Iterator[Lever]:
+    """Every lever that makes the workload fit by itself, each computed when it is asked for.
 
     Args:
+        fits: whether a setup at a context and a batch size fits; it may refuse with a :class:`KVCalcError`.
         reference: the model as typed, without a layout.
     """
-    answer = capacity_of(setup, memory, context, batch_size)
-    found = [
-        *_less_work(setup, memory, answer, context, batch_size),
-        *_formats(setup, memory, context, batch_size),
-        *_windows(setup, memory, reference, context, batch_size),
-        *_devices(setup, memory, context, batch_size),
-    ]
-    return [lever for lever in found if lever.capacity.fits]
+
+    def holds(changed: Setup, tokens: int = context, sequences: int = batch_size) -> bool:
+        try:
+            return fits(changed, tokens, sequences)
+        except KVCalcError:
+            return False  # a lever that the engine refuses closes nothing
+
+    longest = largest(lambda tokens: holds(setup, tokens), context - 1)
+    if longest:
+        yield Lever("context", "context", longest, f"{longest:,} tokens a sequence", setup, longest, batch_size)
+    most = largest(lambda sequences: holds(setup, context, sequences), batch_size - 1)
+    if most:
+        yield Lever("batch size", "batch_size", most, f"{most:,} sequences", setup, context, most)
+    yield from setup_levers(setup, context, batch_size, holds, reference)
 
 
-def _less_work(setup: Setup, memory: Memory, answer: Capacity, context: int, batch_size: int) -> Iterator[Lever]:
-    if answer.max_context:
-        shorter = capacity_of(setup, memory, answer.max_context, batch_size)
-        yield Lever("context", f"-c {answer.max_context}", f"{answer.max_context:,} tokens a sequence", shorter)
-    if answer.max_batch_size:
-        fewer = capacity_of(setup, memory, context, answer.max_batch_size)
-        yield Lever("batch size", f"-b {answer.max_batch_size}", f"{answer.max_batch_size:,} sequences", fewer)
+def setup_levers(
+    setup: Setup, context: int, batch_size: int, holds: Callable[[Setup], bool], reference: str
+) -> Iterator[Lever]:
+    """The levers that leave the workload as it is.
 
+    Args:
+        holds: whether a setup serves the workload; False where the engine refuses it.
+        reference: the model as typed, without a layout.
+    """
 
-def _formats(setup: Setup, memory: Memory, context: int, batch_size: int) -> Iterator[Lever]:
-    for name in _KV_FORMATS:
-        answer = _in_format(setup, memory, name, context, batch_size)
-        if answer is not None and answer.fits:
-            yield Lever("KV format", f"--kv-cache-dtype {name}", f"K and V in {name}", answer)
+    def lever(name: str, field: str, value: str | int | Mapping[str, Any], consequence: str, changed: Setup) -> Lever:
+        return Lever(name, field, value, consequence, changed, context, batch_size)
+
+    for kv_format in _KV_FORMATS:
+        k_dtype, v_dtype = parse_kv_dtypes(kv_format)
+        changed = replace(setup, k_dtype=k_dtype, v_dtype=v_dtype)
+        if holds(changed):
+            yield lever("KV format", "kv_cache_dtype", kv_format, f"K and V in {kv_format}", changed)
             break
-    if memory.device_memory is None:
-        return
-    for name in _WEIGHT_FORMATS:
-        answer = _answer(setup, memory, context, batch_size, weights_dtype=name)
-        if answer is not None and answer.fits:
-            yield Lever("weights format", f"--weights-dtype {name}", f"weights in {name}", answer)
+    for weights_format in _WEIGHT_FORMATS:
+        changed = replace(setup, weights_dtype=weights_format)
+        if changed.weights.bytes < setup.weights.bytes and holds(changed):
+            yield lever("weights format", "weights_dtype", weights_format, f"weights in {weights_format}", changed)
             break
+    for option, values in setup.engine.frugal_options.items():
+        for value in values:
+            cut = _with_option(setup, option, value)
+            if cut is not None and holds(cut):
+                change = {option: value}
+                yield lever("engine option", "engine_options", change, f"an option of {setup.engine.name}", cut)
+                break
+    size = 2 * setup.tensor_parallel_size
+    while size <= _MOST_DEVICES:
+        changed = replace(setup, tensor_parallel_size=size)
+        if holds(changed):
+            yield lever("devices", "tensor_parallel_size", size, f"{size} devices that share every layer", changed)
+            break
+        size *= 2
+    layout, windowed = _windowed(setup, holds)
+    if windowed is not None:
+        consequence = "another layout: a model to train, not a switch"
+        yield lever("window", "model", f"{reference}@{layout}", consequence, windowed)
 
 
-def _windows(setup: Setup, memory: Memory, reference: str, context: int, batch_size: int) -> Iterator[Lever]:
+def _with_option(setup: Setup, option: str, value: Any) -> Setup | None:
+    engine = setup.engine
+    given = {**engine.given_options, **({"version": engine.followed_version} if hasattr(engine, "version") else {})}
+    try:
+        return replace(setup, engine=make_engine(engine.name, {**given, option: value}))
+    except KVCalcError:
+        return None
+
+
+def _windowed(setup: Setup, holds: Callable[[Setup], bool]) -> tuple[Layout | None, Setup | None]:
+    """The widest window that fits, or a layout with local layers for a model that has none."""
     model = setup.architecture
     widest = max((window_of(kind) or 0 for kind, _ in model.caches if is_local(kind)), default=0)
 
-    def with_layout(layout: Layout) -> Capacity | None:
+    def with_layout(layout: Layout) -> Setup | None:
         try:
-            changed = model.with_layout(layout)
-        except RefusalError:
+            return replace(setup, architecture=model.with_layout(layout))
+        except KVCalcError:
             return None
-        return _answer(setup, memory, context, batch_size, architecture=changed)
 
     def window_fits(window: int) -> bool:
-        answer = with_layout(Layout(None, None, window))
-        return answer is not None and answer.fits
+        changed = with_layout(Layout(None, None, window))
+        return changed is not None and holds(changed)
 
+    layout: Layout | None = _LOCAL_LAYOUT
     if widest:
         window = largest(window_fits, widest - 1)
         layout = Layout(None, None, window) if window else None
-    else:
-        layout = _LOCAL_LAYOUT
-    answer = with_layout(layout) if layout else None
-    if answer is not None:
-        yield Lever("window", f"{reference}@{layout}", "another layout: a model to train, not a switch", answer)
-
-
-def _devices(setup: Setup, memory: Memory, context: int, batch_size: int) -> Iterator[Lever]:
-    size = 2 * setup.tensor_parallel_size
-    while size <= _MOST_DEVICES:
-        answer = _answer(setup, memory, context, batch_size, tensor_parallel_size=size)
-        if answer is None:  # the engine does not divide a layer
-            return
-        if answer.fits:
-            yield Lever("devices", f"-tp {size}", f"{size} devices that share every layer", answer)
-            return
-        size *= 2
-
-
-def _answer(setup: Setup, memory: Memory, context: int, batch_size: int, **changes: Any) -> Capacity | None:
-    try:
-        return capacity_of(replace(setup, **changes), memory, context, batch_size)
-    except RefusalError:
-        return None  # a lever that the engine refuses closes nothing
-
-
-def _in_format(setup: Setup, memory: Memory, kv_format: str, context: int, batch_size: int) -> Capacity | None:
-    k_dtype, v_dtype = parse_kv_dtypes(kv_format)
-    return _answer(setup, memory, context, batch_size, k_dtype=k_dtype, v_dtype=v_dtype)
+    changed = with_layout(layout) if layout is not None else None
+    return (layout, changed) if changed is not None and holds(changed) else (None, None)

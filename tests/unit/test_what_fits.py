@@ -1,5 +1,6 @@
 """What fits: the pool by its terms, the engines' own figures, refusals, several devices, levers."""
 
+import tomllib
 from fractions import Fraction
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from kvcalc import GiB, KVCalcError, capacity, footprint, kv_cache_bytes, load
 from kvcalc.architecture import Architecture, Layer, State
 from kvcalc.errors import InputError, UnsupportedError
-from kvcalc.fitting import Memory, parse_utilization, replicas
+from kvcalc.fitting import Memory, capacity_of, fits, parse_utilization, replicas
 from kvcalc.levers import levers
 from kvcalc.setup import prepare
 
@@ -196,26 +197,45 @@ def test_an_engine_that_does_not_divide_a_layer_says_so_in_the_replica():
     assert (two.sequences(8), two.devices_for(1)) == (0, None)
 
 
+def levers_in(setup, memory, reference, context, batch_size):
+    def holds(changed, tokens, sequences):
+        return fits(changed, memory.pool(changed).kv_memory, tokens, sequences)
+
+    return {lever.name: lever for lever in levers(setup, context, batch_size, holds, reference)}
+
+
 def test_every_lever_named_closes_the_gap():
     context, batch_size = 131072, 4
-    found = levers(IN_VLLM, ON_80_GIB, "gemma-3-27b", context, batch_size)
-    assert {lever.name for lever in found} >= {"context", "devices"}
-    for lever in found:
-        assert lever.capacity.fits
-        assert lever.capacity.required_kv_memory <= lever.capacity.kv_memory
+    found = levers_in(IN_VLLM, ON_80_GIB, "gemma-3-27b", context, batch_size)
+    assert found.keys() >= {"context", "devices"}
+    for lever in found.values():
+        assert capacity_of(lever.setup, ON_80_GIB, lever.context, lever.batch_size).fits
+
+
+def test_a_lever_is_written_as_a_command_and_as_a_line_of_a_file():
+    setup = prepare(GEMMA_27B, engine="vllm", engine_options={"block_size": 32})
+    pool = setup.plan.required_kv_memory(32768, 1) - 1
+    found = levers_in(setup, Memory(pool), "gemma-3-27b@global", 32768, 1)
+    option = found["engine option"]
+    assert option.flags in ("-E async_scheduling=false", "-E max_num_batched_tokens=4096")
+    assert option.toml.startswith("engine_options = {block_size = 32, ")
+    assert tomllib.loads(option.toml)["engine_options"].items() >= {"block_size": 32, **option.value}.items()
+    assert tomllib.loads(found["KV format"].toml) == {"kv_cache_dtype": "fp8"}
+    assert found["KV format"].flags == "--kv-cache-dtype fp8"
+    assert tomllib.loads(found["context"].toml) == {"context": found["context"].context}
 
 
 def test_the_window_lever_is_the_widest_that_fits():
     model = load("gemma-2-2b")
     pool = kv_cache_bytes(load("gemma-2-2b@sw=1000"), context=8192)
-    found = {lever.name: lever for lever in levers(prepare(model), Memory(pool), "gemma-2-2b", 8192, 1)}
+    found = levers_in(prepare(model), Memory(pool), "gemma-2-2b", 8192, 1)
     assert found["window"].flags == "gemma-2-2b@sw=1000"
     assert not capacity(load("gemma-2-2b@sw=1001"), kv_memory=pool, context=8192).fits
 
 
 def test_a_model_without_local_layers_is_offered_some():
     setup = prepare(load("llama-3.1-8b"))
-    found = {lever.name: lever for lever in levers(setup, Memory(4 * GiB), "llama-3.1-8b", 65536, 1)}
+    found = levers_in(setup, Memory(4 * GiB), "llama-3.1-8b", 65536, 1)
     assert found["window"].flags == "llama-3.1-8b@5:1/sw=1024"
     assert "train" in found["window"].consequence
 
@@ -223,7 +243,7 @@ def test_a_model_without_local_layers_is_offered_some():
 def test_no_lever_is_named_that_the_engine_or_the_model_refuses():
     # llama.cpp divides no layer among devices, and a model of states alone has no layer to give a window.
     refused = prepare(load("gemma-3-27b"), engine="llama.cpp")
-    assert "devices" not in {lever.name for lever in levers(refused, Memory(2 * GiB), "gemma-3-27b", 131072, 4)}
+    assert "devices" not in levers_in(refused, Memory(2 * GiB), "gemma-3-27b", 131072, 4)
     layer = Layer(State(recurrent_elements=2**20))
     states = Architecture("states", "mamba2", (layer,), (0,) * 8, hidden_size=64, vocab_size=1000)
-    assert "window" not in {lever.name for lever in levers(prepare(states), Memory(2**20), "states", 4096, 4)}
+    assert "window" not in levers_in(prepare(states), Memory(2**20), "states", 4096, 4)

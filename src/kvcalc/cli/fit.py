@@ -67,7 +67,6 @@ def fit(
     """Say what fits: the longest context, the largest batch, the frontier, and what would make a workload fit."""
     from kvcalc.cli import question
     from kvcalc.fitting import NOT_IN_THE_POOL, capacity_of
-    from kvcalc.levers import levers
     from kvcalc.report.document import Document
     from kvcalc.report.records import footprint_record
     from kvcalc.setup import prepare
@@ -101,9 +100,7 @@ def fit(
     asked = question.Asked(model, setup)
     shown = asked.footprint(answer.reported_context, answer.batch_size)
     question.warn_beyond_maximum([asked], [answer.reported_context])
-    closing = (
-        [] if answer.fits else levers(setup, place.memory, split_variant(model)[0], tokens or 1, answer.batch_size)
-    )
+    closing = [] if answer.fits else _closing(setup, place.memory, split_variant(model)[0], tokens or 1, answer)
     frontier = _frontier(setup, answer)
     sections = [
         _pool_section(answer, place),
@@ -123,7 +120,7 @@ def fit(
             "pool": _pool_record(answer),
             "capacity": _capacity_record(answer),
             "frontier": [vars(point) for points in frontier for point in points],
-            "levers": [_lever_record(lever) for lever in closing],
+            "levers": [_lever_record(lever, made) for lever, made in closing],
             "splits": [_split_record(split, place.count, total) for split in compared],
         },
         notes=(
@@ -145,6 +142,20 @@ def fit(
     if tokens is None or (batch is None and wanted is None):
         return 0
     return 0 if _serves(answer, compared, place.count, total) else 1
+
+
+def _closing(
+    setup: Setup, memory: Memory, reference: str, context: int, answer: Capacity
+) -> list[tuple[Lever, Capacity]]:
+    """Every lever with which the workload fits, and what fits with it."""
+    from kvcalc.fitting import capacity_of, fits
+    from kvcalc.levers import levers
+
+    def holds(changed: Setup, tokens: int, sequences: int) -> bool:
+        return fits(changed, memory.pool(changed).kv_memory, tokens, sequences)
+
+    found = levers(setup, context, answer.batch_size, holds, reference)
+    return [(each, capacity_of(each.setup, memory, each.context, each.batch_size)) for each in found]
 
 
 def _serves(answer: Capacity, compared: Sequence[Replica], count: int | None, total: int | None) -> bool:
@@ -381,15 +392,15 @@ def _frontier_sections(frontier: tuple[list[_Point], list[_Point]]) -> Iterator[
             yield Section(columns, points, title)
 
 
-def _levers_section(levers: Sequence[Lever], context: int, batch_size: int) -> Section:
+def _levers_section(levers: Sequence[tuple[Lever, Capacity]], context: int, batch_size: int) -> Section:
     from kvcalc.report.document import Column, Section
 
     columns = (
-        Column("lever", lambda lever: lever.name),
-        Column("change", lambda lever: lever.flags),
-        Column("which is", lambda lever: lever.consequence, drop_order=2),
-        Column("KV memory", lambda lever: lever.capacity.kv_memory, "bytes", drop_order=1),
-        Column("needed", lambda lever: lever.capacity.required_kv_memory, "bytes"),
+        Column("lever", lambda row: row[0].name),
+        Column("change", lambda row: row[0].flags),
+        Column("which is", lambda row: row[0].consequence, drop_order=2),
+        Column("KV memory", lambda row: row[1].kv_memory, "bytes", drop_order=1),
+        Column("needed", lambda row: row[1].required_kv_memory, "bytes"),
     )
     workload = f"{context:,} tokens x {batch_size:,}"
     return Section(columns, levers, f"What makes {workload} fit: any one of these, or less of it")
@@ -447,13 +458,13 @@ def _capacity_record(answer: Capacity) -> dict[str, Any]:
     }
 
 
-def _lever_record(lever: Lever) -> dict[str, Any]:
+def _lever_record(lever: Lever, answer: Capacity) -> dict[str, Any]:
     return {
         "lever": lever.name,
         "flags": lever.flags,
         "consequence": lever.consequence,
-        "required_kv_memory": lever.capacity.required_kv_memory,
-        "kv_memory": lever.capacity.kv_memory,
+        "required_kv_memory": answer.required_kv_memory,
+        "kv_memory": answer.kv_memory,
     }
 
 

@@ -101,7 +101,8 @@ class Engine:
 
     Class attributes: ``name``; ``summary``, a sentence; ``follows``, the version whose rule it is; ``formula``, the
     rule in a few lines; ``sources``, files and versions; ``not_modelled``, what the figure leaves out; ``evidence``,
-    how the rule was checked.
+    how the rule was checked; ``frugal_options``, options that take less memory, the least harmful first, each with the
+    values to try.
     """
 
     name: ClassVar[str]
@@ -111,6 +112,7 @@ class Engine:
     sources: ClassVar[tuple[str, ...]]
     not_modelled: ClassVar[tuple[str, ...]] = ()
     evidence: ClassVar[str] = ""
+    frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:

@@ -8,7 +8,7 @@ src/models/*.cpp (which layers slide). Ollama launches llama.cpp and uses the fu
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
@@ -567,6 +567,11 @@ class LlamaCpp(EngineOptions):
         "models with an indexer or a compressed cache (DeepSeek V3.2 and V4, GLM 5.2, MiniMax M3)",
     )
     evidence: ClassVar[str] = "680 recorded contexts of 17 models, to the byte and to the printed line"
+    frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "swa_full": (False,),
+        "kv_unified": (True,),
+        "n_ubatch": (256, 128),
+    }
 
     n_batch: int = Field(2048, ge=1, le=MAX_TOKENS, description="tokens of a logical batch (-b)")
     n_ubatch: int = Field(512, ge=0, le=MAX_TOKENS, description="tokens of a micro-batch (-ub); 0 is n_batch")

@@ -11,6 +11,7 @@ Source: mlx-lm 0.32.2 mlx_lm/models/cache.py (:251-300 quantised, :345-360 KVCac
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, assert_never
 
@@ -521,6 +522,7 @@ class MlxLm(EngineOptions):
         "every recorded cache of mlx-lm 0.32.2 to the byte; its cache classes driven on the CPU with 12,217 random "
         "prompts, and tiny models of 79 types, states among them: 0 bytes of difference"
     )
+    frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {"prefill_step_size": (1024, 512)}
 
     prefill_step_size: int = Field(2048, ge=1, le=MAX_TOKENS, description="tokens of a prefill chunk")
     decode_tokens: int = Field(

@@ -6,7 +6,8 @@ command line), server/sched.go:822-867 (the batch). Read from source.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -51,6 +52,7 @@ class Ollama(EngineOptions):
         "the engine of its own that it ran models with in 2025, and its MLX runner",
     )
     evidence: ClassVar[str] = "read from source; reproduces recorded Ollama logs of one slot"
+    frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {"num_batch": (512, 256)}
 
     num_parallel: int | None = Field(
         None, ge=1, le=256, description="slots (OLLAMA_NUM_PARALLEL); default the batch size"

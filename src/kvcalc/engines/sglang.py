@@ -6,6 +6,7 @@ sliding pool) and ``mem_cache/memory_pool.py`` (the page that each pool adds).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -344,6 +345,10 @@ class SGLang(EngineOptions):
         "exact on every recorded figure of SGLang's own pool functions, and on its CPU allocations; "
         "no GPU server was run"
     )
+    frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "disable_hybrid_swa_memory": (False,),
+        "swa_full_tokens_ratio": (0.5, 0.2, 0.1),
+    }
 
     version: Literal["0.5.23"] = Field("0.5.23", description="release whose rule is followed")
     page_size: int = Field(1, ge=1, le=2**20, description="tokens of a page (some attention backends need 64 or 128)")

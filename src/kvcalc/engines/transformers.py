@@ -9,6 +9,7 @@ Source: transformers 5.23.0 cache_utils.py (:246-248 the views, :525 the static 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, assert_never
 
@@ -287,6 +288,10 @@ class Transformers(EngineOptions):
         "every recorded cache of transformers 5.23.0 to the byte, held and logical; the CUDA allocator's count of "
         "5.17.0 on an H200 within 512 bytes a tensor"
     )
+    frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "cache": ("dynamic", "static"),
+        "prefill_chunk": (8192, 2048),
+    }
 
     cache: CacheClass = Field(
         "dynamic", description="the cache class; dynamic_unconfigured is DynamicCache() without the model's config"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, assert_never
 
@@ -487,6 +487,11 @@ class Vllm(EngineOptions):
         "with one request, against the planner of 0.33.0 on random models of every kind of layer, and against figures "
         "that servers printed"
     )
+    frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "disable_hybrid_kv_cache_manager": (False,),
+        "async_scheduling": (False,),
+        "max_num_batched_tokens": (8192, 4096, 2048, 1024),
+    }
 
     version: str = Field("0.33.0", description="the vLLM version whose rules to follow")
     block_size: int = Field(16, ge=1, le=MAX_TOKENS, description="tokens in one block")
