@@ -136,14 +136,15 @@ def test_an_interrupted_search_ends_with_130_and_shows_the_best_so_far():
     assert '"interrupted": true' in out
 
 
-def test_an_interrupt_while_the_program_loads_ends_quietly_with_130(monkeypatch):
+def test_an_interrupt_while_the_program_loads_ends_quietly_with_130(monkeypatch, capsys):
     import kvcalc.cli
 
     def interrupted():
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("kvcalc.cli.app.run", interrupted)
     monkeypatch.setattr(sys, "argv", ["kvcalc"])
     with pytest.raises(SystemExit) as ended:
-        kvcalc.cli.main()
+        kvcalc.cli.program()
     assert ended.value.code == 130
+    assert capsys.readouterr().err == ""

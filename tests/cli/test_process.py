@@ -109,12 +109,12 @@ def test_a_full_disk_is_an_error_with_exit_code_2():
 
 
 def test_an_interrupt_ends_quietly_with_130(tmp_path):
-    spec = tmp_path / "slow.toml"
-    os.mkfifo(spec)
+    log = tmp_path / "slow.log"
+    os.mkfifo(log)
     with subprocess.Popen(
-        [sys.executable, "-m", "kvcalc", "show", str(spec), "-c", "1k"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "kvcalc", "audit", str(log)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as program:
-        with spec.open("w"):  # opens when the program has opened the other side, and is waiting
+        with log.open("w"):  # opens when the program has opened the other side, and is waiting
             program.send_signal(signal.SIGINT)
             assert program.wait(30) == 130
         assert program.communicate() == (b"", b"")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import os
+import gc
 import sys
 from typing import NoReturn
 
+from kvcalc.cli.process import guarded
 
-def main() -> None:
-    """Run the command line and leave with its exit code.
+
+def main() -> int:
+    """Run the command line of this process; its exit code.
 
     0 = answered; 1 = the answer is no, and nothing else; 2 = usage, input, network or internal error;
     130 = interrupted.
@@ -17,33 +19,16 @@ def main() -> None:
         from kvcalc import __version__
 
         sys.stdout.write(f"kvcalc {__version__}\n")
-        return
-    import gc
-
+        return 0
     # Loading modules makes many objects and no garbage: looking for it every 700 of them costs a twentieth of the time.
     gc.set_threshold(100_000, 20, 20)
-    try:
-        from kvcalc.cli.app import run
+    from kvcalc.cli.app import run
 
-        code = run()
-    except KeyboardInterrupt:  # while the program still loads
-        code = 130
-    sys.exit(code)
+    return run()
 
 
 def program() -> NoReturn:
-    """The process ``kvcalc``: :func:`main`, left as soon as all is written.
-
-    Taking every module down again would cost a tenth of the time of an answer.
-    """
-    code: object = 0
-    try:
-        main()
-    except SystemExit as left:
-        code = left.code
-    try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except OSError:  # nobody reads any more
-        code = code or 2
-    os._exit(code if isinstance(code, int) else 0)
+    """The process ``kvcalc``."""
+    code = guarded(main)
+    gc.freeze()  # what is loaded now goes with the process: looking through it once more takes time and frees nothing
+    sys.exit(code)

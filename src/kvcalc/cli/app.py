@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import traceback
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Annotated
@@ -13,6 +11,7 @@ import typer
 
 from kvcalc import __version__
 from kvcalc.cli.command import TextCommand, TextGroup
+from kvcalc.cli.process import complain, complain_about, drop_what_cannot_be_written, interrupted
 from kvcalc.cli.words import COMMAND
 from kvcalc.errors import KVCalcError, printable
 
@@ -64,49 +63,22 @@ def run(arguments: list[str] | None = None) -> int:
         code = app(words, prog_name="kvcalc", standalone_mode=False)
         sys.stdout.flush()
     except KVCalcError as error:
-        _complain(error.render())
+        complain(error.render())
     except typer.TyperException as error:
-        _complain(f"error: {printable(_lowered(error.format_message()))}\nhint: see '{_command_path(error)} --help'")
+        complain(f"error: {printable(_lowered(error.format_message()))}\nhint: see '{_command_path(error)} --help'")
     except SystemExit as left:  # a shell's completion ends with 0; Typer turns a closed pipe into 1: "no" here
-        if left.code == 0:
-            return 0
-        _silence_stdout()
-        return 2
-    except BrokenPipeError:
-        _silence_stdout()
-        return 2
+        drop_what_cannot_be_written()
+        return 0 if left.code == 0 else 2
     except (KeyboardInterrupt, typer.Abort):
         return 130
-    except OSError as error:
-        _complain(f"error: {(error.strerror or str(error)).lower()}")
-        _silence_stdout()
     except Exception as error:
-        if os.environ.get("KVCALC_DEBUG"):
-            traceback.print_exc()
-        _complain(
-            f"error: internal error ({type(error).__name__}): this is a mistake in kvcalc, not in your question\n"
-            "hint: set KVCALC_DEBUG=1 to see where, and report it"
-        )
+        if interrupted(error):
+            return 130
+        complain_about(error)
+        drop_what_cannot_be_written()
     else:
         return code if isinstance(code, int) else 0
     return 2
-
-
-def _complain(message: str) -> None:
-    try:
-        sys.stderr.write(
-            message.encode(sys.stderr.encoding or "ascii", "backslashreplace").decode(sys.stderr.encoding or "ascii")
-            + "\n"
-        )
-        sys.stderr.flush()
-    except OSError:
-        pass  # nobody listens; the exit code still tells
-
-
-def _silence_stdout() -> None:
-    """Point standard output at nothing, so that Python's own flush at exit does not fail once more."""
-    sys.stdout = sys.__stdout__ or sys.stdout
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _lowered(message: str) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from kvcalc.architecture import Architecture
+from kvcalc.cli.process import complain
 from kvcalc.cli.words import COMMAND
 from kvcalc.derivation import checked
 from kvcalc.engines import REGISTRY
@@ -102,7 +102,7 @@ def warn_beyond_maximum(asked: Iterable[Asked], contexts: Iterable[int]) -> None
 
 def say(line: str) -> None:
     """One line for people, on standard error."""
-    sys.stderr.write(f"{printable(line)}\n")
+    complain(printable(line))
 
 
 def split_list(text: str, option: str) -> list[str]:
