@@ -51,7 +51,8 @@ from kvcalc import __version__
 from kvcalc.cli.app import COMMANDS, GROUPS, run
 from kvcalc.dtypes import DTYPES
 from kvcalc.engines import REGISTRY, engine_class
-from kvcalc.sources.preset import preset_names, preset_text
+from kvcalc.sources import shipped
+from kvcalc.sources.preset import preset_text
 
 CPU_SECONDS = 1.0
 MEMORY_BYTES = 200_000_000
@@ -221,7 +222,7 @@ CONFIGS: list[dict[str, Any]] = [
     *configs.read("configs.json").values(),
     *(each["config"] for each in configs.read("other_configs.json").values()),
 ]
-PRESETS = preset_names()
+PRESETS = shipped.names("models")
 CONTEXTS = ["1", "513", "1k", "32k", "128k", "1M", "10M", "1000000007", "999999999999"]
 BUDGETS = """\
 [defaults]

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kvcalc.cli.audit import _preset_of as preset_of
-from kvcalc.sources.preset import preset_names, preset_path, read_toml
+from kvcalc.sources import shipped
+from kvcalc.sources.preset import preset_tables
 
 #: vLLM's own planner, gemma-3-27b in 40 GiB at 131,072 tokens and 8,192 batched tokens: 0.33.0 and 0.14.0.
 VLLM = """\
@@ -183,8 +184,8 @@ def test_published_logs_audit_on_the_command_line(kvcalc, log):
 
 def test_a_repository_is_known_by_its_own_name():
     for name in ("llama-4-scout", "mixtral-8x7b", "olmo-2-7b", "gemma-3-27b"):
-        assert preset_of(read_toml(preset_path(name))["hf_ids"][0]) == name
+        assert preset_of(preset_tables(name)["hf_ids"][0]) == name
 
 
 def test_a_presets_own_name_is_known():
-    assert {preset_of(name) for name in preset_names()} == set(preset_names())
+    assert {preset_of(name) for name in shipped.names("models")} == set(shipped.names("models"))

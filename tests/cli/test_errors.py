@@ -53,8 +53,10 @@ def test_all_mistakes_of_a_spec_come_at_once_with_their_places(kvcalc, tmp_path)
     )
     ran = kvcalc("show", str(spec), "-c", "1k")
     assert ran.code == 2
-    for place in ("num_layers", "hiden_size", "vocab_size", "attention.num_heads"):
-        assert f"--> {spec}, {place}" in ran.err
+    for mistake in ("num_layers: ", "unknown field 'hiden_size'", "vocab_size: "):
+        assert f"error: {mistake}" in ran.err
+    assert ran.err.count(f"--> {spec}\n") == 3
+    assert f"--> {spec}, attention.num_heads" in ran.err
     assert "did you mean 'hidden_size'?" in ran.err
 
 

@@ -10,9 +10,10 @@ from configs import read
 
 import kvcalc
 from kvcalc.setup import prepare
+from kvcalc.sources import shipped
 from kvcalc.sources.config import config_to_spec, read_config
 from kvcalc.sources.config.family import all_families
-from kvcalc.sources.preset import export_spec, load_preset, load_spec, preset_names, preset_text, spec_to_architecture
+from kvcalc.sources.preset import export_spec, load_preset, load_spec, preset_text, spec_to_architecture
 from kvcalc.weights import weights
 
 CONFIGS = read("configs.json")
@@ -98,18 +99,18 @@ def test_every_published_count_is_held_by_its_preset() -> None:
 
 def test_a_count_is_exact_only_where_it_is_published() -> None:
     estimated = {"phi-3-small-8k", "step-3", "hunyuan-large", "baichuan-m1-14b", "gemma3-report-2b"}
-    for name in preset_names():
+    for name in shipped.names("models"):
         assert weights(load_preset(name), None).exact == (name not in estimated), name
     shrunk = read_config(CONFIGS["gemma-2-2b"] | {"intermediate_size": 9215})
     assert not weights(shrunk, None).exact
 
 
 def test_every_preset_reads_back_from_its_export(tmp_path: Any) -> None:
-    from kvcalc.sources.preset import preset_path, read_toml
+    from kvcalc.sources.preset import preset_tables
     from kvcalc.sources.spec import ModelSpec
 
-    for name in preset_names():
-        spec = ModelSpec.model_validate(read_toml(preset_path(name)))
+    for name in shipped.names("models"):
+        spec = ModelSpec.model_validate(preset_tables(name))
         path = tmp_path / "spec.toml"
         path.write_text(export_spec(spec))
         assert load_spec(path) == load_preset(name), name
@@ -128,7 +129,7 @@ def test_the_text_of_a_preset_is_its_file() -> None:
 
 
 def test_every_preset_states_where_its_numbers_come_from() -> None:
-    for name in preset_names():
+    for name in shipped.names("models"):
         model = load_preset(name)
         assert model.name == name
         assert model.provenance.sources, name

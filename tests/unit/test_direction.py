@@ -11,6 +11,7 @@ MAY_IMPORT = {
     "names": set(),
     "errors": {"names"},
     "units": {"errors"},
+    "invalid": {"errors"},
     "dtypes": {"errors", "units"},
     "layout": {"errors", "units"},
     "architecture": {"errors", "units", "dtypes", "layout"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +11,9 @@ import pytest
 from pydantic import ValidationError
 
 from kvcalc.errors import NotModelledError, UnsupportedError
+from kvcalc.sources import shipped
 from kvcalc.sources.config import family, read_config
-from kvcalc.sources.preset import presets_folder, read_toml
 
-FOLDER = presets_folder() / "families"
 PLAIN = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -26,8 +26,8 @@ PLAIN = {
 
 def test_a_model_type_stands_in_one_row() -> None:
     named: Counter[str] = Counter()
-    for path in FOLDER.glob("*.toml"):
-        for name, row in read_toml(path).items():
+    for lineage in shipped.names("families"):
+        for name, row in tomllib.loads(shipped.text("families", lineage) or "").items():
             named.update([name, *row.get("also", []), *row.get("spellings", {})])
     assert [name for name, times in named.items() if times > 1] == []
 
@@ -55,7 +55,7 @@ def test_a_row_with_an_unknown_word_is_refused() -> None:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder of rows in place of the shipped one."""
     caches = (family._texts, family.lineage, family.family_of)
-    monkeypatch.setattr(family, "presets_folder", lambda: tmp_path)
+    monkeypatch.setattr(shipped, "_folder", lambda kind: tmp_path / kind)
     (tmp_path / "families").mkdir()
     for each in caches:
         each.cache_clear()

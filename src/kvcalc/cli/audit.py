@@ -134,9 +134,10 @@ def _shortenings(slug: str) -> list[str]:
 
 
 def _presets() -> dict[str, Any]:
-    from kvcalc.sources.preset import load_preset, preset_names
+    from kvcalc.sources import shipped
+    from kvcalc.sources.preset import load_preset
 
-    return {name: load_preset(name) for name in preset_names()}
+    return {name: load_preset(name) for name in shipped.names("models")}
 
 
 def _document(reference: str, architecture: Any, found: Any, starts: int) -> Any:

@@ -12,10 +12,10 @@ _LAYOUTS = ("global", "1:1", "3:1", "5:1", "7:1", "5:1/sw=1024", "sw=1024")
 
 def models(incomplete: str) -> list[str]:
     """Presets; behind an ``@``, layouts."""
-    from kvcalc.sources.preset import preset_names
+    from kvcalc.sources import shipped
 
     base, at, _ = incomplete.partition("@")
-    return _starting(incomplete, (f"{base}@{layout}" for layout in _LAYOUTS) if at else preset_names())
+    return _starting(incomplete, (f"{base}@{layout}" for layout in _LAYOUTS) if at else shipped.names("models"))
 
 
 def engines(incomplete: str) -> list[str]:

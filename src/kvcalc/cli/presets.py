@@ -65,19 +65,19 @@ def _wanted(row: Any, search: str | None, family: str | None, kind: str | None) 
 
 
 def _rows() -> list[dict[str, Any]]:
-    from kvcalc.sources.preset import preset_names
+    from kvcalc.sources import shipped
 
-    rows = [_row(name) for name in preset_names()]
+    rows = [_row(name) for name in shipped.names("models")]
     return sorted(rows, key=lambda row: (str(row["family"]), row["name"]))
 
 
 def _row(name: str) -> dict[str, Any]:
     """What is told of a preset; the growth is the report's accounting at bfloat16, beyond the model's own context."""
     from kvcalc.footprint import kv_cache_bytes
-    from kvcalc.sources.preset import load_preset, preset_path, read_toml
+    from kvcalc.sources.preset import load_preset, preset_tables
     from kvcalc.weights import weights
 
-    tables, model = read_toml(preset_path(name)), load_preset(name)
+    tables, model = preset_tables(name), load_preset(name)
     longest = model.max_context or 2**20
     sizes = [kv_cache_bytes(model, context=at, kv_cache_dtype="bf16") for at in (longest, 2 * longest)]
     counted = weights(model, None)
@@ -156,11 +156,11 @@ def export(
     if name.endswith(".json"):
         from kvcalc.sources.checkpoint import LARGEST_CONFIG, parse_config
         from kvcalc.sources.config import config_to_spec
-        from kvcalc.sources.preset import read_text
+        from kvcalc.sources.files import read_bytes
 
         path = Path(name)
         text = export_spec(
-            config_to_spec(parse_config(read_text(path, LARGEST_CONFIG), name), path.resolve().parent.name)
+            config_to_spec(parse_config(read_bytes(path, LARGEST_CONFIG), name), path.resolve().parent.name)
         )
     else:
         text = preset_text(name)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from kvcalc.engines.base import Engine, OptionHelp
 from kvcalc.errors import InputError, KVCalcError, did_you_mean, joined, quote
+from kvcalc.invalid import Mistake, mistakes
 
 
 class EngineOptions(BaseModel, Engine):
@@ -25,19 +26,18 @@ class EngineOptions(BaseModel, Engine):
         try:
             return cls(**options)
         except ValidationError as error:
-            problems = [cls._problem(each) for each in error.errors(include_url=False)]
+            problems = [cls._problem(each) for each in mistakes(error)]
         raise joined(problems)
 
     @classmethod
-    def _problem(cls, found: Any) -> KVCalcError:
-        option = str(found["loc"][0]) if found["loc"] else ""
-        if found["type"] == "extra_forbidden":
-            hint = did_you_mean(option, cls.model_fields) or f"its options: {', '.join(cls.model_fields)}"
-            return InputError(f"{cls.name} has no option {quote(option)}", hint=hint)
-        reason = found["msg"].removeprefix("Value error, ")
-        shown = f"{option}={quote(found['input'])}: " if option else ""
-        hint = f"see 'kvcalc engines show {cls.name}'"
-        return InputError(f"{cls.name} option {shown}{reason[:1].lower()}{reason[1:]}", hint=hint)
+    def _problem(cls, found: Mistake) -> KVCalcError:
+        if found.kind == "unknown":
+            hint = did_you_mean(found.field, cls.model_fields) or f"its options: {', '.join(cls.model_fields)}"
+            return InputError(f"{cls.name} has no option {quote(found.field)}", hint=hint)
+        shown = f"{found.path}={quote(found.value)}: " if found.path else ""
+        return InputError(
+            f"{cls.name} option {shown}{found.reason}", hint=found.hint or f"see 'kvcalc engines show {cls.name}'"
+        )
 
     @classmethod
     def option_help(cls) -> tuple[OptionHelp, ...]:

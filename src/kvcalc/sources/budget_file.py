@@ -19,7 +19,6 @@ same way ``engine_options`` belong to their engine: a budget that names an engin
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
@@ -29,12 +28,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
 from kvcalc.errors import InputError, KVCalcError, did_you_mean, quote, raise_all
-from kvcalc.sources.preset import read_text
+from kvcalc.invalid import located_mistakes, mistakes
+from kvcalc.sources.files import parse_strict_json, parse_toml, read_bytes, read_text, read_toml
 from kvcalc.sources.resolve import split_variant
 from kvcalc.units import check_count, parse_bytes, parse_count
 
 _LARGEST_FILE = 2**22
-_LARGEST_BASELINE = 2**26
+_LARGEST_BASELINE = 2**25
 _MOST_BUDGETS = 10_000
 BASELINE_VERSION = 1
 
@@ -220,7 +220,7 @@ def find_budget_file(folder: Path) -> Path:
     if named.is_file():
         return named
     project = folder / "pyproject.toml"
-    if project.is_file() and _tables(_parse(read_text(project, _LARGEST_FILE), str(project)), True) is not None:
+    if project.is_file() and _tables(read_toml(project, _LARGEST_FILE), True) is not None:
         return project
     raise InputError(
         "no budgets here: neither budgets.toml nor [tool.kvcalc] in a pyproject.toml",
@@ -235,7 +235,7 @@ def load_budgets(path: Path) -> list[LocatedBudget]:
         KVCalcError: every mistake of the file, each with its table and the line of its header.
     """
     text = read_text(path, _LARGEST_FILE)
-    document = _parse(text, str(path))
+    document = parse_toml(text, str(path))
     in_project = path.name == "pyproject.toml"
     tables = _tables(document, in_project)
     prefix = "tool.kvcalc." if in_project else ""
@@ -278,16 +278,6 @@ def load_budgets(path: Path) -> list[LocatedBudget]:
         ))  # fmt: skip
     raise_all(problems)
     return located
-
-
-def _parse(text: str, location: str) -> dict[str, Any]:
-    import tomllib
-
-    try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # TOMLDecodeError, an endless integer, nesting without an end
-        reason = "nested too deeply" if isinstance(error, RecursionError) else quote(str(error))
-        raise InputError(f"not valid TOML: {reason}", location=location) from None
 
 
 def _tables(document: dict[str, Any], in_project: bool) -> dict[str, Any] | None:
@@ -336,8 +326,8 @@ def _read_defaults(table: Any, place: str, problems: list[KVCalcError]) -> dict[
     try:
         Budget.model_validate({"name": "defaults", "model": "defaults", **sound})
     except ValidationError as error:
-        problems += _problems(error, place)
-        wrong |= {str(each["loc"][0]) for each in error.errors(include_url=False) if each["loc"]}
+        problems += located_mistakes(error, Budget.model_fields, place)
+        wrong |= {each.path.partition(".")[0] for each in mistakes(error)}
     return {key: value for key, value in sound.items() if key not in wrong}
 
 
@@ -364,7 +354,7 @@ def _read_budget(table: Mapping[str, Any], place: str, problems: list[KVCalcErro
     try:
         budget = Budget.model_validate(table)
     except ValidationError as error:
-        problems += _problems(error, place)
+        problems += located_mistakes(error, Budget.model_fields, place)
         return None
     found = [InputError(message, hint=hint, location=place) for message, hint in _contradictions(budget)]
     problems += found
@@ -395,25 +385,6 @@ def _contradictions(budget: Budget) -> Iterator[tuple[str, str | None]]:
                 f"the Hub reference {quote(budget.model)} names no commit",
                 "write hf:org/name# and the 40 digits of a commit: a branch moves, and CI must not change its mind",
             )
-
-
-def _problems(error: ValidationError, place: str) -> Iterator[KVCalcError]:
-    known = set(Budget.model_fields)
-    for each in error.errors(include_url=False):
-        field = str(each["loc"][0]) if each["loc"] else ""
-        if each["type"] == "extra_forbidden":
-            twice = {"batch": "batch_size", "batch_size": "batch"}.get(field)
-            hint = f"it says the same as {twice}" if twice else did_you_mean(field, known)
-            yield InputError(f"unknown field {quote(field)}", hint=hint, location=place)
-        elif each["type"] == "missing":
-            yield InputError(f"{field} is missing", location=place)
-        elif each["type"] == "value_error":
-            cause = each["ctx"]["error"].args[0]
-            yield InputError(cause.message, hint=cause.hint, location=place)
-        else:
-            reason = each["msg"][:1].lower() + each["msg"][1:]
-            given = "" if isinstance(each["input"], dict | list) else f", not {quote(each['input'])}"
-            yield InputError(f"{field}: {reason}{given}", location=place)
 
 
 _BASELINE = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
@@ -477,12 +448,8 @@ def load_baseline(path: Path) -> dict[str, dict[str, Any]]:
     Raises:
         InputError: no baseline, or one of another version.
     """
-    text = read_text(path, _LARGEST_BASELINE)
     hint = "'kvcalc check --save-baseline FILE' writes one"
-    try:
-        document = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError):
-        raise InputError("not valid JSON", hint=hint, location=str(path)) from None
+    document = parse_strict_json(read_bytes(path, _LARGEST_BASELINE), str(path))
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != BASELINE_VERSION:
         message = f"not a baseline of version {BASELINE_VERSION}" + (f", but {quote(version)}" if version else "")
@@ -490,11 +457,6 @@ def load_baseline(path: Path) -> dict[str, dict[str, Any]]:
     try:
         return {name: record.model_dump() for name, record in _Baseline.model_validate(document).budgets.items()}
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(map(str, first["loc"]))[:200]
-        reason = first["msg"][:1].lower() + first["msg"][1:]
-        raise InputError(f"not a baseline: {reason}", hint=hint, location=f"{path}, {quote(field)}") from None
-
-
-def _no_constant(text: str) -> Any:
-    raise ValueError(text)
+        first = mistakes(error)[0]
+        reason = first.reason or {"unknown": "an unknown field", "missing": "a field is missing"}[first.kind]
+        raise InputError(f"not a baseline: {reason}", hint=hint, location=f"{path}, {quote(first.path)}") from None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from kvcalc.architecture import Architecture
-from kvcalc.errors import InputError, KVCalcError, quote
-from kvcalc.sources.preset import read_text
+from kvcalc.errors import InputError, KVCalcError
+from kvcalc.sources.files import parse_json, read_bytes
 from kvcalc.sources.safetensors import INDEX_NAME, read_weights, with_stored_weights
 
 #: Far above any published config.json: the longest list every layer of the model.
@@ -39,7 +38,7 @@ def load_checkpoint(path: Path) -> Architecture:
 
 
 def _architecture(path: Path) -> Architecture:
-    config = parse_config(read_text(path, LARGEST_CONFIG), str(path))
+    config = parse_config(read_bytes(path, LARGEST_CONFIG), str(path))
     from kvcalc.sources.config import read_config  # a file that is no JSON needs none of its rules
 
     name = path.resolve().parent.name if path.name == "config.json" else path.stem
@@ -49,21 +48,16 @@ def _architecture(path: Path) -> Architecture:
         raise error.at(str(path)) from None
 
 
-def parse_config(text: str, location: str) -> Mapping[str, Any]:
+def parse_config(data: bytes, location: str) -> Mapping[str, Any]:
     """The dictionary of a config.json; ``Infinity`` and ``NaN`` are let through, because published files hold them.
 
     Raises:
         InputError: not JSON, or not an object.
 
-    >>> parse_config('{"model_type": "llama", "rope_scaling": Infinity}', "config.json")["model_type"]
+    >>> parse_config(b'{"model_type": "llama", "rope_scaling": Infinity}', "config.json")["model_type"]
     'llama'
     """
-    try:
-        config = json.loads(text)
-    except RecursionError:
-        raise InputError("the JSON is nested too deeply", location=location) from None
-    except ValueError as error:  # not JSON, or an integer of more than 4300 digits
-        raise InputError(f"not valid JSON: {quote(str(error))}", location=location) from None
+    config = parse_json(data, location)
     if not isinstance(config, dict):
         raise InputError("a config.json is a JSON object, this is none", location=location)
     return config

@@ -8,8 +8,10 @@ from functools import cache
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kvcalc.errors import InputError, SeveralErrors, either, quote
+from kvcalc.invalid import located_mistakes
 from kvcalc.names import near, within, words
-from kvcalc.sources.preset import presets_folder, read_toml, validation_problems
+from kvcalc.sources import shipped
+from kvcalc.sources.files import parse_toml
 from kvcalc.units import MAX_BYTES, check_count
 
 _MOST_DEVICES = 2**20
@@ -105,13 +107,13 @@ def parse_devices(text: str) -> tuple[int, Device]:
 def _by_name() -> dict[str, Device]:
     """Every device of every file, in the order of the files."""
     found: dict[str, Device] = {}
-    for path in sorted((presets_folder() / "devices").glob("*.toml")):
-        for name, table in read_toml(path).items():
+    for maker in shipped.names("devices"):
+        location = f"devices/{maker}.toml"
+        for name, table in parse_toml(shipped.text("devices", maker) or "", location).items():
             try:
                 found[name] = Device.model_validate({"name": name, **table})
             except ValidationError as error:
-                problems = validation_problems(error.errors(include_url=False), set(Device.model_fields), str(path))
-                raise SeveralErrors(problems) from None
+                raise SeveralErrors(located_mistakes(error, Device.model_fields, f"{location}, {name}")) from None
     return found
 
 

@@ -24,9 +24,11 @@ from urllib.request import HTTPRedirectHandler, OpenerDirector, Request, build_o
 from kvcalc.architecture import Architecture
 from kvcalc.errors import InputError, KVCalcError, NetworkError, quote
 from kvcalc.sources.checkpoint import LARGEST_CONFIG, parse_config
+from kvcalc.sources.files import read_bytes
 from kvcalc.sources.safetensors import (
     INDEX_NAME,
     LARGEST_HEADER,
+    LARGEST_INDEX,
     StoredTensor,
     StoredWeights,
     add_up,
@@ -40,7 +42,6 @@ from kvcalc.sources.safetensors import (
 
 _CONFIG = "config.json"
 _SINGLE_FILE = "model.safetensors"
-_LARGEST_INDEX = 2**26
 _MOST_BYTES = 2**29
 #: Most headers are shorter, and one request then answers for a file.
 _FIRST_BYTES = 2**17
@@ -170,11 +171,9 @@ def _from_cache(name: str, revision: str) -> HubModel | None:
     config = try_to_load_from_cache(name, _CONFIG, revision=revision)
     if not isinstance(config, str):
         return None
-    from kvcalc.sources.preset import read_text
-
     folder = Path(config).parent
     source = f"hf:{name}#{folder.name} in the local cache"
-    table = parse_config(read_text(Path(config), LARGEST_CONFIG), config)
+    table = parse_config(read_bytes(Path(config), LARGEST_CONFIG), config)
     try:
         return HubModel(name, table, read_weights(folder), source)
     except InputError:
@@ -353,17 +352,14 @@ class _Repository:
         if config.commit is not None and _COMMIT.fullmatch(config.commit):
             self.revision = config.commit
         source = f"hf:{self.name}#{self.revision}"
-        try:
-            table = parse_config(config.data.decode("utf-8"), f"{_CONFIG} of {source}")
-        except UnicodeDecodeError:
-            raise InputError("the file is not UTF-8 text", location=f"{_CONFIG} of {source}") from None
+        table = parse_config(config.data, f"{_CONFIG} of {source}")
         weights = self._weights()
         note = f"hf:{self.name} has no safetensors file: the weights are computed from its {_CONFIG}"
         return HubModel(self.name, table, weights, source, () if weights else (note,))
 
     def _weights(self) -> StoredWeights | None:
         try:
-            index = self._read(INDEX_NAME, _LARGEST_INDEX)
+            index = self._read(INDEX_NAME, LARGEST_INDEX)
         except _NoSuchFile:
             self.files_all = 1
             try:

@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from pydantic import ValidationError
 
 from kvcalc.architecture import Architecture
-from kvcalc.errors import InputError, KVCalcError, SeveralErrors, did_you_mean, either, quote
+from kvcalc.errors import InputError, KVCalcError, SeveralErrors, either, quote
+from kvcalc.invalid import located_mistakes
 from kvcalc.names import near, words
-
-if TYPE_CHECKING:
-    from kvcalc.sources.spec import ModelSpec
+from kvcalc.sources import shipped
+from kvcalc.sources.building import build
+from kvcalc.sources.config.family import with_published_count
+from kvcalc.sources.files import parse_toml, read_toml
+from kvcalc.sources.spec import ModelSpec, field_names, stated_fields
 
 _LARGEST_SPEC = 2**20
 _LONGEST_NAME = 200
-
-
-def presets_folder() -> Path:
-    """The folder of the shipped presets: beside the package in a wheel, at the repository's top in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    shipped = package / "presets"
-    return shipped if shipped.is_dir() else package.parents[1] / "presets"
-
-
-def _presets() -> Path:
-    return presets_folder() / "models"
-
-
-def preset_names() -> list[str]:
-    """The names of all model presets, sorted; no file is opened."""
-    return sorted(path.stem for path in _presets().glob("*.toml"))
 
 
 def find_preset(name: str) -> str | None:
@@ -46,7 +36,7 @@ def find_preset(name: str) -> str | None:
     (None, None)
     """
     slug = name.strip().casefold()
-    if slug in preset_names():
+    if slug in shipped.names("models"):
         return slug
     publisher, slash, rest = name.strip().rpartition("/")
     if len(name) > _LONGEST_NAME or "/" in publisher or not _words(rest):
@@ -57,8 +47,8 @@ def find_preset(name: str) -> str | None:
 def known_names() -> dict[str, list[str]]:
     """Every preset with the names that it answers to: its own, the Hub's ids, Ollama's tags."""
     found = {}
-    for name in preset_names():
-        tables = read_toml(_presets() / f"{name}.toml")
+    for name in shipped.names("models"):
+        tables = preset_tables(name)
         found[name] = [name, *tables.get("hf_ids", ()), *tables.get("ollama_tags", ())]
     return found
 
@@ -86,21 +76,31 @@ def _words(name: str) -> tuple[str, ...]:
     return tuple(word for word in words(name) if word not in _TUNED)
 
 
-def preset_path(name: str) -> Path:
-    """The file of a preset, by any name that it answers to.
+def preset_text(name: str) -> str:
+    """The spec of a shipped preset as it is written in its file, by any name that it answers to.
 
     Raises:
         InputError: no preset answers to that name.
     """
     found = find_preset(name)
-    if found is None:
+    text = None if found is None else shipped.text("models", found)
+    if text is None:
         raise InputError(f"unknown preset {quote(name)}", hint=f"{_meant(name)} see 'kvcalc models'")
-    return _presets() / f"{found}.toml"
+    return text
+
+
+def preset_tables(name: str) -> dict[str, Any]:
+    """The tables of a shipped preset, by any name that it answers to.
+
+    Raises:
+        InputError: no preset answers to that name.
+    """
+    return parse_toml(preset_text(name), f"preset {name}")
 
 
 def _meant(name: str) -> str:
     """What an unknown name was probably meant to be; never one model alone of another kind (phi-4-mini for phi-4)."""
-    names = near(name, preset_names())
+    names = near(name, shipped.names("models"))
     kinds = [{word for word in words(each) if word.isalpha()} for each in (name, *names)]
     if len(names) == 1 and kinds[0] < kinds[1]:
         names = []
@@ -113,7 +113,7 @@ def load_preset(name: str) -> Architecture:
     >>> load_preset("gemma-2-2b").layout
     '13 sliding (4096) + 13 full'
     """
-    return load_spec(preset_path(name))
+    return spec_to_architecture(preset_tables(name), f"preset {name}")
 
 
 def load_spec(path: Path) -> Architecture:
@@ -122,51 +122,7 @@ def load_spec(path: Path) -> Architecture:
     Raises:
         KVCalcError: the file cannot be read, is no TOML, or its spec is wrong (all mistakes at once).
     """
-    return spec_to_architecture(read_toml(path), str(path))
-
-
-def read_toml(path: Path, largest: int = _LARGEST_SPEC) -> dict[str, Any]:
-    """The tables of a TOML file of bounded size."""
-    import tomllib
-
-    text = read_text(path, largest)
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"not valid TOML: {quote(str(error))}", location=str(path)) from None
-    except RecursionError:
-        raise InputError("the file is nested too deeply", location=str(path)) from None
-    except ValueError as error:  # an integer of more than 4300 digits
-        raise InputError(f"not valid TOML: {quote(str(error))}", location=str(path)) from None
-
-
-def read_text(path: Path, largest: int) -> str:
-    """A text file of at most ``largest`` bytes.
-
-    Raises:
-        InputError: it is missing, unreadable, larger, or not UTF-8.
-    """
-    try:
-        with path.open("rb") as file:
-            data = file.read(largest + 1)
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        raise InputError(f"cannot read the file: {reason}", location=str(path)) from None
-    if len(data) > largest:
-        raise InputError(f"the file is larger than {largest:,} bytes", location=str(path))
-    try:
-        return data.decode("utf-8-sig")  # editors on Windows put a byte order mark first
-    except UnicodeDecodeError:
-        raise InputError("the file is not UTF-8 text", location=str(path)) from None
-
-
-def preset_text(name: str) -> str:
-    """The spec of a shipped preset, as it is written in its file.
-
-    Raises:
-        InputError: there is none of that name.
-    """
-    return read_text(preset_path(name), _LARGEST_SPEC)
+    return spec_to_architecture(read_toml(path, _LARGEST_SPEC), str(path))
 
 
 def export_spec(spec: ModelSpec) -> str:
@@ -174,8 +130,6 @@ def export_spec(spec: ModelSpec) -> str:
 
     What is as a spec has it anyway is left out.
     """
-    from kvcalc.sources.spec import stated_fields
-
     stated = stated_fields(spec)
     stated.setdefault("layout", spec.layout)  # the one default that a reader looks for
     tables = {key: stated.pop(key) for key in list(stated) if isinstance(stated[key], dict) and key != "layout"}
@@ -206,10 +160,8 @@ def _toml_text(text: str) -> str:
     >>> _toml_text('a "b"\n')
     '"a \\"b\\"\\n"'
     """
-    from json import dumps
-
     # A JSON string is a TOML string, but for DEL, which TOML wants escaped.
-    return dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _toml_key(key: str) -> str:
@@ -218,43 +170,9 @@ def _toml_key(key: str) -> str:
 
 def spec_to_architecture(tables: Mapping[str, Any], location: str) -> Architecture:
     """Validate the tables of a spec and build its architecture; mistakes are reported together, with their place."""
-    from pydantic import ValidationError
-
-    from kvcalc.sources.building import build
-    from kvcalc.sources.config.family import with_published_count  # it reads its rows with this module
-    from kvcalc.sources.spec import ModelSpec, field_names
-
     try:
-        spec = ModelSpec.model_validate(tables)
+        return with_published_count(build(ModelSpec.model_validate(tables)))
     except ValidationError as error:
-        found = error.errors(include_url=False)
-        raise SeveralErrors(validation_problems(found, field_names(), location)) from None
-    try:
-        return with_published_count(build(spec))
+        raise SeveralErrors(located_mistakes(error, field_names(), location)) from None
     except KVCalcError as error:
         raise error.at(location) from None
-
-
-def validation_problems(errors: list[Any], known: set[str], location: str) -> Iterator[KVCalcError]:
-    """Pydantic's findings in the one shape of an error, one a field."""
-    seen: set[str] = set()
-    for each in errors:
-        path = ".".join(str(part) for part in each["loc"] if not _is_branch(str(part)))
-        if path in seen:  # a union reports one mistake for each of its branches
-            continue
-        seen.add(path)
-        field = path.rpartition(".")[2]
-        place = f"{location}, {path}" if path else location
-        if each["type"] == "extra_forbidden":
-            yield InputError(f"unknown field {quote(field)}", hint=did_you_mean(field, known), location=place)
-        elif each["type"] == "missing":
-            yield InputError(f"{field} is missing", location=place)
-        else:
-            reason = each["msg"].removeprefix("Value error, ")
-            given = "" if isinstance(each["input"], dict | list | tuple) else f", not {quote(each['input'])}"
-            yield InputError(f"{field}: {reason[:1].lower()}{reason[1:]}{given}", location=place)
-
-
-def _is_branch(part: str) -> bool:
-    """Whether a step of pydantic's path names a branch of a union (``str``, ``LayerSpec``), not a field."""
-    return part in ("str", "int") or part.startswith("tuple[") or part.endswith("Spec")

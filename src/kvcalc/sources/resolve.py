@@ -14,7 +14,8 @@ from pathlib import Path
 from kvcalc.architecture import Architecture
 from kvcalc.errors import InputError, quote
 from kvcalc.layout import parse_layout
-from kvcalc.sources.preset import find_preset, load_preset, load_spec, preset_names
+from kvcalc.sources import shipped
+from kvcalc.sources.preset import find_preset, load_preset, load_spec
 
 _LONGEST_REFERENCE = 4096
 
@@ -86,7 +87,7 @@ def _load_base(base: str) -> Architecture:
         from kvcalc.sources.gguf_model import load_gguf
 
         return load_gguf(path)
-    if base.endswith((".json", ".safetensors")) or (path.is_dir() and base not in preset_names()):
+    if base.endswith((".json", ".safetensors")) or (path.is_dir() and base not in shipped.names("models")):
         from kvcalc.sources.checkpoint import load_checkpoint
 
         return load_checkpoint(path)

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from kvcalc.architecture import Architecture
 from kvcalc.dtypes import parse_dtype
 from kvcalc.errors import InputError, KVCalcError, NotModelledError, UnsupportedError, did_you_mean, quote
+from kvcalc.invalid import mistakes
 from kvcalc.sources.building import build, canonical_type
 from kvcalc.sources.config.describe import describe
 from kvcalc.sources.config.family import (
@@ -143,11 +144,9 @@ def _validated(fields: dict[str, Any]) -> ModelSpec:
     try:
         return ModelSpec.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"the file describes no model: {place}: {first['msg'].lower()}, not {quote(first['input'])}"
-        ) from None
+        first = mistakes(error)[0]
+        reason = f"{first.path}: {first.reason or first.kind}, not {quote(first.value)}"
+        raise InputError(f"the file describes no model: {reason}") from None
 
 
 def _text_part(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:

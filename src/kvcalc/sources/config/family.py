@@ -14,14 +14,14 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from kvcalc.architecture import Architecture
+from kvcalc.sources import shipped
 from kvcalc.sources.building import canonical_type
 from kvcalc.sources.config.layers import NAMED_KINDS, Order
 from kvcalc.sources.config.parts import STATES, Experts
 from kvcalc.sources.config.special import SPECIAL
-from kvcalc.sources.preset import presets_folder, read_text
+from kvcalc.sources.files import parse_toml
 from kvcalc.weights import weights
 
-_LARGEST_FILE = 2**20
 Switch = bool | str
 Keys = tuple[str, ...]
 
@@ -187,16 +187,14 @@ def _known(name: str | None, names: Mapping[str, object]) -> str | None:
 @cache
 def _texts() -> dict[str, str]:
     """The rows of each lineage as text: small files, read once."""
-    folder = presets_folder() / "families"
-    return {path.name: read_text(path, _LARGEST_FILE) for path in sorted(folder.glob("*.toml"))}
+    return {name: shipped.text("families", name) or "" for name in shipped.names("families")}
 
 
 @cache
 def lineage(file_name: str) -> dict[str, Family]:
     """The rows of one file, by model type; a type that is read like another stands under its own name too."""
-    import tomllib
-
-    rows = {name: Family.model_validate(_tuples(table)) for name, table in tomllib.loads(_texts()[file_name]).items()}
+    tables = parse_toml(_texts()[file_name], f"families/{file_name}.toml")
+    rows = {name: Family.model_validate(_tuples(table)) for name, table in tables.items()}
     return rows | {name: row for row in rows.values() for name in row.also}
 
 

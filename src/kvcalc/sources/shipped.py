@@ -1,0 +1,38 @@
+"""The TOML files that ship with kvcalc, by name: beside the package in a wheel or a zip, at the top of a checkout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kvcalc.errors import InputError
+
+if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
+
+def names(kind: str) -> list[str]:
+    """The names of one kind (``models``, ``devices``), sorted; no file is opened.
+
+    >>> "gemma-3-27b" in names("models")
+    True
+    """
+    return sorted(file.name.removesuffix(".toml") for file in _folder(kind).iterdir() if file.name.endswith(".toml"))
+
+
+def text(kind: str, name: str) -> str | None:
+    """The file of that name, or None where there is none; a name with a path in it is none of ours."""
+    return (_folder(kind) / f"{name}.toml").read_text(encoding="utf-8") if name in names(kind) else None
+
+
+def _folder(kind: str) -> Path | Traversable:
+    package = Path(__file__).parents[1]
+    for presets in (package / "presets", package.parents[1] / "presets"):
+        if presets.is_dir():
+            return presets / kind
+    from importlib.resources import files  # takes longer than all of the above, and reads from a zip too
+
+    zipped = files("kvcalc") / "presets" / kind
+    if not zipped.is_dir():
+        raise InputError("the presets of kvcalc are missing", hint="install it again", location=str(zipped))
+    return zipped
