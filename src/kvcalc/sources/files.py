@@ -38,10 +38,12 @@ def opened(path: Path) -> Iterator[BinaryIO]:
     # Without waiting: a pipe that nobody writes to, or a terminal, would hold the program for ever.
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
     try:
-        with open(os.open(path, flags), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                hint = "write what a pipe gives to a file first"
-                raise InputError("not a regular file", hint=hint, location=str(path))
+        descriptor = os.open(path, flags)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            hint = "write what a pipe gives to a file first"
+            raise InputError("not a regular file", hint=hint, location=str(path))
+        with open(descriptor, "rb") as file:
             yield file
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()

@@ -7,18 +7,21 @@ architecture of it.
 
 from __future__ import annotations
 
-import mmap
+import os
 import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from math import prod
 from pathlib import Path
+from typing import BinaryIO
 
 from kvcalc.errors import InputError, KVCalcError, UnsupportedError, quote
+from kvcalc.sources.files import opened
 from kvcalc.units import round_up
 
-# Bounds far above every published file, so that a header which claims 2^63 of something costs nothing.
+# Bounds far above every published model, so that a header which claims 2^63 of something costs nothing.
 _MOST_KEYS = 10_000
 _MOST_TENSORS = 200_000
 _MOST_STRINGS = 4_000_000
@@ -28,6 +31,9 @@ _LONGEST_NAME = 1_024
 _LONGEST_VALUE = 4_096
 _LONGEST_LIST = 10_000
 _LARGEST_TENSOR = 2**50
+#: Bytes of a file that are in memory at a time. A memory map would need none, and a file that is shortened while it is
+#: mapped, as a download that starts again does, ends the whole process.
+_WINDOW = 2**16
 
 #: ggml/include/ggml.h, enum ggml_type, and the block sizes of ggml/src/ggml-common.h (llama.cpp 0c1e57098; type 42 is
 #: of a later one): number -> (name, numbers in a block, bytes of a block). Types 4, 5, 31-33 and 36-38 were removed.
@@ -135,7 +141,7 @@ def read_gguf(path: Path) -> GGUFHeader:
         InputError: the file is missing, truncated, or not what it claims to be.
         UnsupportedError: a version or byte order that is not read.
     """
-    header = _read_part(path)
+    header = _read_part(path, _Bounds())
     count = header.metadata.get("split.count", 0)
     if not isinstance(count, int) or count <= 1:
         return header
@@ -146,72 +152,92 @@ def read_gguf(path: Path) -> GGUFHeader:
             hint="parts are named NAME-00001-of-00003.gguf, as llama-gguf-split writes them",
             location=str(path),
         )
-    parts = []
+    bounds = _Bounds()
+    metadata: Mapping[str, Value] = {}
+    tensors: dict[str, GGUFTensor] = {}
+    has_data = True
     for number in range(1, count + 1):
         part = path.with_name(f"{name[1]}-{number:05d}-of-{name[3]}.gguf")
         if not part.is_file():
             raise InputError(f"a part of the model is missing: {quote(part.name)}", location=str(path.parent))
-        parts.append(_read_part(part))
-    tensors = tuple(tensor for part in parts for tensor in part.tensors)
-    if len({tensor.name for tensor in tensors}) != len(tensors):
-        raise InputError("two parts of the model hold a tensor of the same name", location=str(path))
-    expected = parts[0].metadata.get("split.tensors.count", len(tensors))
+        header = _read_part(part, bounds)
+        if header.metadata.get("split.no", number - 1) != number - 1:
+            raise InputError(f"the file is not part {number} of the model", location=str(part))
+        for tensor in header.tensors:
+            if tensor.name in tensors:
+                raise InputError(f"two parts of the model hold tensor {quote(tensor.name)}", location=str(part))
+            tensors[tensor.name] = tensor
+        metadata = metadata or header.metadata
+        has_data &= header.has_data
+    expected = metadata.get("split.tensors.count", len(tensors))
     if expected != len(tensors):
         raise InputError(
             f"the parts hold {len(tensors):,} tensors, the first one promises {quote(expected)}", location=str(path)
         )
-    return GGUFHeader(parts[0].metadata, tensors, all(part.has_data for part in parts))
+    return GGUFHeader(metadata, tuple(tensors.values()), has_data)
 
 
-def _read_part(path: Path) -> GGUFHeader:
-    try:
-        if path.exists() and not path.is_file():  # a pipe would block, a device would never end
-            raise InputError("not a regular file", location=str(path))
-        with path.open("rb") as file:
-            if path.stat().st_size < 24:
-                raise InputError("the file is too short for a GGUF header", location=str(path))
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return parse_gguf(data)
-    except KVCalcError as error:
-        raise error if error.location else error.at(str(path)) from None
-    except OSError as error:
-        reason = (error.strerror or type(error).__name__).lower()
-        raise InputError(f"cannot read the file: {reason}", location=str(path)) from None
+@dataclass
+class _Bounds:
+    """How much more a model, in one file or in several, may make us read and keep."""
+
+    tensors: int = _MOST_TENSORS
+    strings: int = _MOST_STRINGS
+    kept: int = _MOST_KEPT
 
 
-def parse_gguf(data: bytes | mmap.mmap) -> GGUFHeader:
-    """The header of one file's bytes (or of its memory map, of which only the header is touched).
+def _read_part(path: Path, bounds: _Bounds) -> GGUFHeader:
+    with opened(path) as file:
+        try:
+            return _Reader(file, bounds).header()
+        except KVCalcError as error:
+            raise error.at(str(path)) from None
+
+
+def parse_gguf(data: bytes) -> GGUFHeader:
+    """The header of one file's bytes.
 
     Raises:
         InputError: truncated, or not what it claims to be.
         UnsupportedError: a version or byte order that is not read.
     """
-    try:
-        return _Reader(data).header()
-    except (struct.error, OverflowError):  # a read behind the end, or one so far behind that no index reaches it
-        raise InputError("the file ends inside its header", hint="it is truncated: fetch it again") from None
+    return _Reader(BytesIO(data), _Bounds()).header()
 
 
 class _Reader:
-    """A position in a file, and how much more the file may make us keep."""
+    """A position in a file, and a window of bytes around it."""
 
-    def __init__(self, data: bytes | mmap.mmap) -> None:
-        self.data = data
-        self.size = len(data)
+    def __init__(self, file: BinaryIO, bounds: _Bounds) -> None:
+        self.file = file
+        self.bounds = bounds
+        self.size = file.seek(0, os.SEEK_END)
         self.at = 0
-        self.strings_left = _MOST_STRINGS
-        self.kept_left = _MOST_KEPT
+        self.window = b""
+        self.first = 0
+
+    def at_hand(self, length: int) -> int:
+        """Where the next ``length`` bytes begin in the window, which moves on to hold them."""
+        start = self.at - self.first
+        if start + length > len(self.window):
+            if self.at + length <= self.size:
+                self.file.seek(self.at)
+                self.window, self.first, start = self.file.read(max(length, _WINDOW)), self.at, 0
+            if start + length > len(self.window):  # the file may have become shorter since it was opened
+                raise InputError("the file ends inside its header", hint="it is truncated: fetch it again")
+        return start
 
     def header(self) -> GGUFHeader:
-        if self.data[:4] != b"GGUF":
+        if self.size < 24:
+            raise InputError("the file is too short for a GGUF header")
+        if self.bytes(4) != b"GGUF":
             raise InputError("not a GGUF file: it does not begin with 'GGUF'")
-        self.at = 4
         version = self.number(_U32)
         if version and version & 0xFFFF == 0:  # 3 in the other byte order is 0x03000000
             raise UnsupportedError("a big-endian GGUF file is not read", hint="convert it with gguf_convert_endian.py")
         if version not in (2, 3):
             raise UnsupportedError(f"GGUF version {version} is not read", hint="versions 2 and 3 are")
-        tensor_count = self.count(_MOST_TENSORS, 24, "tensors")
+        tensor_count = self.count(self.bounds.tensors, 24, "tensors")
+        self.bounds.tensors -= tensor_count
         key_count = self.count(_MOST_KEYS, 12, "metadata keys")
         metadata: dict[str, Value] = {}
         for _ in range(key_count):
@@ -229,10 +255,21 @@ class _Reader:
         return GGUFHeader(metadata, tuple(tensor for tensor, _ in listed), has_data)
 
     def number(self, form: struct.Struct) -> int:
-        (value,) = form.unpack_from(self.data, self.at)
-        self.at += form.size
+        value = self.scalar(form)
         assert isinstance(value, int)
         return value
+
+    def scalar(self, form: struct.Struct) -> Scalar:
+        start = self.at_hand(form.size)  # it may move the window
+        (value,) = form.unpack_from(self.window, start)
+        self.at += form.size
+        scalar: Scalar = value
+        return scalar
+
+    def bytes(self, length: int) -> bytes:
+        start = self.at_hand(length)
+        self.at += length
+        return self.window[start : start + length]
 
     def count(self, most: int, least_bytes: int, what: str) -> int:
         """A count whose entries take at least ``least_bytes`` each, so that the file itself bounds it."""
@@ -248,12 +285,7 @@ class _Reader:
         return self.text(length)
 
     def text(self, length: int) -> str:
-        end = self.at + length
-        if end > self.size:
-            raise InputError("the file ends inside its header", hint="it is truncated: fetch it again")
-        text = self.data[self.at : end].decode("utf-8", "replace")
-        self.at = end
-        return text
+        return self.bytes(length).decode("utf-8", "replace")
 
     def skip(self, length: int) -> None:
         self.at += length
@@ -272,10 +304,7 @@ class _Reader:
         form = _SCALARS.get(kind)
         if form is None:
             raise InputError(f"the metadata key {quote(key)} has a value of unknown type {kind}")
-        (value,) = form.unpack_from(self.data, self.at)
-        self.at += form.size
-        scalar: Scalar = value
-        return scalar
+        return self.scalar(form)
 
     def array(self, key: str) -> Value:
         kind = self.number(_U32)
@@ -286,26 +315,26 @@ class _Reader:
         form = _SCALARS.get(kind)
         if form is None:
             raise InputError(f"the metadata key {quote(key)} is a list of unknown type {kind}")
-        if length > _LONGEST_LIST or length > self.kept_left:
+        if length > _LONGEST_LIST or length > self.bounds.kept:
             self.skip(length * form.size)
             return Skipped(length)
-        self.kept_left -= length
-        start = self.at
-        self.skip(length * form.size)
-        return struct.unpack_from(f"<{length}{form.format[1:]}", self.data, start)
+        self.bounds.kept -= length
+        return struct.unpack(f"<{length}{form.format[1:]}", self.bytes(length * form.size))
 
     def skip_strings(self, count: int, key: str) -> None:
         """Step over ``count`` strings: one read each, because only a string itself says where the next begins."""
-        if count > self.strings_left or count * 8 > self.size - self.at:
+        if count > self.bounds.strings or count * 8 > self.size - self.at:
             raise InputError(f"the metadata key {quote(key)} claims {count:,} strings", hint="is the file damaged?")
-        self.strings_left -= count
-        read, data, at = _U64.unpack_from, self.data, self.at
-        for _ in range(count):
-            if at > self.size:  # two lengths of 2^63 lead to a place that is no offset any more
-                break
-            at += 8 + read(data, at)[0]
-        self.at = at
-        self.skip(0)
+        self.bounds.strings -= count
+        read = _U64.unpack_from
+        while count:
+            at = self.at_hand(8)
+            window, last = self.window, len(self.window) - 8
+            while count and at <= last:
+                at += 8 + read(window, at)[0]
+                count -= 1
+            self.at = self.first + at
+            self.skip(0)
 
     def tensor(self) -> tuple[GGUFTensor, int]:
         name = self.name("a tensor")
