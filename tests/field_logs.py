@@ -19,8 +19,8 @@ def cache(kind, *sizes):
             heads, dim, window = sizes
             return Sliding(window=window, num_kv_heads=heads, head_dim=dim, v_head_dim=dim)
         case "state":
-            recurrent, channels, kernel = sizes
-            return State(recurrent_elements=recurrent, conv_channels=channels, conv_kernel=kernel)
+            recurrent, dtype, channels, kernel = sizes
+            return State(recurrent, dtype, conv_channels=channels, conv_kernel=kernel)
         case "latent":
             rank, rope, heads, nope, value = sizes
             return Latent(rank=rank, rope_dim=rope, num_heads=heads, nope_dim=nope, v_head_dim=value)

@@ -108,19 +108,24 @@ class Latent:
             _check_counts(self, positive=("window",))
 
 
+#: The format of a state's part: its own, or the model's, for the engines that ask the model.
+StateDType = Literal["model", "float32", "bfloat16", "float16"]
+
+
 @dataclass(frozen=True)
 class State:
     """A fixed state a sequence: a recurrent part and the last columns of a convolution.
 
-    ``conv_kernel`` is the kernel's width: transformers keeps that many columns, everyone else one fewer.
+    ``conv_kernel`` is the kernel's width: transformers keeps that many columns, everyone else one fewer. A format is
+    the model's unless its configuration, or the kind of state, asks for another (Qwen3.5's ``mamba_ssm_dtype``, KDA).
     """
 
     kind: ClassVar[Literal["state"]] = "state"
     recurrent_elements: int = 0
-    recurrent_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    recurrent_dtype: StateDType = "model"
     conv_channels: int = 0
     conv_kernel: int = 1
-    conv_dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    conv_dtype: StateDType = "model"
 
     def __post_init__(self) -> None:
         _check_counts(self, positive=("conv_kernel",), zero_allowed=("recurrent_elements", "conv_channels"))

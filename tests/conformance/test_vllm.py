@@ -60,7 +60,7 @@ def latent(**changes: Any) -> Latent:
 def gated_delta_net(value_heads: int, key_heads: int = 16) -> State:
     """The linear attention of Qwen3-Next and Qwen3.5."""
     channels = 2 * key_heads * 128 + value_heads * 128
-    return State(recurrent_elements=value_heads * 128 * 128, conv_channels=channels, conv_kernel=4)
+    return State(value_heads * 128 * 128, "float32", conv_channels=channels, conv_kernel=4)
 
 
 def plan(
@@ -649,3 +649,37 @@ def test_every_refusal_of_a_sample_is_a_kvcalc_error() -> None:
             refused.add(name)
     states = {"states", "states beside wide keys", "states beside latents", "parallel"}
     assert refused == {"two windows", "cross", *states}
+
+
+@pytest.mark.parametrize(
+    ("state", "attention", "dtype", "options", "block"),
+    [
+        # granite-4.0-h-1b, printed by 0.19.0: 48 x 64 x 128 x 2 + 3 x 3,328 x 2 = 806,400 bytes over 2,048 a token
+        (State(48 * 64 * 128, conv_channels=3328, conv_kernel=4), full(4, 128), "bfloat16", {}, 400),
+        # Qwen3-Next-80B-A3B, printed by 0.10.2: its configuration asks for no float32, unlike Qwen3.5's
+        (State(32 * 128 * 128, conv_channels=8192, conv_kernel=4), full(2, 256), "bfloat16", {}, 544),
+        # Qwen3.8-27B with 15 and with 7 speculative tokens and states in float16, printed in September 2026
+        (
+            gated_delta_net(48),
+            full(4, 256),
+            "bfloat16",
+            {"mamba_ssm_cache_dtype": "float16", "num_speculative_tokens": 15},
+            480,
+        ),
+        (
+            gated_delta_net(48),
+            full(4, 256),
+            "int8_per_token_head",
+            {"mamba_ssm_cache_dtype": "float16", "num_speculative_tokens": 7},
+            864,
+        ),
+        # Both parts in float32: 3,145,728 + 3 x 10,240 x 4 = 3,268,608 bytes over 4,096 a token
+        (gated_delta_net(48), full(4, 256), "bfloat16", {"mamba_cache_dtype": "float32"}, 800),
+    ],
+)
+def test_a_states_format_is_the_models_unless_it_is_asked_otherwise(
+    state: State, attention: Full, dtype: str, options: dict[str, Any], block: int
+) -> None:
+    made = plan(model((state, 3), (attention, 1)), dtype, **options)
+    assert made.block_note is not None
+    assert made.block_note[-1] == block

@@ -62,6 +62,8 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
         "async_scheduling": (True, (False,), (2,)),
         "disable_hybrid_kv_cache_manager": (False, (True,), (2,)),
         "enable_prefix_caching": (False, (True,), (2,)),
+        "mamba_cache_dtype": ("auto", ("float32", "float16", "bfloat16"), ("fp8", 2)),
+        "mamba_ssm_cache_dtype": ("auto", ("float32", "float16", "bfloat16"), ("fp8", 2)),
         "version": (
             "0.33.0",
             ("0.11", "0.11.0", "0.11.2", "0.12.0", "0.17.1", "0.20.2", "0.25.1", "0.26.0"),

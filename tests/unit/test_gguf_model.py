@@ -222,7 +222,7 @@ def test_kimi_linear_keeps_a_matrix_for_each_head(load):
         ssm__conv_kernel=4,
     )
     assert kinds(model) == "RRRL"
-    assert model.caches[0][0] == State(recurrent_elements=32 * 128 * 128, conv_channels=3 * 32 * 128, conv_kernel=4)
+    assert model.caches[0][0] == State(32 * 128 * 128, "float32", conv_channels=3 * 32 * 128, conv_kernel=4)
 
 
 def test_a_state_that_nobody_places_is_refused_by_its_key(load):

@@ -26,7 +26,7 @@ from kvcalc.setup import Setup, prepare
 from kvcalc.units import parse_counts, smallest_reaching
 
 FULL = Full(2, 64, 64)  # 2 heads x (64 + 64) x 2 bytes = 512 bytes a token
-STATE = State(recurrent_elements=1000, conv_channels=96, conv_kernel=4)  # 4000 bytes + 96 x 3 x 2 = 4576 bytes
+STATE = State(1000, "float32", conv_channels=96, conv_kernel=4)  # 4000 bytes + 96 x 3 x 2 = 4576 bytes
 
 
 def model_of(*kinds, model_type="random", cross=None):

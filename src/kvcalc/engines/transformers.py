@@ -31,7 +31,7 @@ from kvcalc.architecture import (
     kind_label,
 )
 from kvcalc.derivation import Quantity
-from kvcalc.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType, parse_dtype
+from kvcalc.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
 from kvcalc.engines.base import KVCache, LayerBytes, refuse_tensor_parallel
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError
@@ -436,11 +436,7 @@ def _outside_bytes(model: Architecture, setup: Setup) -> int:
     # These layers keep kernel - 1 columns, unlike the cache's own state layers.
     element_bytes = setup.k_dtype.block_bytes
     return sum(
-        count
-        * (
-            kind.conv_channels * (kind.conv_kernel - 1) * element_bytes
-            + kind.recurrent_elements * parse_dtype(kind.recurrent_dtype).block_bytes
-        )
+        count * (kind.conv_channels * (kind.conv_kernel - 1) * element_bytes + kind.recurrent_elements * 4)
         for kind, count in model.caches
         if isinstance(kind, State)
     )

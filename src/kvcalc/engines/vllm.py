@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, assert_never
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, assert_never
 
 from pydantic import Field, field_validator
 
@@ -37,9 +37,8 @@ from kvcalc.architecture import (
     window_of,
 )
 from kvcalc.derivation import Quantity
-from kvcalc.dtypes import DType
+from kvcalc.dtypes import DType, parse_dtype
 from kvcalc.engines.base import KVCache, LayerBytes, refuse_latent_formats
-from kvcalc.engines.ideal import state_bytes
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError, quote
 from kvcalc.units import MAX_BYTES, MAX_TOKENS, GiB, ceil_div, largest, round_up
@@ -510,6 +509,12 @@ class Vllm(EngineOptions):
     num_speculative_tokens: int = Field(
         0, ge=0, le=1024, description="tokens speculated in one step: states are kept for each"
     )
+    mamba_cache_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="format of states; auto is the model's"
+    )
+    mamba_ssm_cache_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="format of a state's recurrent part; auto: what the model asks for, else mamba_cache_dtype"
+    )
 
     @field_validator("version")
     @classmethod
@@ -807,17 +812,27 @@ def _spec(engine: Vllm, model: str, kind: _SingleKind, setup: Setup, widened: in
                     f"vllm divides {model}'s states by tensor_parallel_size={tp}, which does not divide them",
                     hint="use a power of two",
                 )
-            part = replace(
-                kind,
-                recurrent_elements=kind.recurrent_elements // tp,
-                conv_channels=kind.conv_channels // tp,
-            )
             # Every speculated token is one more column of the convolution.
             columns = kind.conv_kernel - 1 + engine.num_speculative_tokens
-            return _Spec("state", engine.block_size, state_bytes=state_bytes(part, columns))
+            recurrent, conv = _state_formats(engine, kind, setup)
+            size = recurrent * (kind.recurrent_elements // tp) + conv * (kind.conv_channels // tp) * columns
+            return _Spec("state", engine.block_size, state_bytes=size)
         case Compressed():
             raise UnsupportedError(f"vllm packs {model}'s compressed layers by a rule of their own, not modelled here")
     assert_never(kind)
+
+
+def _state_formats(engine: Vllm, state: State, setup: Setup) -> tuple[int, int]:
+    """Bytes of one number of a state's recurrent part, and of its convolution.
+
+    "auto" is the model's format for both, unless the model itself asks for another one of the recurrent part.
+    Source: vllm 0.33.0 model_executor/layers/mamba/mamba_utils.py:58-147, model_executor/models/config.py:817, :956.
+    """
+    model = setup.architecture.dtype if setup.architecture.dtype in ("bfloat16", "float16") else "bfloat16"
+    conv = engine.mamba_cache_dtype if engine.mamba_cache_dtype != "auto" else model
+    asked = conv if state.recurrent_dtype == "model" else state.recurrent_dtype
+    recurrent = engine.mamba_ssm_cache_dtype if engine.mamba_ssm_cache_dtype != "auto" else asked
+    return parse_dtype(recurrent).block_bytes, parse_dtype(conv).block_bytes
 
 
 def _no_indexer(model: str) -> UnsupportedError:

@@ -181,6 +181,11 @@ def compressed_attention(hidden_size: int, heads: CompressedSpec, ratio: int | N
     return tuple(tensors)
 
 
+# The classes of transformers keep these recurrent states in float32 whatever the model's format, as does vllm 0.33.0
+# model_executor/layers/mamba/mamba_utils.py (kda_state_dtype).
+_FLOAT32_STATES = ("kda", "rg_lru")
+
+
 def state_cache(hidden_size: int, shape: StateSpec) -> State:
     """The state that a sequence keeps: recurrent elements, and channels x kernel of the convolution."""
     values, keys = shape.num_heads * shape.head_dim, shape.num_key_heads * shape.key_head_dim
@@ -195,7 +200,7 @@ def state_cache(hidden_size: int, shape: StateSpec) -> State:
     }[shape.type]
     return State(
         recurrent_elements=recurrent,
-        recurrent_dtype=shape.recurrent_dtype,
+        recurrent_dtype=shape.recurrent_dtype or ("float32" if shape.type in _FLOAT32_STATES else "model"),
         conv_channels=channels,
         conv_kernel=shape.conv_kernel if channels else 1,
     )

@@ -481,7 +481,7 @@ def _state(keys: _Keys) -> State:
     if keys.get("kda.head_dim") is not None:
         width = keys.size("kda.head_dim")
         heads = max(keys.by_layer("attention.head_count", keys.size("block_count"), [0]))
-        return State(recurrent_elements=width * width * heads, conv_channels=3 * heads * width, conv_kernel=kernel)
+        return State(width * width * heads, "float32", conv_channels=3 * heads * width, conv_kernel=kernel)
     inner, size = keys.size("ssm.inner_size"), keys.size("ssm.state_size")
     groups = 0 if keys.arch in _MAMBA1 else keys.count("ssm.group_count", default=0)
     return State(recurrent_elements=size * inner, conv_channels=inner + 2 * groups * size, conv_kernel=kernel)

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from kvcalc.architecture import MOST_ELEMENTS, MOST_LAYERS
+from kvcalc.architecture import MOST_ELEMENTS, MOST_LAYERS, StateDType
 
 Positive = Annotated[int, Field(strict=True, ge=1, le=MOST_ELEMENTS)]
 Count = Annotated[int, Field(strict=True, ge=0, le=MOST_ELEMENTS)]
@@ -107,8 +107,8 @@ class StateSpec(Table):
     conv_bias: bool = Field(False, description="a bias on the convolution (and around a short convolution)")
     bias: bool = Field(False, description="biases on the input and output projections")
     norm: bool = Field(True, description="the gated norm of Mamba-2, the norms of Jamba's Mamba-1")
-    recurrent_dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="storage format of the recurrent part"
+    recurrent_dtype: StateDType | None = Field(
+        None, description="storage format of the recurrent part; none: float32 in kda and rg_lru, else the model's"
     )
 
 

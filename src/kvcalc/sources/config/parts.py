@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from kvcalc.dtypes import parse_dtype
 from kvcalc.errors import InputError, NotModelledError, quote
 from kvcalc.sources.config.reader import HEAD_DIM, HEADS, HIDDEN, Config
 from kvcalc.units import ceil_div
@@ -194,8 +195,15 @@ def _mamba2(config: Config) -> Fields:
 
 
 def _nemotron_mamba2(config: Config) -> Fields:
-    """Of the keys for Mamba's biases the class reads ``use_bias`` alone."""
-    return _mamba2(config) | {"bias": config.flag("use_bias")}
+    """Of the keys for Mamba's biases the class reads ``use_bias`` alone; its states are float32 unless it says."""
+    stated = _recurrent_dtype(config, "mamba_ssm_cache_dtype")
+    return _mamba2(config) | {"bias": config.flag("use_bias"), "recurrent_dtype": stated or "float32"}
+
+
+def _recurrent_dtype(config: Config, key: str) -> str | None:
+    """The format that the file asks for its recurrent states, or None."""
+    stated = config.value(key)
+    return None if stated is None or not isinstance(stated, str) or stated == "auto" else parse_dtype(stated).name
 
 
 def _gated_delta_net(config: Config) -> Fields:
@@ -206,6 +214,7 @@ def _gated_delta_net(config: Config) -> Fields:
         "num_key_heads": config.count("linear_num_key_heads") or config.need(*HEADS),
         "key_head_dim": config.need("linear_key_head_dim"),
         "conv_kernel": config.need("linear_conv_kernel_dim"),
+        "recurrent_dtype": _recurrent_dtype(config, "mamba_ssm_dtype"),
     }
 
 
