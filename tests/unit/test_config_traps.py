@@ -11,6 +11,7 @@ import kvcalc
 from kvcalc.architecture import Architecture, Full, Sliding
 from kvcalc.errors import InputError, KVCalcError, NotModelledError, UnsupportedError
 from kvcalc.sources.config import read_config
+from kvcalc.weights import weights
 
 CONFIGS = read("configs.json")
 PLAIN = {
@@ -223,10 +224,11 @@ def test_vision_and_audio_parts_are_never_searched() -> None:
         read_config({"model_type": "something", "layer_types": ["full_attention"], **parts})
 
 
-def test_an_embedding_narrower_than_the_layers_is_said_to_be_estimated() -> None:
-    small = {"hidden_size": 1024, "ffn_dim": 4096, "num_attention_heads": 16, "do_layer_norm_before": False}
-    assert "embedding of width 512" in notes(model("opt", **small, word_embed_proj_dim=512))
-    assert "embedding of width" not in notes(model("opt", **small, word_embed_proj_dim=1024))
+def test_an_embedding_narrower_than_the_layers_has_projections_in_and_out() -> None:
+    # OPT-350m: 331,196,416 parameters; no norm behind the last layer, whose blocks are normed behind them.
+    small = {"hidden_size": 1024, "ffn_dim": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
+    file = {"model_type": "opt", "vocab_size": 50272, "word_embed_proj_dim": 512, "do_layer_norm_before": False}
+    assert weights(read_config(small | file), None).parameters == 331_196_416
 
 
 def test_float32_files_do_not_make_a_float32_cache() -> None:

@@ -30,6 +30,7 @@ class Heads:
     qk_norm: Literal["none", "head", "all"] = "none"
     qk_norm_bias: bool = False
     qkv_bias: bool = False
+    key_bias: bool = True
     output_bias: bool = False
     gate: Literal["none", "head", "full"] = "none"
     gate_bias: bool = False
@@ -77,6 +78,8 @@ def attention(
         if gate and heads.gate_bias:
             tensors.append(_plain("attention", f"{place}.gate_proj.bias", gate))
         for name, rows in written.items():
+            if name == "k_proj" and not heads.key_bias:
+                continue
             role = f"{place}.{name}.bias"
             tensors.append(Tensor("attention", rows, role=role, split="by_kv_heads", kv_heads=kv_heads))
     if heads.output_bias:

@@ -31,7 +31,7 @@ from kvcalc.dtypes import parse_dtype
 from kvcalc.errors import InputError, quote
 from kvcalc.layout import Layout, parse_layout
 from kvcalc.sources import blocks
-from kvcalc.sources.spec import LETTERS, EncoderSpec, LayerSpec, ModelSpec, PeriodSpec
+from kvcalc.sources.spec import LETTERS, EncoderSpec, ExtraSpec, LayerSpec, ModelSpec, PeriodSpec
 
 _ATTENTION_KINDS = ("full", "sliding", "chunked")
 _KINDS = (*_ATTENTION_KINDS, "latent", "state", "parallel", "shared", "cross", "compressed", "encoder", "none")
@@ -209,6 +209,8 @@ class _Builder:
     def _layer(self, entry: LayerSpec, block: str, width: int | None) -> Layer:
         spec = self.spec
         cache, mixer = self._mixer(entry)
+        if not entry.owns_weights:
+            block, mixer = "none", tuple(tensor for tensor in mixer if tensor.part == "state")
         norms = spec.norms.per_layer if entry.norms is None else entry.norms
         rest = [*blocks.norms(spec.hidden_size, norms, spec.norms.bias)]
         if block == "experts":
@@ -233,6 +235,7 @@ class _Builder:
             cross = _cross(heads)
             source = spec.encoder.hidden_size or spec.hidden_size
             mixer = (*mixer, *blocks.attention(spec.hidden_size, heads, source_size=source))
+        rest += [_extra(each) for each in spec.extra if each.layers in ("all", entry.kind, block)]
         return Layer(cache=cache, mixer=mixer, rest=tuple(rest), cross=cross)
 
     def _mixer(self, entry: LayerSpec) -> tuple[LayerKind, tuple[Tensor, ...]]:
@@ -346,7 +349,13 @@ def _cross(heads: blocks.Heads) -> Cross:
 
 def _model_tensors(spec: ModelSpec, builder: _Builder, num_layers: int) -> tuple[Tensor, ...]:
     D = spec.hidden_size
-    tensors = [Tensor("embedding", spec.vocab_size, D, role="embed_tokens")]
+    width = spec.embedding_size or D
+    tensors = []
+    if spec.embedding:
+        tensors.append(Tensor("embedding", spec.vocab_size, width, role="embed_tokens"))
+    if width != D:
+        tensors.append(Tensor("embedding", D, width, role="project_in", linear=True))
+        tensors.append(Tensor("head", width, D, role="project_out", linear=True))
     if spec.learned_positions:
         tensors.append(Tensor("embedding", spec.learned_positions, D, role="embed_positions"))
     ends = int(spec.norms.final) + int(spec.norms.embedding)
@@ -360,15 +369,22 @@ def _model_tensors(spec: ModelSpec, builder: _Builder, num_layers: int) -> tuple
         tensors += blocks.hyper_head(spec.hidden_size, spec.hyper_connections)
     if spec.encoder is not None:
         tensors += _encoder_tensors(spec, spec.encoder, builder)
-    if not spec.tie_embeddings:
-        tensors.append(Tensor("head", spec.vocab_size, D, role="lm_head", linear=True))
-    if spec.head_bias:
-        tensors.append(Tensor("head", spec.vocab_size, role="lm_head.bias"))
+    tensors += [_extra(each) for each in spec.extra if each.layers is None]
+    rows = spec.vocab_size if spec.head_rows is None else spec.head_rows
+    tied = spec.tie_embeddings and rows == spec.vocab_size
+    if rows and not tied:
+        tensors.append(Tensor("head", rows, width, role="lm_head", linear=True))
+    if rows and spec.head_bias:
+        tensors.append(Tensor("head", rows, role="lm_head.bias"))
     return tuple(tensors)
 
 
+def _extra(spec: ExtraSpec) -> Tensor:
+    return Tensor(spec.part, spec.rows, spec.columns, spec.count, role=spec.role, linear=spec.linear, split="whole")
+
+
 def _encoder_tensors(spec: ModelSpec, encoder: EncoderSpec, builder: _Builder) -> list[Tensor]:
-    """The encoder's embedding, layers and final norm."""
+    """The encoder's embedding and positions where it has its own, its layers, and the norms outside them."""
     hidden = encoder.hidden_size or spec.hidden_size
     entry = LayerSpec(
         kind="full", num_heads=encoder.num_heads, num_kv_heads=encoder.num_kv_heads, head_dim=encoder.head_dim
@@ -377,10 +393,17 @@ def _encoder_tensors(spec: ModelSpec, encoder: EncoderSpec, builder: _Builder) -
     width = encoder.intermediate_size or (dense.intermediate_size if dense is not None else None)
     if dense is None or not isinstance(width, int):
         raise InputError("an encoder needs one feed-forward width", location="encoder.intermediate_size")
+    if encoder.gated is not None:
+        dense = dense.model_copy(update={"gated": encoder.gated})
     layer = (
         *blocks.attention(hidden, builder.heads(entry)),
         *blocks.norms(hidden, encoder.norms_per_layer, spec.norms.bias),
         *blocks.feed_forward(hidden, width, dense),
     )
-    table = Tensor("embedding", spec.vocab_size, hidden, role="encoder.embed_tokens")
-    return [table, *blocks.repeated(layer, encoder.num_layers), *blocks.norms(hidden, 1, spec.norms.bias)]
+    tensors = []
+    if encoder.embedding:
+        tensors.append(Tensor("embedding", spec.vocab_size, hidden, role="encoder.embed_tokens"))
+    if encoder.learned_positions:
+        tensors.append(Tensor("embedding", encoder.learned_positions, hidden, role="encoder.embed_positions"))
+    tensors += blocks.repeated(layer, encoder.num_layers)
+    return [*tensors, *blocks.norms(hidden, encoder.norms, spec.norms.bias)]

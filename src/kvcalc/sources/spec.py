@@ -59,6 +59,7 @@ class AttentionSpec(Table):
         None, description="norm weights on Q and K: none, one for a head's width, or one for all heads together"
     )
     qkv_bias: bool | None = Field(None, description="biases on the Q, K and V projections")
+    key_bias: bool | None = Field(None, description="false: K has no bias although Q and V have (Whisper)")
     output_bias: bool | None = Field(None, description="a bias on the output projection")
     gate: Literal["none", "head", "full"] | None = Field(
         None, description="a gate on the attention's output: one number a head, or as wide as the output"
@@ -134,7 +135,27 @@ class EncoderSpec(Table):
     num_heads: Width | None = None
     num_kv_heads: Width | None = None
     head_dim: Width | None = None
+    gated: bool | None = None
     norms_per_layer: SmallCount = 4
+    norms: SmallCount = Field(1, description="norms outside the layers: behind the last one, behind the embedding")
+    embedding: bool = Field(True, description="a table of its own, not the decoder's")
+    learned_positions: WidthOrZero = Field(0, description="rows of a table of learned positions")
+
+
+class ExtraSpec(Table):
+    """Weights that no other table has: ``count`` tensors of rows x columns, in the model or in each layer of a kind."""
+
+    role: ShortText = Field(description="the parameter's path in its layer or in the model")
+    part: Literal["embedding", "attention", "state", "feed_forward", "experts", "router", "norms", "head", "other"] = (
+        "other"
+    )
+    rows: Width
+    columns: Width = 1
+    count: Width = 1
+    linear: bool = Field(False, description="a linear layer's matrix, which a quantised format covers")
+    layers: Literal["all", "full", "sliding", "cross", "state", "parallel", "dense", "experts"] | None = Field(
+        None, description="in each layer of this cache kind, or with this feed-forward block; default: in the model"
+    )
 
 
 class FeedForwardSpec(Table):
@@ -218,6 +239,9 @@ class LayerSpec(Table):
     feed_forward: Literal["dense", "experts", "none"] | None = Field(None, description="default: by [experts]")
     intermediate_size: Width | None = None
     norms: SmallCount | None = None
+    owns_weights: bool = Field(
+        True, description="false: attention and feed-forward are those of a block that several layers share (Zamba2)"
+    )
 
 
 class ModelSpec(Table):
@@ -246,6 +270,13 @@ class ModelSpec(Table):
     vocab_size: WidthOrZero
     tie_embeddings: bool = Field(False, description="the head reuses the embedding")
     head_bias: bool = Field(False, description="a bias on the head")
+    head_rows: WidthOrZero | None = Field(
+        None, description="rows of the head: labels, a draft's vocabulary, 0 for no head; default: the vocabulary"
+    )
+    embedding: bool = Field(True, description="an embedding of its own; false: a draft that reads its target's")
+    embedding_size: Width | None = Field(
+        None, description="width of the embedding, with projections to hidden_size and back (OPT-350m)"
+    )
     learned_positions: WidthOrZero = Field(0, description="rows of a table of learned positions")
     hyper_connections: Streams = Field(0, description="residual streams that hyper-connections mix (DeepSeek V4)")
     kv_shared_last_layers: SmallCount = Field(
@@ -262,6 +293,7 @@ class ModelSpec(Table):
     experts: ExpertsSpec | None = None
     norms: NormsSpec = NormsSpec()
     per_layer_input: PerLayerInputSpec | None = None
+    extra: tuple[ExtraSpec, ...] = Field((), max_length=100, description="weights that no other table has")
     layers: dict[Letter, LayerSpec] = Field(
         default_factory=dict, description="letters of the layout beyond the usual ones"
     )

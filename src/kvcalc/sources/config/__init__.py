@@ -26,7 +26,7 @@ from kvcalc.sources.config.family import (
     with_published_count,
 )
 from kvcalc.sources.config.parts import Experts
-from kvcalc.sources.config.reader import Config
+from kvcalc.sources.config.reader import Config, renamed
 from kvcalc.sources.spec import LETTERS, LayerSpec, ModelSpec
 
 _MOST_KEYS = 10_000
@@ -80,7 +80,7 @@ def config_to_spec(config: Mapping[str, Any], name: str = "config") -> ModelSpec
         raise InputError(f"a config.json has at most {_MOST_KEYS:,} keys, all of them texts")
     table, outer = _text_part(config)
     model_type, family = _family(table, outer)
-    reader = Config(table, model_type, family.defaults, outer)
+    reader = Config(renamed(table, family.names), model_type, family.defaults, outer)
     entries, fields = describe(reader, family)
     notes = [*reader.notes, *_notes(reader, family)]
     cache_dtype, dtype = None, _dtype(reader, notes)
@@ -179,7 +179,7 @@ def _family(table: Mapping[str, Any], outer: Mapping[str, Any]) -> tuple[str, Fa
     if found is None:
         return canonical_type(name), _unknown(table, canonical_type(name))
     model_type, family = found
-    if family.encoder:
+    if family.encoder_only:
         raise UnsupportedError(
             f"{quote(model_type)} is an encoder: it keeps no KV cache",
             hint="name a model that generates text",

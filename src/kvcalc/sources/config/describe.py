@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from kvcalc.architecture import MOST_LAYERS
 from kvcalc.errors import InputError
-from kvcalc.sources.config.family import Attention, Family, FeedForward, Keys, PerLayerInput, Switch
+from kvcalc.sources.config.family import (
+    Attention,
+    Encoder,
+    Extra,
+    Family,
+    FeedForward,
+    Keys,
+    PerLayerInput,
+    Positions,
+    Size,
+    Switch,
+)
 from kvcalc.sources.config.layers import entries_of
 from kvcalc.sources.config.parts import STATES, Fields, experts
 from kvcalc.sources.config.reader import (
@@ -51,8 +62,10 @@ def describe(config: Config, family: Family) -> tuple[list[LayerSpec], Fields]:
     }
     if mtp_layout:
         fields["mtp_layout"] = mtp_layout
-    if family.learned_positions:
-        fields["learned_positions"] = config.need(*family.learned_positions)
+    if family.learned_positions is not None:
+        fields["learned_positions"] = _positions(config, family.learned_positions)
+    if family.embedding_size is not None:
+        fields["embedding_size"] = config.count(family.embedding_size)
     if family.hyper_connections is not None:
         fields["hyper_connections"] = config.count(family.hyper_connections, least=0, most=64) or 0
     if family.kv_shared_last_layers is not None:
@@ -73,14 +86,21 @@ def describe(config: Config, family: Family) -> tuple[list[LayerSpec], Fields]:
     mixture = experts(config, family.experts, num_layers) if family.experts is not None else None
     if mixture is not None:
         fields["experts"] = mixture
+    if family.encoder is not None:
+        fields["encoder"] = _encoder(config, family.encoder)
+        config.notes.append("the cross-attention cache is as long as the encoder's input: encoder_tokens")
     config.notes += family.notes
     if family.special is not None:
         SPECIAL[family.special](config, fields)
     if family.latent and "latent" not in kinds:
         raise InputError("no layer of the model has latent attention, which its model type is made of")
     entries = fields.pop("entries", entries)
+    fields["extra"] = (*fields.get("extra", ()), *_extra(config, family.extra, fields, len(entries)))
     if config.value("use_bidirectional_attention") in (True, "all"):
         config.notes.append("bidirectional attention: an encoder, which keeps no KV cache")
+        entries = [LayerSpec(kind="encoder")] * len(entries)
+    if family.no_cache:
+        config.notes.append("every token sees every other, and each step reads them all again: no KV cache is kept")
         entries = [LayerSpec(kind="encoder")] * len(entries)
     return entries, fields
 
@@ -99,8 +119,10 @@ def _layer_count(config: Config, family: Family) -> int:
 
 
 def _tied(config: Config) -> bool:
-    """``tie_word_embeddings`` of the text part, of the file around it, or of the class."""
-    for table in (config.table, config.outer):
+    """``tie_word_embeddings`` of the file around the text part, which transformers 5 follows, of the text part, or of
+    the class.
+    """
+    for table in (config.outer, config.table):
         for name in ("tie_word_embeddings", "tie_embedding", "share_input_output_layers"):
             if isinstance(table.get(name), bool):
                 return bool(table[name])
@@ -128,6 +150,7 @@ def _attention(config: Config, row: Attention, hidden_size: int, entries: list[L
         "head_dim": head_dim,
         "qk_norm": row.qk_norm if normed else "none",
         "qkv_bias": _on(config, row.qkv_bias),
+        "key_bias": None if row.key_bias else False,
         "output_bias": _on(config, row.output_bias),
         "gate": row.gate,
         "gate_bias": row.gate_bias,
@@ -143,7 +166,7 @@ def _attention(config: Config, row: Attention, hidden_size: int, entries: list[L
         fields["chunk"] = config.need("attention_chunk_size", most=2**50)
     numbers = {"query_rank": row.query_rank, "indexer_dim": row.indexer_dim, "indexer_heads": row.indexer_heads}
     fields |= {name: config.need(*keys) for name, keys in numbers.items() if keys}
-    return {name: value for name, value in fields.items() if value is not False and value != "none"}
+    return {name: value for name, value in fields.items() if name == "key_bias" or value not in (False, "none")}
 
 
 def _local_attention(config: Config, row: Attention) -> Fields | None:
@@ -192,9 +215,10 @@ def _latent(config: Config, hidden_size: int) -> Fields:
 
 
 def _feed_forward(config: Config, row: FeedForward, hidden_size: int) -> Fields | None:
-    size = _widths(config, row.width)
+    size = _widths(config, row.width) if row.width else None
     if size is None and row.width_factor is not None:
-        size = row.width_factor * hidden_size
+        factor = row.width_factor
+        size = (config.need(factor, most=10_000) if isinstance(factor, str) else factor) * hidden_size
     if not size:
         return None
     if row.width_divisor != 1:
@@ -208,6 +232,58 @@ def _feed_forward(config: Config, row: FeedForward, hidden_size: int) -> Fields 
         "norm": row.norm,
         "activation_parameters": row.activation_parameters,
     }
+
+
+def _positions(config: Config, row: Positions) -> int:
+    return config.need(*row.rows) + row.extra
+
+
+def _encoder(config: Config, row: Encoder) -> Fields:
+    """The encoder's numbers; what the file does not say of it is the decoder's."""
+    keys = {
+        "hidden_size": row.hidden_size,
+        "intermediate_size": row.intermediate_size,
+        "num_heads": row.num_heads,
+        "num_kv_heads": row.num_kv_heads,
+        "head_dim": row.head_dim,
+    }
+    fields: Fields = {name: config.count(*each) for name, each in keys.items() if each}
+    if row.learned_positions is not None:
+        fields["learned_positions"] = _positions(config, row.learned_positions)
+    return fields | {
+        "num_layers": config.need(*row.num_layers, most=MOST_LAYERS),
+        "gated": row.gated,
+        "norms_per_layer": row.norms_per_layer,
+        "norms": row.norms,
+        "embedding": _on(config, row.embedding),
+    }
+
+
+def _extra(config: Config, rows: tuple[Extra, ...], fields: Fields, num_layers: int) -> list[Fields]:
+    """Weights that no other table has; one without elements is left out."""
+    attention = fields.get("attention", {})
+    known = {name: attention.get(name) for name in ("num_heads", "num_kv_heads", "head_dim")} | {
+        "hidden_size": fields["hidden_size"],
+        "vocab_size": fields["vocab_size"],
+        "num_layers": num_layers,
+        "intermediate_size": fields.get("feed_forward", {}).get("intermediate_size"),
+    }
+
+    def size(stated: Size) -> int:
+        product = 1
+        for factor in stated if isinstance(stated, tuple) else (stated,):
+            named = known.get(factor) if isinstance(factor, str) else factor
+            product *= config.need(str(factor), least=0) if named is None else named
+        return product
+
+    extra = []
+    for row in rows:
+        if row.when is not None and not config.flag(row.when):
+            continue
+        sizes = {"rows": size(row.rows), "columns": size(row.columns), "count": size(row.count)}
+        if all(sizes.values()):
+            extra.append({"role": row.role, "part": row.part, "linear": row.linear, "layers": row.layers} | sizes)
+    return extra
 
 
 def _widths(config: Config, keys: Keys) -> int | tuple[int, ...] | None:

@@ -24,6 +24,9 @@ from kvcalc.weights import weights
 
 Switch = bool | str
 Keys = tuple[str, ...]
+#: A number, the name of one (a key of the file, or one of hidden_size, num_heads, num_kv_heads, head_dim, vocab_size,
+#: num_layers, intermediate_size), or several to multiply.
+Size = int | str | tuple[int | str, ...]
 
 
 class _Table(BaseModel):
@@ -49,6 +52,7 @@ class Attention(_Table):
     qk_norm: Literal["none", "head", "all"] = "none"
     qk_norm_if: str | None = None
     qkv_bias: Switch = False
+    key_bias: bool = True
     output_bias: Switch = False
     gate: Literal["none", "head", "full"] = "none"
     gate_bias: bool = False
@@ -64,13 +68,13 @@ class FeedForward(_Table):
 
     Attributes:
         width: keys of the width; none: the layers have no such block, or ``width_factor`` says how wide.
-        width_factor: the width over hidden_size, where the file states no width.
+        width_factor: the width over hidden_size, or its key, where the file states no width.
         width_divisor: the width is that of the file divided by this (Qwen counts the gate too).
         others: as the fields of the spec's ``[feed_forward]``.
     """
 
     width: Keys = ("intermediate_size",)
-    width_factor: int | None = None
+    width_factor: int | str | None = None
     width_divisor: int = 1
     gated: bool = True
     bias: Switch = False
@@ -104,6 +108,48 @@ class PerLayerInput(_Table):
     laurel_rank: str | None = None
 
 
+class Positions(_Table):
+    """A table of learned positions: the keys of its rows, and rows besides (OPT and BART have two)."""
+
+    rows: Keys
+    extra: int = 0
+
+
+class Encoder(_Table):
+    """The encoder that each decoder layer attends to: the keys of its numbers, which are the decoder's where none is.
+
+    Attributes:
+        others: as the fields of the spec's ``[encoder]``.
+    """
+
+    num_layers: Keys
+    hidden_size: Keys = ()
+    intermediate_size: Keys = ()
+    num_heads: Keys = ()
+    num_kv_heads: Keys = ()
+    head_dim: Keys = ()
+    gated: bool | None = None
+    norms_per_layer: int = 2
+    norms: int = 1
+    embedding: Switch = False
+    learned_positions: Positions | None = None
+
+
+class Extra(_Table):
+    """Weights that no other table has, as the spec's ``[[extra]]``; ``when`` names the key that must be true."""
+
+    role: str
+    part: Literal["embedding", "attention", "state", "feed_forward", "experts", "router", "norms", "head", "other"] = (
+        "other"
+    )
+    rows: Size
+    columns: Size = 1
+    count: Size = 1
+    linear: bool = False
+    layers: Literal["all", "full", "sliding", "cross", "state", "parallel", "dense", "experts"] | None = None
+    when: str | None = None
+
+
 class Family(_Table):
     """How the files of one model type are read.
 
@@ -111,9 +157,11 @@ class Family(_Table):
         also: model types of their own whose files are read in the same way.
         spellings: other names, and the model type that each stands for: a wrapper's whose text part this is, or an old
             one.
-        encoder: a model that keeps nothing from token to token.
+        encoder_only: a model that keeps nothing from token to token and generates no text.
+        no_cache: a model that generates text and keeps nothing (a diffusion language model).
         not_modelled: why there is no rule for the type.
-        defaults: values of keys that a file may leave out; a dot leads into a nested table.
+        names: a usual key -> the key that holds its number in these files; a dot leads into a nested table.
+        defaults: values of keys that a file may leave out.
         order: the layers of a file that does not list them.
         kinds: layer types that mean something of their own here.
         latent: full attention is multi-head latent attention.
@@ -121,7 +169,7 @@ class Family(_Table):
         layers_factor: layers here for one of the file (LongCat has two attentions in each).
         last_is_global: the last layer is global even where the file lists it as sliding (Gemma 4).
         head_bias: a bias on the head.
-        learned_positions: keys of the rows of a table of learned positions.
+        embedding_size: the key of the width of an embedding narrower than the layers.
         hyper_connections, kv_shared_last_layers: keys of these numbers.
         notes: what a reader of the numbers must know.
         special: the function of :data:`~kvcalc.sources.config.special.SPECIAL` that has the last word.
@@ -131,8 +179,10 @@ class Family(_Table):
 
     also: Keys = ()
     spellings: dict[str, str] = {}
-    encoder: bool = False
+    encoder_only: bool = False
+    no_cache: bool = False
     not_modelled: str | None = None
+    names: dict[str, str] = {}
     defaults: dict[str, Any] = {}
     order: Order = Order()
     kinds: dict[str, str] = {}
@@ -146,7 +196,10 @@ class Family(_Table):
     layers_factor: int = 1
     last_is_global: bool = False
     head_bias: Switch = False
-    learned_positions: Keys = ()
+    embedding_size: str | None = None
+    learned_positions: Positions | None = None
+    encoder: Encoder | None = None
+    extra: tuple[Extra, ...] = ()
     hyper_connections: str | None = None
     kv_shared_last_layers: str | None = None
     notes: Keys = ()
@@ -201,7 +254,7 @@ def lineage(file_name: str) -> dict[str, Family]:
 def _tuples(value: Any) -> Any:
     """TOML's lists as the tuples of a frozen row; ``defaults`` stay as a config.json has them."""
     if isinstance(value, list):
-        return tuple(value)
+        return tuple(map(_tuples, value))
     if isinstance(value, dict):
         return {key: each if key == "defaults" else _tuples(each) for key, each in value.items()}
     return value

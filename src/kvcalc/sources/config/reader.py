@@ -2,7 +2,7 @@
 
 Every value is checked when it is read; a key that the file lacks takes the default of its model type, and what was
 taken that way is remembered, because the answer depends on it. A name with a dot is a key of a nested table
-(``attn_config.kv_n_heads``).
+(``attn_config.kv_n_heads``), or an entry of a list (``moe_intermediate_size.0``).
 """
 
 from __future__ import annotations
@@ -63,16 +63,15 @@ class Config:
             return True, self.table[name]
         if "." not in name:
             return False, None
-        table: Any = self.table
+        place: Any = self.table
         for part in name.split("."):
-            if table is None:
-                return False, None
-            if not isinstance(table, Mapping):
-                raise InputError(f"{name} lies in {quote(table)}, which is no table", location=name)
-            if part not in table:
-                return False, None
-            table = table[part]
-        return True, table
+            if part.isdecimal() and not isinstance(place, Mapping):
+                place = place[int(part)] if isinstance(place, list | tuple) and int(part) < len(place) else None
+            elif place is not None and not isinstance(place, Mapping):
+                raise InputError(f"{name} lies in {quote(place)}, which is no table", location=name)
+            else:
+                place = None if place is None else place.get(part)
+        return place is not None, place
 
     def value(self, *names: str) -> Any:
         """The first stated value that is not null; an explicit null; or the default of the model type."""
@@ -205,6 +204,19 @@ class Config:
     def named(self, *names: str) -> str:
         """The spelling that the file uses."""
         return next((name for name in names if self._found(name)[0]), names[0])
+
+
+def renamed(table: Mapping[str, Any], names: Mapping[str, str]) -> Mapping[str, Any]:
+    """A table with usual keys in place of the names that a model type has for them.
+
+    What stands under the type's own name wins: BART's files hold a ``num_hidden_layers`` that is the encoder's.
+
+    >>> renamed({"decoder_layers": 4, "num_hidden_layers": 2}, {"num_hidden_layers": "decoder_layers"})
+    {'decoder_layers': 4, 'num_hidden_layers': 4}
+    """
+    reader = Config(table, "", {}, {})
+    stated = {usual: value for usual, own in names.items() if (value := reader.stated(own)) is not None}
+    return {**table, **stated} if stated else table
 
 
 def whole(value: Any, what: str, least: int = 0, most: int = _MOST_WIDTH) -> int:

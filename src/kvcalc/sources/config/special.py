@@ -104,12 +104,32 @@ def _falcon(config: Config, fields: Fields) -> None:
     fields["norms"]["per_layer"] = 2 if both or not parallel else 1
 
 
-def _opt(config: Config, fields: Fields) -> None:
-    """Two rows of positions more than the file says, and an embedding that may be narrower than the layers."""
-    fields["learned_positions"] = config.need("max_position_embeddings") + 2
-    width = config.count("word_embed_proj_dim")
-    if width not in (None, fields["hidden_size"]):
-        config.notes.append(f"the embedding of width {width} and its two projections are counted as one full width")
+def _t5(config: Config, fields: Fields) -> None:
+    """``feed_forward_proj``: "relu", or "gated-gelu" for blocks with a gate."""
+    _block(fields, "feed_forward")["gated"] = (config.word("feed_forward_proj") or "").startswith("gated-")
+
+
+def _jetmoe(config: Config, fields: Fields) -> None:
+    """Mixtures of attention: each of E experts has its own Q and output for as many heads as there are KV heads."""
+    attention = _block(fields, "attention")
+    experts, active = config.need("num_local_experts"), config.need("num_experts_per_tok")
+    hidden, one = fields["hidden_size"], attention["num_kv_heads"] * attention["head_dim"]
+    attention["num_heads"] = active * attention["num_kv_heads"]
+    matrix = {"part": "attention", "layers": "all", "columns": hidden}
+    fields["extra"] = (
+        {"role": "self_attention.experts", "rows": one, "count": max(1, 2 * (experts - active)), "linear": True}
+        | matrix,
+        {"role": "self_attention.experts.router", "rows": experts} | matrix,
+        {"role": "self_attention.experts.bias", "rows": 1} | matrix,
+    )
+
+
+def _hrm_text(config: Config, fields: Fields) -> None:
+    """Two stacks of layers that run several times: each run keeps its own cache, the weights are there once."""
+    owned = 2 * config.need("num_layers_per_stack", most=MOST_LAYERS)
+    count = config.need(*LAYERS, most=MOST_LAYERS)
+    again = LayerSpec(kind="full", owns_weights=False)
+    fields["entries"] = [LayerSpec(kind="full")] * min(owned, count) + [again] * max(0, count - owned)
 
 
 def _mpt(config: Config, fields: Fields) -> None:
@@ -272,7 +292,9 @@ SPECIAL: dict[str, Callable[[Config, Fields], None]] = {
     "t5gemma": _t5gemma,
     "mimo": _mimo,
     "falcon": _falcon,
-    "opt": _opt,
+    "t5": _t5,
+    "jetmoe": _jetmoe,
+    "hrm_text": _hrm_text,
     "mpt": _mpt,
     "openelm": _openelm,
     "lfm2": _lfm2,
