@@ -11,6 +11,7 @@ from kvcalc.sources.config.family import (
     Family,
     FeedForward,
     Keys,
+    Norms,
     PerLayerInput,
     Positions,
     Size,
@@ -41,24 +42,13 @@ def describe(config: Config, family: Family) -> tuple[list[LayerSpec], Fields]:
         entries[-1] = LETTERS["F"]
         config.notes.append("the last layer is global, whatever the file says: its model type has it so")
     hidden_size = config.need(*HIDDEN)
-    norms = family.norms
-    per_layer = norms.per_layer
-    if norms.parallel_if is not None and config.flag(norms.parallel_if):
-        per_layer = 1
-    if norms.behind_if is not None and config.flag(norms.behind_if):
-        per_layer = 4
     fields: Fields = {
         "hidden_size": hidden_size,
         "vocab_size": config.need(*VOCABULARY),
         "max_context": config.tokens(*CONTEXTS),
         "tie_embeddings": _tied(config),
         "head_bias": _on(config, family.head_bias),
-        "norms": {
-            "per_layer": per_layer,
-            "bias": norms.bias,
-            "final": _on(config, norms.final),
-            "embedding": norms.embedding,
-        },
+        "norms": _norms(config, family.norms),
     }
     if mtp_layout:
         fields["mtp_layout"] = mtp_layout
@@ -103,6 +93,15 @@ def describe(config: Config, family: Family) -> tuple[list[LayerSpec], Fields]:
         config.notes.append("every token sees every other, and each step reads them all again: no KV cache is kept")
         entries = [LayerSpec(kind="encoder")] * len(entries)
     return entries, fields
+
+
+def _norms(config: Config, row: Norms) -> Fields:
+    per_layer = row.per_layer
+    if row.parallel_if is not None and config.flag(row.parallel_if):
+        per_layer = 1
+    if row.behind_if is not None and config.flag(row.behind_if):
+        per_layer = 4
+    return {"per_layer": per_layer, "bias": row.bias, "final": _on(config, row.final), "embedding": row.embedding}
 
 
 def _layer_count(config: Config, family: Family) -> int:
