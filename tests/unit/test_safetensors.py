@@ -196,3 +196,20 @@ def test_a_missing_file_a_pipe_and_an_empty_folder_are_errors(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="no safetensors file"):
         read_weights(tmp_path / "empty")
+
+
+def test_a_checkpoint_has_a_bound_on_its_tensors_over_all_files(monkeypatch):
+    monkeypatch.setattr("kvcalc.sources.safetensors._MOST_TENSORS", 3)
+    header = {"a": StoredTensor("bfloat16", 1, 2), "b": StoredTensor("bfloat16", 1, 2)}
+    assert add_up([header]).bytes_by_dtype == {"bfloat16": 4}
+    with pytest.raises(InputError, match="more than 3 tensors"):
+        add_up([header, header])
+
+
+def test_a_header_above_the_bound_is_refused_before_it_is_read(tmp_path):
+    path = tmp_path / "m.safetensors"
+    with path.open("wb") as file:
+        file.write((90_000_000).to_bytes(8, "little"))
+        file.truncate(100_000_000)
+    with pytest.raises(InputError, match="more than the 16,777,216"):
+        read_header(path)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -27,6 +27,7 @@ LARGEST_HEADER = 2**24
 LARGEST_INDEX = 2**25
 INDEX_NAME = "model.safetensors.index.json"
 _MOST_FILES = 10_000
+_MOST_TENSORS = 2**19
 _MOST_DIMENSIONS = 32
 
 #: The format's names for its dtypes: ours, and the bits of one number.
@@ -97,7 +98,7 @@ def read_weights(path: Path) -> StoredWeights:
     if path.name.endswith(".safetensors.index.json"):
         return _read_index(path)
     if _PART.fullmatch(path.name):
-        return add_up(_read_files(_all_parts(path)))
+        return add_up(without_doubles(map(read_header, _all_parts(path))))
     return add_up([read_header(path)])
 
 
@@ -125,27 +126,40 @@ def weight_files(names: Iterable[str], location: str) -> list[str]:
 
 
 def add_up(headers: Iterable[Mapping[str, StoredTensor]]) -> StoredWeights:
-    """The sum over the headers of a checkpoint's files.
+    """The sum over the headers of a checkpoint's files, of which one is in memory at a time.
 
     Raises:
-        InputError: two files hold a tensor of the same name.
+        InputError: more tensors than any model has.
     """
     sizes: dict[str, int] = {}
-    seen: set[str] = set()
     elements: int | None = 0
-    files = 0
+    files = tensors = 0
     for header in headers:
         files += 1
-        twice = seen.intersection(header)
-        if twice:
-            hint = "an index (model.safetensors.index.json) would say which of the files belong together"
-            raise InputError(f"two files hold a tensor named {quote(min(twice))}", hint=hint)
-        seen.update(header)
+        tensors += len(header)
+        if tensors > _MOST_TENSORS:
+            raise InputError(f"the files hold more than {_MOST_TENSORS:,} tensors")
         for tensor in header.values():
             sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.bytes
             if elements is not None and tensor.dtype not in _BUFFERS:
                 elements = elements + tensor.elements if tensor.dtype in _PLAIN_FLOATS else None
     return StoredWeights(sizes, elements, files)
+
+
+def without_doubles(headers: Iterable[dict[str, StoredTensor]]) -> Iterator[dict[str, StoredTensor]]:
+    """The headers of files that no index lists.
+
+    Raises:
+        InputError: two files hold a tensor of the same name.
+    """
+    seen: set[str] = set()
+    for header in headers:
+        twice = seen.intersection(header)
+        if twice:
+            hint = "an index (model.safetensors.index.json) would say which of the files belong together"
+            raise InputError(f"two files hold a tensor named {quote(min(twice))}", hint=hint)
+        seen.update(header)
+        yield header
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
@@ -272,7 +286,7 @@ def _read_folder(folder: Path) -> StoredWeights:
     files = weight_files((path.name for path in folder.glob("*.safetensors")), str(folder))
     if not files:
         raise InputError("no safetensors file in the folder", location=str(folder))
-    return add_up(_read_files(folder / name for name in files))
+    return add_up(without_doubles(read_header(folder / name) for name in files))
 
 
 def _read_index(path: Path) -> StoredWeights:
@@ -333,7 +347,3 @@ def _part_names(part: re.Match[str], location: str) -> list[str]:
     if not 1 <= int(part[2]) <= count <= _MOST_FILES:
         raise InputError(f"{quote(part[0])} is no part of a checkpoint", location=location)
     return [f"{part[1]}-{number:05d}-of-{part[3]}.safetensors" for number in range(1, count + 1)]
-
-
-def _read_files(paths: Iterable[Path]) -> Iterable[dict[str, StoredTensor]]:
-    return (read_header(path) for path in paths)
