@@ -4,10 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
-from kvcalc.report.output import write_file
+from kvcalc.report.files import write_file
 
 SHOW = ("show", "gemma-2-2b", "-c", "8k")
 BUDGETS = '[[budget]]\nname = "small"\nmodel = "gemma-3-1b"\ncontext = "32k"\nlimit = "3GiB"\n'
@@ -15,7 +17,8 @@ BUDGETS = '[[budget]]\nname = "small"\nmodel = "gemma-3-1b"\ncontext = "32k"\nli
 WRITE_AND_WAIT = """
 import sys, time
 from pathlib import Path
-from kvcalc.report.output import write_file
+
+from kvcalc.report.files import write_file
 
 def pieces():
     yield b"new" * 100_000
@@ -148,3 +151,98 @@ def test_an_interrupt_while_the_program_loads_ends_quietly_with_130(monkeypatch,
         kvcalc.cli.program()
     assert ended.value.code == 130
     assert capsys.readouterr().err == ""
+
+
+LLAMA = '{"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, '
+LLAMA += '"intermediate_size": 128, "vocab_size": 100}'
+VLLM_LOG = "INFO vLLM API server version 0.26.0\nINFO non-default args: {'model': 'google/gemma-3-27b-it'}\n"
+VLLM_LOG += "INFO Available KV cache memory: 40.0 GiB\nINFO GPU KV cache size: 291,658 tokens\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        ("check budgets.toml -o budgets.toml", "budgets.toml"),
+        ("check budgets.toml -o link.toml", "budgets.toml"),
+        ("check budgets.toml -o ../{folder}/budgets.toml", "budgets.toml"),
+        ("check budgets.toml --save-baseline budgets.toml", "budgets.toml"),
+        ("check ours.toml -o config.json", "config.json"),
+        ("check ours.toml --save-baseline config.json", "config.json"),
+        ("show config.json -c 1k -o config.json", "config.json"),
+        ("show . -c 1k --format csv -o config.json", "config.json"),
+        ("compare config.json gemma-3-1b -c 1k -o config.json", "config.json"),
+        ("presets export config.json -o config.json", "config.json"),
+        ("audit server.log -c 128k -o server.log", "server.log"),
+    ],
+)
+def test_no_answer_overwrites_what_was_read(kvcalc, budgets, words, kept):
+    (budgets / "config.json").write_text(LLAMA)
+    (budgets / "ours.toml").write_text(BUDGETS.replace("gemma-3-1b", "config.json"))
+    (budgets / "server.log").write_text(VLLM_LOG)
+    (budgets / "link.toml").symlink_to("budgets.toml")
+    before = {file: file.read_bytes() for file in budgets.iterdir()}
+    ran = kvcalc(*words.format(folder=budgets.name).split())
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("error: the output is a file that was read\n")
+    assert kept in ran.err or "link.toml" in ran.err
+    assert {file: file.read_bytes() for file in budgets.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "check -o answer.json --save-baseline answer.json",
+        "check -o answer.json --save-baseline link",
+        "sweep gemma-3-1b -c 1k,2k --plot answer.svg -o answer.svg",
+    ],
+)
+def test_two_outputs_are_two_files(kvcalc, budgets, words):
+    (budgets / "link").symlink_to("answer.json")
+    ran = kvcalc(*words.split())
+    assert (ran.code, ran.out) == (2, "")
+    assert "two outputs are the same file" in ran.err
+    assert not [file for file in budgets.iterdir() if file.name.startswith("answer")]
+
+
+def test_a_baseline_is_renewed_in_its_place_and_dev_null_takes_any_number_of_outputs(kvcalc, budgets):
+    assert kvcalc("check", "--save-baseline", "baseline.json").code == 0
+    assert kvcalc("check", "--baseline", "baseline.json", "--save-baseline", "./baseline.json").code == 0
+    assert kvcalc("check", "-o", "/dev/null", "--save-baseline", "/dev/null").code == 0
+
+
+def test_a_link_is_written_through_also_where_its_target_is_not_there_yet(kvcalc, budgets):
+    (budgets / "folder").mkdir()
+    for target in ("there", "not-there"):
+        (budgets / "link").unlink(missing_ok=True)
+        (budgets / "link").symlink_to(f"folder/{target}")
+        (budgets / "folder" / "there").write_text("old")
+        assert kvcalc(*SHOW, "--format", "csv", "-o", "link").code == 0
+        assert (budgets / "link").is_symlink()
+        assert (budgets / "folder" / target).read_text().startswith("reference")
+
+
+def test_a_file_in_a_folder_that_takes_no_other_is_overwritten_or_stays_as_it_was(budgets, monkeypatch):
+    path = budgets / "answer.csv"
+    path.write_text("old, and longer")
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda place, mode: Path(place) != budgets and access(place, mode))
+    write_file(path, [b"new"])
+    assert path.read_text() == "new"
+    assert [file.name for file in budgets.iterdir() if file.name.startswith(".")] == []
+
+    def pieces():
+        yield b"newer"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_file(path, pieces())
+    assert path.read_text() == "new"
+
+
+def test_a_first_budget_file_reads_back_whatever_the_name(kvcalc, budgets):
+    (budgets / "budgets.toml").unlink()
+    for name in ("a\x7f.json", 'b"\\.json', "c\u202e.json", "d'é.json"):
+        (budgets / name).write_text(LLAMA)
+        assert kvcalc("check", "--init", name).code == 0
+        assert tomllib.loads((budgets / "budgets.toml").read_text())["budget"][0]["model"] == name
+        (budgets / "budgets.toml").unlink()

@@ -105,7 +105,7 @@ WAIT = """
 import sys, time
 from pathlib import Path
 from kvcalc.cli.process import guarded
-from kvcalc.report.output import write_file
+from kvcalc.report.files import write_file
 
 def work():
     def pieces():

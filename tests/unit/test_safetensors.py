@@ -8,7 +8,7 @@ import pytest
 from bounded import calls_of
 
 from kvcalc.errors import InputError
-from kvcalc.sources.safetensors import LARGEST_HEADER, read_header, read_weights
+from kvcalc.sources.safetensors import LARGEST_HEADER, StoredTensor, add_up, read_header, read_weights
 
 
 def header_of(tensors: dict[str, tuple[str, list[int], int]]) -> bytes:

@@ -14,6 +14,7 @@ from kvcalc.cli.command import TextCommand, TextGroup
 from kvcalc.cli.process import complain, complain_about, drop_what_cannot_be_written, interrupted
 from kvcalc.cli.words import COMMAND
 from kvcalc.errors import KVCalcError, printable
+from kvcalc.sources.files import READ
 
 #: Every command, in the order of the help page; each is a function of its name in a module of its name.
 COMMANDS = ("show", "compare", "sweep", "fit", "search", "check", "audit", "paper", "schema")
@@ -57,6 +58,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Run a command line; every way to fail ends here, as one message and one exit code."""
     words = sys.argv[1:] if arguments is None else arguments
     COMMAND.set(("kvcalc", *words))
+    READ.set(set())
     asked = words[0] if words else ""
     try:
         app = make_app([asked]) if asked in (*COMMANDS, *GROUPS) else make_app()

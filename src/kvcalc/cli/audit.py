@@ -89,11 +89,13 @@ def _read(log: str) -> Any:
     from kvcalc.errors import InputError
     from kvcalc.logs.base import bounded_lines
     from kvcalc.logs.verdict import read_log
+    from kvcalc.sources.files import remember
 
     if log == "-":
         return read_log(bounded_lines(sys.stdin.buffer))
     try:
         with Path(log).open("rb") as file:
+            remember(file)
             return read_log(bounded_lines(file))
     except OSError as error:
         raise InputError(f"cannot read the log: {(error.strerror or str(error)).lower()}", location=log) from None

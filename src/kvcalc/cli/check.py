@@ -47,7 +47,7 @@ def check(
     """Check memory budgets: exit 0 if all hold, 1 if one fails, 2 on any error."""
     from kvcalc import budget, checking
     from kvcalc.cli import question
-    from kvcalc.report.output import write_file
+    from kvcalc.report.files import check_outputs, write_file
     from kvcalc.sources.budget_file import find_budget_file, load_baseline
 
     if init:
@@ -63,12 +63,15 @@ def check(
         made = ((verdict.name, verdict.footprint) for verdict in verdicts if verdict.footprint is not None)
         steps = (question.footprint_derivation(each, f"KV cache of {name}, step by step") for name, each in made)
         document = replace(document, derivations=tuple(steps))
+    saved = None if save_baseline is None else Path(save_baseline)
+    renewed = saved is not None and baseline is not None and saved.resolve() == Path(baseline).resolve()
+    check_outputs(None if output is None else Path(output), None if renewed else saved)
     question.answer(document, format, output)
-    if save_baseline is not None:
+    if saved is not None:
         import json
 
         text = json.dumps(budget.baseline(verdicts), indent=1, allow_nan=False) + "\n"
-        write_file(Path(save_baseline), [text.encode()])
+        write_file(saved, [text.encode()])
     return 1 if not exit_zero and any(not verdict.ok for verdict in verdicts) else 0
 
 
@@ -212,12 +215,11 @@ _DEFAULT_CONTEXT = 32768
 
 def _init(references: Sequence[str]) -> int:
     """Write a first budgets.toml beside nothing else; an existing one stays as it is."""
-    import json
-
     from kvcalc.cli import question
     from kvcalc.errors import InputError
     from kvcalc.footprint import footprint
-    from kvcalc.report.output import write_file
+    from kvcalc.report.files import write_file
+    from kvcalc.sources.preset import toml_text
     from kvcalc.units import GiB, MiB, ceil_div, exact_bytes, format_count
 
     path = Path("budgets.toml")
@@ -232,13 +234,13 @@ def _init(references: Sequence[str]) -> int:
     step = GiB if total > 4 * GiB else 16 * MiB
     limit = ceil_div(total * 11, 10 * step) * step
     text = _FIRST.format(
-        name=json.dumps(model.name, ensure_ascii=False),
-        model=json.dumps(reference, ensure_ascii=False),
-        context=json.dumps(format_count(context)),
+        name=toml_text(model.name),
+        model=toml_text(reference),
+        context=toml_text(format_count(context)),
         limit=exact_bytes(limit),
         total=total,
     )
-    write_file(path, [text.encode()])
+    write_file(path, [text.encode("utf-8", "backslashreplace")])
     question.say(
         f"wrote {path}: {model.name} at {context:,} tokens; now 'kvcalc check' holds it to {exact_bytes(limit)}"
     )

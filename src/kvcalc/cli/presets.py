@@ -150,7 +150,7 @@ def export(
     """Export a preset, or the model of a config.json, as a spec file that can be edited and used."""
     from pathlib import Path
 
-    from kvcalc.report.output import write
+    from kvcalc.report.files import write
     from kvcalc.sources.preset import export_spec, preset_text
 
     if name.endswith(".json"):

@@ -16,8 +16,8 @@ from kvcalc.engines.base import Engine, Plan
 from kvcalc.errors import InputError, did_you_mean, printable, quote
 from kvcalc.footprint import Footprint, footprint_of
 from kvcalc.report.document import Derivation, Document, Units
+from kvcalc.report.files import check_outputs, write, write_file
 from kvcalc.report.formats import FORMATS, render
-from kvcalc.report.output import write, write_file
 from kvcalc.setup import MTP, Setup, prepare
 from kvcalc.sources.resolve import load
 from kvcalc.units import parse_count
@@ -243,6 +243,7 @@ def check_plot(plot: str | None) -> None:
 def answer(document: Document, format_name: str, output: str | None, plot: str | None = None) -> None:
     """Render a document to standard output or to a file, and its charts to a picture where one is asked for."""
     path = None if output is None else Path(output)
+    check_outputs(path, None if plot is None else Path(plot))
     document = replace(document, command=COMMAND.get())
     pieces = render(document, format_name, to_file=path is not None)
     if plot is not None:

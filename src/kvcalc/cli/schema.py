@@ -23,7 +23,7 @@ def schema(
     from pathlib import Path
 
     from kvcalc.cli.schemas import schema_names, schema_of
-    from kvcalc.report.output import write
+    from kvcalc.report.files import write
 
     if name is None:
         text = "".join(f"{each}\n" for each in schema_names())

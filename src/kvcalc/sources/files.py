@@ -14,6 +14,7 @@ import stat
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +27,27 @@ MOST_MARKS = 2**20
 _MARKS = (b"{", b"[", b",", b":", b"=")
 # A text in quotes, also one that has no end, or a mark outside of one; without going back, so that one pass is enough.
 _TEXT_OR_MARK = re.compile(rb'"(?:[^"\\]|\\.)*+"?|([{\[,:=])', re.DOTALL)
+
+
+#: Device and inode of the files that were read in answering one command line, which no answer may overwrite.
+READ: ContextVar[set[tuple[int, int]] | None] = ContextVar("READ", default=None)
+
+
+def remember(file: BinaryIO) -> None:
+    """Count a file among those that were read, where a command line keeps account of them."""
+    read = READ.get()
+    if read is not None:
+        status = os.fstat(file.fileno())
+        read.add((status.st_dev, status.st_ino))
+
+
+def was_read(path: Path) -> bool:
+    """Whether a file was read before, under this name or another."""
+    try:
+        status = path.stat()
+    except OSError:
+        return False
+    return (status.st_dev, status.st_ino) in (READ.get() or ())
 
 
 @contextmanager
@@ -44,6 +66,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
             hint = "write what a pipe gives to a file first"
             raise InputError("not a regular file", hint=hint, location=str(path))
         with open(descriptor, "rb") as file:
+            remember(file)
             yield file
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()

@@ -147,17 +147,17 @@ def _toml(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, str):
-        return _toml_text(value)
+        return toml_text(value)
     if isinstance(value, Mapping):
         inner = ", ".join(f"{_toml_key(key)} = {_toml(each)}" for key, each in value.items() if each is not None)
         return "{" + inner + "}"
     return "[" + ", ".join(_toml(each) for each in value) + "]"
 
 
-def _toml_text(text: str) -> str:
+def toml_text(text: str) -> str:
     r"""A quoted TOML string.
 
-    >>> _toml_text('a "b"\n')
+    >>> toml_text('a "b"\n')
     '"a \\"b\\"\\n"'
     """
     # A JSON string is a TOML string, but for DEL, which TOML wants escaped.
@@ -165,7 +165,7 @@ def _toml_text(text: str) -> str:
 
 
 def _toml_key(key: str) -> str:
-    return key if key.isascii() and key.isalnum() else _toml_text(key)
+    return key if key.isascii() and key.isalnum() else toml_text(key)
 
 
 def spec_to_architecture(tables: Mapping[str, Any], location: str) -> Architecture:
