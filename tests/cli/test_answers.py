@@ -65,14 +65,20 @@ def test_csv_columns_are_the_dotted_paths_of_the_json(kvcalc):
 
 
 def test_one_unit_serves_a_whole_column_and_stands_in_its_header(kvcalc):
-    lines = kvcalc("compare", *SECTION_5_2, "-c", "32k").out.splitlines()
-    assert "KV cache (GiB)" in lines[2]
-    assert "3.25" in lines[4]
-    assert "0.59" in lines[7]
-    decimal = kvcalc("compare", *SECTION_5_2, "-c", "32k", "--units", "decimal").out
+    lines = kvcalc("compare", *SECTION_5_2, "-c", "32k", "--format", "markdown").out.splitlines()
+    assert "KV cache (GiB)" in lines[4]
+    assert "3.25" in lines[6]
+    assert "0.59" in lines[9]
+    decimal = kvcalc("compare", *SECTION_5_2, "-c", "32k", "--units", "decimal", "--format", "markdown").out
     assert "KV cache (GB)" in decimal
     assert "3.49" in decimal
     assert "GiB" not in decimal
+
+
+def test_a_value_that_one_unit_would_hide_has_its_own(kvcalc):
+    out = kvcalc("compare", "deepseek-v3", "gemma-3-1b", "-c", "8k").out
+    assert "1.22 TiB" in out and "1.86 GiB" in out and "549.00" in out and "43.00" in out
+    assert "0.00" not in kvcalc("show", "deepseek-v3", "-c", "1").out
 
 
 def test_show_prints_exact_bytes_overhead_and_the_resolved_context(kvcalc):

@@ -1,5 +1,7 @@
 """Tables on narrow screens, and as Markdown."""
 
+import re
+
 import pytest
 
 from kvcalc.derivation import Quantity
@@ -21,17 +23,54 @@ def text(document, **screen):
     return "".join(table.render(document, Screen(**screen)))
 
 
-def test_a_narrowing_screen_first_breaks_the_headers_then_drops_columns_then_lists_the_rows():
+def test_a_narrowing_screen_shortens_bars_then_folds_titles_then_drops_columns_then_lists_the_rows():
     document = document_of(Section((NAME, SIZE, BARS), ROWS))
-    wide = len(max(text(document).splitlines(), key=len))
+    wide = len(max(text(document, width=500).splitlines(), key=len))
     layouts = [text(document, width=width) for width in range(wide, 4, -1)]
     assert all("1.0" in "".join(shown.split()) for shown in layouts)  # no number is ever lost
-    assert "memory (GiB)" in layouts[0]
+    assert "memory (GiB)" in layouts[0] and "█" * 15 in layouts[0]
+    assert any("memory (GiB)" in shown and "█" in shown and "█" * 15 not in shown for shown in layouts)
     assert any("memory" in shown and "memory (GiB)" not in shown and "█" in shown for shown in layouts)
     dropped = next(shown for shown in layouts if "█" not in shown)
     assert "KV cache" not in dropped and "gemma-3-27b" in dropped  # nor is a legend left without its bars
+    assert "not shown in 34 columns: share\n  (COLUMNS=35 shows all)" in dropped
+    assert "█" in text(document, width=35)
     listed = text(document, width=12)  # too narrow for "gemma-3-27b" beside a size
-    assert "model:" in listed and "memory" in listed and "█" not in listed
+    assert "model:" in listed and "memory" in listed and "█" not in listed and "not shown" not in listed
+
+
+@pytest.mark.parametrize("width", range(20, 130))
+def test_no_line_of_a_table_is_wider_than_its_screen_and_no_word_is_broken(width):
+    words = Column("in words", lambda row: "one or two words of which none breaks", drop_order=2)
+    why = Column("why", lambda row: "a sentence of its own", "remark")
+    lines = text(document_of(Section((NAME, words, SIZE, BARS, why), ROWS)), width=width).splitlines()
+    assert max(map(len, lines)) <= width or width < 24  # "gemma-3-27b" and a size
+    shown = {word for line in lines for word in line.split()}
+    assert {"gemma-3-27b", "why:", "sentence"} <= shown
+    assert {"breaks"} & shown or any("not shown" in line for line in lines)
+
+
+def test_a_remark_stands_on_a_line_of_its_own_below_its_row():
+    why = Column("why", lambda row: "it is so" if row[0] == "total" else "", "remark")
+    lines = text(document_of(Section((NAME, SIZE, why), ROWS))).splitlines()
+    assert [line.split()[0] for line in lines[3:]] == ["gemma-3-27b", "total", "why:"]
+    assert lines[-1] == "  why: it is so"
+
+
+def test_colours_do_not_change_the_text():
+    verdict = Column("", lambda row: "fits" if row[2] else "does not fit", "verdict")
+    document = document_of(Section((NAME, BARS, verdict), ROWS, totals=frozenset({1})), notes=("a note",))
+    coloured = text(document, color=True)
+    assert re.sub("\x1b\\[[0-9;]*m", "", coloured) == text(document)
+    assert "\x1b[32mfits\x1b[0m" in coloured and "\x1b[31mdoes not fit" in coloured
+    assert "\x1b[1mtotal" in coloured and "\x1b[2mnote: a note" in coloured
+    assert "\x1b[36m" in coloured and "\x1b[90m" not in coloured
+
+
+def test_running_text_folds_on_a_terminal_and_stays_a_line_in_a_pipe():
+    document = document_of(Section((NAME,), ROWS), notes=("words " * 40,))
+    assert max(map(len, text(document, width=60, text_width=60).splitlines())) <= 60
+    assert max(map(len, text(document).splitlines())) > 200
 
 
 def test_bars_alone_in_markdown_say_what_their_marks_mean():

@@ -98,7 +98,7 @@ def _section(labels: Sequence[str], footprints: Sequence[Any]) -> Any:
     rows = list(zip(labels, footprints, strict=True))
     base = footprints[0].kv_cache.bytes
     several_engines = len({made.engine.name for made in footprints}) > 1
-    why = Column("why", lambda row: row[1].kv_cache.why, drop_order=1)
+    why = Column("why", lambda row: row[1].kv_cache.why, "remark")
     columns = [
         Column("configuration", lambda row: row[0]),
         Column("layers", lambda row: row[1].architecture.layout, drop_order=2),

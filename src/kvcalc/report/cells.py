@@ -1,4 +1,4 @@
-"""How a column's values look in text: one unit for the whole column, named in its header."""
+"""How a column's values look in text: one unit for the whole column, or one per cell where that would hide a value."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from itertools import pairwise
 from typing import Any
 
 from kvcalc.report.document import Column, Section, Units
-from kvcalc.units import BINARY_UNITS, DECIMAL_UNITS, format_in_unit, unit_for
+from kvcalc.units import BINARY_UNITS, DECIMAL_UNITS, format_bytes, format_in_unit, unit_for
 
 #: The units that values are shown in, by the name of ``--units``.
 UNIT_TABLES: dict[Units, dict[str, int]] = {"binary": BINARY_UNITS, "decimal": DECIMAL_UNITS, "bytes": {"B": 1}}
+
+
+#: A value below this part of the column's unit would lose its digits: 0.05 TiB is 51.2 GiB.
+_LEAST_PART = 10
 
 
 def column_cells(column: Column, section: Section, units: Units) -> tuple[str, list[str]]:
@@ -20,6 +24,10 @@ def column_cells(column: Column, section: Section, units: Units) -> tuple[str, l
         header = f"{column.title} (B)" if column.kind == "exact_bytes" else column.title
         return header, [_cell(column.kind, value) for value in values]
     unit = byte_unit([column.largest or 0, *(value for value in values if value is not None)], units)
+    least = UNIT_TABLES[units][unit]
+    if any(value and _LEAST_PART * abs(value) < least for value in values):
+        table = UNIT_TABLES[units]
+        return column.title, ["" if value is None else format_bytes(value, table, 2) for value in values]
     cells = ["" if value is None else format_in_unit(value, unit, 2) for value in values]
     return f"{column.title} ({unit})", cells
 

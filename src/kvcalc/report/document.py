@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from kvcalc.derivation import Quantity
 
-#: How a value is shown. ``bytes`` columns share one unit; ``percent`` is a ratio; ``bars`` is a tuple of byte counts.
-Kind = Literal["text", "count", "bytes", "exact_bytes", "percent", "bars", "verdict"]
+#: How a value is shown. ``bytes`` columns share one unit where it shows every value; ``percent`` is a ratio; ``bars``
+#: is a tuple of byte counts; a ``remark`` is a sentence, which a table shows on a line of its own below the row.
+Kind = Literal["text", "count", "bytes", "exact_bytes", "percent", "bars", "verdict", "remark"]
 Units = Literal["binary", "decimal", "bytes"]
 
 

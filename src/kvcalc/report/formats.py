@@ -91,12 +91,13 @@ def render(document: Document, format_name: str, *, to_file: bool = False) -> It
 
 def screen() -> Screen:
     """What standard output is: a terminal with its width and colours, or a pipe."""
-    from kvcalc.report.table import Screen
+    from kvcalc.report.table import PIPE_WIDTH, Screen
 
-    terminal = sys.stdout.isatty()
-    columns = os.environ.get("COLUMNS", "")
+    environment, terminal = os.environ, sys.stdout.isatty()
+    columns = environment.get("COLUMNS", "")
     width = int(columns) if columns.isdecimal() and 0 < int(columns) < 10_000 else None
     if width is None and terminal:
         width = os.get_terminal_size(sys.stdout.fileno()).columns or 80
-    color = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    return Screen(width, color)
+    forced = environment.get("FORCE_COLOR", "0") not in ("", "0") or environment.get("CLICOLOR_FORCE", "0") != "0"
+    plain = environment.get("NO_COLOR") or environment.get("TERM") == "dumb"
+    return Screen(width or PIPE_WIDTH, width if terminal else None, (terminal or forced) and not plain)
