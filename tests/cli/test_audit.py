@@ -11,7 +11,7 @@ from field_logs import LOGS
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kvcalc.cli.audit import _preset_of as preset_of
+from kvcalc.logs.models import preset_of
 from kvcalc.sources import shipped
 from kvcalc.sources.preset import preset_tables
 
@@ -161,7 +161,148 @@ def test_a_later_start_that_agrees_is_the_one_that_counts(kvcalc, log):
     draft = start + "llama_kv_cache: size =    7.00 MiB (  4096 cells,   3 layers,  1/1 seqs), K (f16):    3.50 MiB\n"
     ran = kvcalc("audit", log(start + LLAMA.replace("print_info", "x") + draft), "--model", "gemma-3-1b")
     assert ran.code == 0
-    assert "the log holds 2 starts of the engine" in ran.out
+    assert "note: start 2, line 8: a cache of 3 layers is none of gemma-3-1b's" in ran.out
+
+
+# ---- several starts ----
+
+LATER = NEW.replace("291,658", "280,000").replace("2.23", "2.14")
+BANNER = "(APIServer pid=1) INFO 06-01 [api_server.py:1288] vLLM API server version 0.33.0\n"
+LLAMA_8B = """\
+(APIServer pid=7) INFO [utils.py:278] non-default args: {'model': 'meta-llama/Llama-3.1-8B-Instruct', \
+'max_model_len': 32768}
+(EngineCore pid=9) INFO [gpu_worker.py:300] Available KV cache memory: 40.0 GiB
+(EngineCore pid=9) INFO [kv_cache_utils.py:1733] GPU KV cache size: 327,664 tokens
+(EngineCore pid=9) INFO [kv_cache_utils.py:1734] Maximum concurrency for 32,768 tokens per request: 10.00x
+"""
+CRASH = """\
+INFO non-default args: {'model': 'google/gemma-3-27b-it', 'max_model_len': 131072, 'max_num_batched_tokens': 8192}
+INFO Model loading took 51.11 GiB memory and 20.0 seconds
+INFO Available KV cache memory: 12.0 GiB
+ERROR torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.
+"""
+
+
+def starts(ran):
+    return [(each["number"], each["verdict"], each["counts"]) for each in json.loads(ran.out)["starts"]]
+
+
+def test_the_last_start_of_a_model_decides(kvcalc, log):
+    ran = kvcalc("audit", log(NEW + LATER), "--format", "json")
+    assert (ran.code, starts(ran)) == (1, [(1, "agrees", False), (2, "disagrees", True)])
+    ran = kvcalc("audit", log(LATER + NEW), "--format", "json")
+    assert (ran.code, starts(ran)) == (0, [(1, "disagrees", False), (2, "agrees", True)])
+    assert "before the last one of gemma-3-27b, disagrees" in kvcalc("audit", log(LATER + NEW)).out
+
+
+def test_every_model_and_every_engine_of_a_log_is_judged(kvcalc, log):
+    ran = kvcalc("audit", log(LATER + LLAMA_8B), "--format", "json")
+    assert (ran.code, starts(ran)) == (1, [(1, "disagrees", True), (2, "agrees", True)])
+    assert kvcalc("audit", log(NEW + LLAMA_8B)).code == 0
+    ran = kvcalc("audit", log(LATER + LLAMA), "--format", "json")
+    assert (ran.code, starts(ran)) == (1, [(1, "disagrees", True), (2, "agrees", True)])
+    assert json.loads(ran.out)["rows"][0]["start"] == 1
+
+
+def test_a_start_is_chosen(kvcalc, log):
+    text = log(NEW + LATER)
+    assert [kvcalc("audit", text, "--start", which).code for which in ("1", "2", "all", "last")] == [0, 1, 1, 1]
+    ran = kvcalc("audit", text, "--start", "3")
+    assert ran.code == 2
+    assert "the log has no start 3" in ran.err
+
+
+@pytest.mark.parametrize("tail", [CRASH, CRASH.replace("ERROR torch", "INFO x"), BANNER, CRASH * 3])
+def test_a_crash_loop_is_judged_by_the_last_start_with_figures(kvcalc, log, tail):
+    assert kvcalc("audit", log(NEW + tail)).code == 0
+    assert kvcalc("audit", log(LATER + tail)).code == 1
+
+
+def test_a_crash_loop_says_how_far_it_came(kvcalc, log):
+    out = kvcalc("audit", log(NEW + CRASH)).out
+    assert "start 2, line 5: measured the memory left for the cache, and no more: CUDA out of memory (line 8)" in out
+    ran = kvcalc("audit", log(CRASH))
+    assert ran.code == 2
+    assert "measured the memory left for the cache, and no more: CUDA out of memory (line 4)" in ran.err
+
+
+# ---- flags, wherever they stand ----
+
+
+def test_flags_behind_the_figures_count_as_those_before(kvcalc, log):
+    lines = NEW.splitlines(keepends=True)
+    assert kvcalc("audit", log("".join(lines[1:] + lines[:1]))).code == 0
+
+
+def test_no_reason_contradicts_the_log(kvcalc, log):
+    whole = (
+        "INFO non-default args: {'model': 'google/gemma-3-27b-it', 'max_model_len': 131072, 'kv_cache_dtype': 'fp8', "
+    )
+    whole += "'max_num_batched_tokens': 8192, 'async_scheduling': True, 'enable_prefix_caching': True}\n"
+    text = BANNER + whole + "".join(NEW.splitlines(keepends=True)[1:])
+    ran = kvcalc("audit", log(text))
+    assert ran.code == 1
+    for option in ("kv_cache_dtype", "tensor_parallel_size", "version", "max_num_batched_tokens", "async_scheduling"):
+        assert f"{option}=" not in ran.out.partition("likeliest reason")[2]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "$ vllm serve google/gemma-3-27b-it --max-model-len 131072 --max-num-batched-tokens 8192",
+        "vllm serve google/gemma-3-27b-it \\\n  --max-model-len=131072 \\\n  --max-num-batched-tokens 8192",
+        "+ python -m vllm.entrypoints.openai.api_server --model google/gemma-3-27b-it --max-num-batched-tokens 8192",
+        "INFO args: Namespace(host=None, model='google/gemma-3-27b-it', max_model_len=131072, block_size=16, "
+        "max_num_batched_tokens=8192, tensor_parallel_size=1, kv_cache_dtype='auto')",
+    ],
+)
+def test_a_command_states_flags(kvcalc, log, command):
+    figures = "".join(NEW.splitlines(keepends=True)[1:])
+    assert kvcalc("audit", log(f"{command}\n{figures}")).code == 0
+    assert kvcalc("audit", log(f"{figures}{command}\n")).code == 0
+    less = command.replace("8192", "2048")
+    assert kvcalc("audit", log(f"{less}\n{figures}")).code == 1
+
+
+# ---- what was not checked ----
+
+
+def test_a_figure_held_against_itself_is_not_checked(kvcalc, log):
+    without = "".join(line for line in NEW.splitlines(keepends=True) if "Available" not in line)
+    ran = kvcalc("audit", log(without), "--format", "json")
+    assert (ran.code, starts(ran)) == (0, [(1, "not checked", True)])
+    assert [row["predicted"] for row in json.loads(ran.out)["rows"]] == [None, None]
+    assert "nothing could be checked, 2 figures were read" in kvcalc("audit", log(without)).out
+    wrong = without.replace("2.23", "2.25")
+    assert kvcalc("audit", log(wrong)).code == 1
+
+
+def test_other_memory_is_named(kvcalc, log):
+    more = """\
+INFO Model loading took 51.11 GiB memory and 20.1 seconds
+INFO Free memory on device (78.6/79.19 GiB) on startup. Actual usage is 51.11 GiB for weight, 1.89 GiB for peak \
+activation, 0.25 GiB for non-torch memory, and 0.84 GiB for CUDAGraph memory.
+INFO Graph capturing finished in 20 secs, took 0.89 GiB
+"""
+    answer = json.loads(kvcalc("audit", log(NEW + more), "--format", "json").out)
+    terms = {term["name"]: term["reported"] for term in answer["starts"][0]["terms"]}
+    assert terms == {"weights": "51.11", "activation": "1.89", "non-torch": "0.25", "CUDA graphs": "0.89"}
+
+
+def test_another_rank_had_less_memory(kvcalc, log):
+    text = LLAMA_8B.replace("'max_model_len': 32768", "'max_model_len': 32768, 'tensor_parallel_size': 2")
+    text = text.replace("(EngineCore pid=9) INFO [gpu", "(Worker_TP0 pid=9) INFO [gpu")
+    ran = kvcalc("audit", log(text))
+    assert ran.code == 1
+    assert "another rank had about 20.00 GiB" in ran.out
+    assert "the memory of 1 of 2 ranks" in ran.out
+    both = text.replace("(EngineCore", "(Worker_TP1 pid=10) INFO Available KV cache memory: 20.0 GiB\n(EngineCore", 1)
+    assert kvcalc("audit", log(both)).code == 0
+
+
+def test_the_difference_is_told_in_tokens_and_requests(kvcalc, log):
+    out = kvcalc("audit", log(LATER)).out
+    assert "the difference is 11,649 tokens, 0.09 requests of 131,072 tokens, less than predicted" in out
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])

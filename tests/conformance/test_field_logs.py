@@ -3,13 +3,13 @@
 import pytest
 from field_logs import LOGS, architecture, given
 
-from kvcalc.logs.verdict import audit, read_log
+from kvcalc.logs.verdict import audit_start, read
 
 
 def audited(row, log=None):
-    run = read_log((line, False) for line in log or row["log"]).runs[-1]
+    start = read((line, False) for line in log or row["log"]).starts[-1]
     drafts = {row["draft"]: architecture(row["draft"])} if "draft" in row else {}
-    return audit(run, architecture(row["model"]), given(row), drafts)
+    return audit_start(start, architecture(row["model"]), given(row), drafts=drafts)
 
 
 @pytest.mark.parametrize("name", LOGS)
@@ -17,7 +17,8 @@ def test_a_published_log_agrees_or_its_cause_is_named(name):
     row = LOGS[name]
     found = audited(row)
     if "reason" in row:
-        assert not found.agrees
+        assert found.verdict == "disagrees"
         assert row["reason"] in found.reason
     else:
-        assert [each for each in found.rows if not each.agrees] == []
+        assert [each for each in found.rows if each.verdict == "disagrees"] == []
+        assert found.verdict == "agrees"

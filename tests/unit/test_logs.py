@@ -1,14 +1,17 @@
 """Reading logs: exact line shapes of several versions, any size, and lines that want to do harm."""
 
 import io
+import json
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvcalc.logs.base import LONGEST_LINE, bounded_lines
+from kvcalc.logs.base import LONGEST_LINE, MOST_STARTS
 from kvcalc.logs.llama_cpp import parse_cache
-from kvcalc.logs.verdict import MARKERS, read_log
+from kvcalc.logs.models import preset_of
+from kvcalc.logs.reading import bounded_lines
+from kvcalc.logs.verdict import MARKERS, read
 
 VLLM = """\
 (APIServer pid=1) INFO 06-01 09:20:12 [api_server.py:1288] vLLM API server version 0.26.0
@@ -30,7 +33,7 @@ def lines_of(text):
 
 
 def last_run(text):
-    return read_log(lines_of(text)).runs[-1]
+    return read(lines_of(text)).starts[-1]
 
 
 def printed(run):
@@ -56,9 +59,9 @@ def test_the_worker_with_the_least_memory_counts():
 
 
 def test_a_restart_is_a_run_of_its_own():
-    report = read_log(lines_of(VLLM + VLLM.replace("620,944", "600,000").replace("0.26.0", "0.27.1")))
-    assert [run.figures["pool_tokens"].printed for run in report.runs] == ["620944", "600000"]
-    assert [run.stated["version"] for run in report.runs] == ["0.26.0", "0.27.1"]
+    report = read(lines_of(VLLM + VLLM.replace("620,944", "600,000").replace("0.26.0", "0.27.1")))
+    assert [run.figures["pool_tokens"].printed for run in report.starts] == ["620944", "600000"]
+    assert [run.stated["version"] for run in report.starts] == ["0.26.0", "0.27.1"]
 
 
 @pytest.mark.parametrize("words", ["the models's max seq len", "the model's max seq len"])
@@ -146,7 +149,7 @@ msg="kv cache" device=CUDA0 size="1.9 GiB"
 msg="kv cache" device=CPU size="1.1 GiB"
 """
     run = last_run(text)
-    assert run.stated == {"Parallel": "1", "BatchSize": "512", "KvSize": "32768", "KvCacheType": "q8_0"}
+    assert run.stated == {"n_seq_max": "1", "n_batch": "512", "n_ctx": "32768", "type_k": "q8_0"}
     assert [(cache.types, cache.get("size").printed) for cache in run.caches] == [
         (("CUDA0",), "1.9"),
         (("CPU",), "1.1"),
@@ -154,8 +157,8 @@ msg="kv cache" device=CPU size="1.1 GiB"
 
 
 def test_a_log_without_figures_has_no_runs():
-    report = read_log(lines_of("hello\n" * 1000))
-    assert (report.runs, report.lines) == ((), 1000)
+    report = read(lines_of("hello\n" * 1000))
+    assert (report.starts, report.lines) == ((), 1000)
 
 
 def test_a_long_line_is_cut_and_its_rest_is_skipped():
@@ -167,9 +170,9 @@ def test_a_long_line_is_cut_and_its_rest_is_skipped():
 def test_any_number_of_lines_leaves_bounded_memory_behind():
     line = "llama_kv_cache: size = 1.00 MiB ( 256 cells, 1 layers, 1/1 seqs)"
     start = "llama_context: constructing llama_context"
-    report = read_log((text, False) for _ in range(300) for text in (start, *[line] * 70))
-    assert len(report.runs) <= 8
-    assert max(len(run.caches) for run in report.runs) <= 64
+    report = read((text, False) for _ in range(300) for text in (start, *[line] * 70))
+    assert len(report.starts) <= MOST_STARTS
+    assert max(len(run.caches) for run in report.starts) <= 64
 
 
 hostile = st.text(st.characters(codec="utf-8"), max_size=200)
@@ -179,8 +182,8 @@ hostile = st.text(st.characters(codec="utf-8"), max_size=200)
 @given(st.lists(st.tuples(st.sampled_from([marker for marker, _ in MARKERS]), hostile, hostile), max_size=8))
 def test_no_line_is_too_strange(parts):
     text = "\n".join(f"{before}{marker}{after}" for marker, before, after in parts)
-    report = read_log(lines_of(text))
-    assert all(figure.printed for run in report.runs for figure in run.figures.values())
+    report = read(lines_of(text))
+    assert all(figure.printed for run in report.starts for figure in run.figures.values())
 
 
 @pytest.mark.parametrize("marker", [marker for marker, _ in MARKERS])
@@ -188,4 +191,202 @@ def test_no_line_is_too_strange(parts):
 def test_a_long_hostile_line_is_read_in_linear_steps(marker, filler):
     # A pattern that backtracks over such a line needs hours for it; each of these takes milliseconds.
     line = (marker + filler * LONGEST_LINE)[:LONGEST_LINE]
-    assert read_log([(line, False), (filler * 20_000 + marker, False)]).lines == 2
+    assert read([(line, False), (filler * 20_000 + marker, False)]).lines == 2
+
+
+# ---- logs as people have them ----
+
+POOL = "INFO 06-01 09:22:30 [kv_cache_utils.py:1733] GPU KV cache size: 620,944 tokens"
+LLAMA = "llama_kv_cache: size =   38.00 MiB (  4096 cells,   4 layers,  1/1 seqs), K (f16):   19.00 MiB"
+
+
+def wrapped(line):
+    return {
+        "docker": json.dumps({"log": line + "\n", "stream": "stderr", "time": "2026-06-01T09:22:30Z"}),
+        "docker of json": json.dumps({"log": json.dumps({"level": "info", "message": line}) + "\n"}),
+        "journald": json.dumps({"MESSAGE": line, "_PID": "1"}),
+        "journald with colours": json.dumps({"MESSAGE": list(f"\x1b[36m{line}\x1b[0m".encode())}),
+        "elasticsearch": json.dumps({"@timestamp": "2026-06-01", "log": {"message": line, "level": "INFO"}}),
+        "kubectl of several pods": "[pod/vllm-0/vllm] " + json.dumps({"message": line}),
+        "cloud": json.dumps({"severity": "INFO", "textPayload": line}),
+        "compose": f"vllm-1  | {line}",
+        "cri": f"2026-06-01T09:22:30.123456789Z stderr F {line}",
+        "journalctl": f"Jun 01 09:22:30 gpu01 docker[1234]: {line}",
+        "quoted": f"> {line}",
+        "carriage return": line + "\r",
+    }
+
+
+@pytest.mark.parametrize("kind", wrapped(""))
+def test_a_line_is_read_in_any_wrapping(kind):
+    assert printed(last_run(wrapped(POOL)[kind])) == {"pool_tokens": "620944"}
+    assert last_run(wrapped(LLAMA)[kind]).caches[0].get("K").printed == "19.00"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "\x1b[32mINFO\x1b[0m GPU KV cache size: \x1b[1;36m620,944\x1b[0m tokens",
+        "GPU KV cache size: 620\x1b[1m,944\x1b[0m tokens",
+        "[32mINFO[0m GPU KV cache size: [1;36m620,944[0m tokens",
+        "^[[32mINFO^[[0m GPU KV cache size: ^[[1;36m620,944^[[0m tokens",
+        "#033[32mGPU KV cache size: #033[1m620,944#033[0m tokens",
+        "\x1b]0;title\x07GPU KV cache size: 620,944 tokens",
+    ],
+)
+def test_colours_are_no_part_of_a_number(line):
+    assert printed(last_run(line)) == {"pool_tokens": "620944"}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
+def test_a_log_of_another_encoding(encoding):
+    text = f"loading 模型\r\n{POOL}\r\n" * 3
+    data = text.encode(encoding)
+    if encoding == "utf-16-be":
+        data = b"\xfe\xff" + data
+    report = read(bounded_lines(io.BytesIO(data)))
+    assert report.lines == 6
+    assert printed(report.starts[-1]) == {"pool_tokens": "620944"}
+
+
+def test_a_long_line_of_utf_16_is_cut():
+    data = ("x" * (3 * LONGEST_LINE) + "\n" + POOL + "\n").encode("utf-16")
+    report = read(bounded_lines(io.BytesIO(data)))
+    assert (report.lines, report.cut, printed(report.starts[-1])) == (2, 1, {"pool_tokens": "620944"})
+
+
+def test_data_parallel_engines_are_one_start():
+    text = ""
+    for rank, tokens in ((0, "600,000"), (1, "620,944")):
+        text += (
+            f"(EngineCore_DP{rank} pid={rank}) INFO [core.py:1] Initializing a V1 LLM engine (v0.26.0) with config: x\n"
+        )
+        text += f"(EngineCore_DP{rank} pid={rank}) INFO [gpu_worker.py:298] Available KV cache memory: 4{rank}.0 GiB\n"
+        text += f"(EngineCore_DP{rank} pid={rank}) INFO [kv_cache_utils.py:9] GPU KV cache size: {tokens} tokens\n"
+    report = read(lines_of(text))
+    assert len(report.starts) == 1
+    start = report.starts[0]
+    assert printed(start) == {"available": "40.0", "pool_tokens": "600000"}
+    assert printed(start.replicas[1]) == {"available": "41.0", "pool_tokens": "620944"}
+
+
+def test_every_rank_says_its_memory_once_a_start():
+    one = "(Worker_PP{pp}_TP{tp} pid=1) INFO Available KV cache memory: {memory} GiB\n"
+    text = "".join(one.format(pp=pp, tp=tp, memory=40 + pp + tp / 10) for pp in (1, 0) for tp in (0, 1))
+    start = last_run(text)
+    assert printed(start) == {"available": "40.0"}
+    assert sorted(start.memory) == ["Worker_PP0_TP0", "Worker_PP0_TP1", "Worker_PP1_TP0", "Worker_PP1_TP1"]
+    assert len(read(lines_of(text * 3)).starts) == 3
+
+
+def test_starts_without_figures_give_way_to_those_with():
+    crash = "INFO vLLM API server version 0.26.0\n" * (3 * MOST_STARTS)
+    report = read(lines_of(VLLM + crash))
+    assert len(report.starts) == MOST_STARTS
+    assert report.starts[0].figures["pool_tokens"].printed == "620944"
+    assert report.starts[-1].number == 3 * MOST_STARTS + 1
+
+
+def test_vllm_of_v0():
+    text = """\
+INFO 11-20 api_server.py:592] vLLM API server version 0.6.4.post1
+INFO 11-20 api_server.py:593] args: Namespace(host=None, model='meta-llama/Llama-3.1-8B', max_model_len=20000)
+INFO 11-20 worker.py:267] the current vLLM instance can use total_gpu_memory (23.58GiB) x gpu_memory_utilization (0.90)
+INFO 11-20 worker.py:267] model weights take 14.99GiB; non_torch_memory takes 0.35GiB; PyTorch activation peak memory \
+takes 1.20GiB; the rest of the memory reserved for KV Cache is 3.81GiB.
+INFO 11-20 gpu_executor.py:122] # GPU blocks: 1952, # CPU blocks: 2048
+INFO 11-20 gpu_executor.py:126] Maximum concurrency for 20000 tokens per request: 1.56x
+"""
+    start = last_run(text)
+    assert printed(start) == {"available": "3.81", "blocks": "1952", "concurrency": "1.56"}
+    assert {name: term.printed for name, term in start.terms.items()} == {
+        "weights": "14.99",
+        "non-torch": "0.35",
+        "activation": "1.20",
+    }
+    assert start.stated["version"] == "0.6.4"
+
+
+def test_llama_cpp_before_its_context_was_a_class():
+    text = """\
+llama_new_context_with_model: n_ctx      = 32768
+llama_new_context_with_model: n_ubatch   = 1024
+llama_kv_cache_init:      CUDA0 KV buffer size =  1166.65 MiB
+llama_new_context_with_model: KV self size  = 1166.62 MiB, K (q8_0): 1166.62 MiB, V (f16):    0.00 MiB
+llama_new_context_with_model: KV self size  = 1166.62 MiB, c^KV (q8_0): 1166.62 MiB, kv^T: not used
+llama_new_context_with_model:      CUDA0 compute buffer size =  3444.00 MiB
+"""
+    start = last_run(text)
+    assert start.stated.items() >= {"n_ctx": "32768", "n_ubatch": "1024"}.items()
+    assert [[figure.name for figure in cache.figures] for cache in start.caches] == [["size", "c^KV"]]
+    assert start.terms["CUDA0 compute buffer"].printed == "3444.00"
+
+
+def test_ollama_environment_holds_for_every_model_that_it_loads():
+    text = """\
+level=INFO msg="server config" env="map[OLLAMA_CONTEXT_LENGTH:8192 OLLAMA_KV_CACHE_TYPE:q8_0 OLLAMA_NUM_PARALLEL:2]"
+msg="kv cache" device=CUDA0 size="2.9 GiB"
+msg="starting runner" cmd="/usr/bin/ollama runner --ollama-engine --port 41"
+msg="kv cache" device=CUDA0 size="1.9 GiB"
+"""
+    report = read(lines_of(text))
+    assert len(report.starts) == 2
+    for start in report.starts:
+        assert start.stated == {"context": "8192", "type_k": "q8_0", "n_seq_max": "2"}
+
+
+def test_ollama_debug_lines_list_every_layer():
+    line = 'msg=memory success=true required.CPU.Graph=1 required.CUDA2.Cache="[67108864 0 67108864]" '
+    line += 'required.CUDA0.Cache="[67108864]"'
+    assert [
+        (cache.types, cache.get("size").printed, cache.get("layers").printed) for cache in last_run(line).caches
+    ] == [
+        (("CUDA2",), "134217728", "2"),
+        (("CUDA0",), "67108864", "1"),
+    ]
+
+
+def test_tensorrt_llm_of_several_years():
+    old = "[TensorRT-LLM][INFO] Allocate 69524783104 bytes for k/v cache. \n"
+    old += "[TensorRT-LLM][INFO] Using 132608 tokens in paged KV cache."
+    assert printed(last_run(old)) == {"allocated": "69524783104", "pool_tokens": "132608"}
+    new = """\
+[TensorRT-LLM][INFO] Number of blocks in KV cache primary pool: 8219
+[TensorRT-LLM][INFO] Number of tokens per block: 32.
+[TensorRT-LLM][INFO] [MemUsageChange] Allocated 16.05 GiB for max tokens in paged KV cache (263008)
+"""
+    assert printed(last_run(new)) == {"blocks": "8219", "allocated": "16.05", "pool_tokens": "263008"}
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"),
+    [
+        ("google/gemma-3-27b-it", "gemma-3-27b"),
+        (
+            "/root/.cache/huggingface/hub/models--google--gemma-3-27b-it/snapshots/005ad3404e59d6023443",
+            "gemma-3-27b",
+        ),
+        ("/models/models--unsloth--gemma-3-12b-it-GGUF/snapshots/005ad34/gemma-3-12b-it-Q4_K_M.gguf", "gemma-3-12b"),
+        ("/mnt/llm/gemma-3-27b-it/model.gguf", "gemma-3-27b"),
+        (r"C:\\Users\\me\\models\\gemma-3-4b-it-UD-Q5_K_XL-00001-of-00002.gguf", "gemma-3-4b"),
+        ("unsloth/gemma-4-31B-it-GGUF:UD-Q5_K_XL", "gemma-4-31b"),
+        ("gemma3:27b-it-qat", "gemma-3-27b"),
+        ("Meta-Llama-3.1-8B-Instruct-Q8_0", "llama-3.1-8b"),
+        ("Llama 3.1 8B Instruct", "llama-3.1-8b"),
+        ("RedHatAI/Meta-Llama-3.1-8B-Instruct-quantized.w8a8", "llama-3.1-8b"),
+        ("neuralmagic/Meta-Llama-3.1-70B-Instruct-FP8", "llama-3.1-70b"),
+        ("nvidia/Llama-3.1-8B-Instruct-NVFP4", "llama-3.1-8b"),
+        ("Qwen/Qwen3-32B-AWQ", "qwen3-32b"),
+        ("qwen3-30b-a3b-instruct-2507", "qwen3-30b-a3b"),
+        ("openai/gpt-oss-20b", "gpt-oss-20b"),
+        ("ibm-granite/granite-4.0-h-tiny", "granite-4.0-h-tiny"),
+        ("qwen3.5-27b-autoround-int4", "qwen3.5-27b"),
+        ("deepseek-ai/DeepSeek-R1-0528", "deepseek-v3"),
+        ("/data/llama/13b", None),
+        ("DeepSeek-R1-Distill-Qwen-32B", None),
+        ("gemma-3-28b", None),
+        ("", None),
+    ],
+)
+def test_a_model_is_known_by_its_usual_spellings(name, preset):
+    assert preset_of(name) == preset

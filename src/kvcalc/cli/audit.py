@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from kvcalc.cli import options
+from kvcalc.cli import options, question
+from kvcalc.errors import InputError, quote
+from kvcalc.logs.base import LONGEST_LINE, Compared, Given, LogReport
+from kvcalc.logs.reading import bounded_lines
+from kvcalc.logs.verdict import Audit, LogAudit, read
+from kvcalc.logs.verdict import audit as audit_log
+from kvcalc.report.document import Column, Document, Section
+from kvcalc.report.shapes import AuditedRecord, AuditedStart, TermRecord
+from kvcalc.sources.files import remember
+from kvcalc.units import parse_count
 
 EXAMPLES = (
     "kvcalc audit server.log\n"
     "journalctl -u vllm | kvcalc audit - --model gemma-3-27b\n"
+    "kvcalc audit server.log --start all --format json\n"
     "kvcalc audit llama.log --model gemma-3-12b -E n_ubatch=1024"
 )
 
 
 def audit(
-    log: Annotated[str, typer.Argument(metavar="LOG", help="A log of vLLM, llama.cpp, SGLang or Ollama; - for stdin.")],
+    log: Annotated[
+        str,
+        typer.Argument(metavar="LOG", help="A log of vLLM, llama.cpp, SGLang, Ollama or TensorRT-LLM; - for stdin."),
+    ],
     model: Annotated[
         str | None, typer.Option("--model", metavar="MODEL", help="The model, where the log does not name a preset.")
     ] = None,
@@ -33,176 +46,208 @@ def audit(
     tensor_parallel_size: Annotated[
         str | None, typer.Option("--tensor-parallel-size", "-tp", help="Devices that share every layer.")
     ] = None,
+    start: Annotated[
+        str,
+        typer.Option(
+            "--start", help="Which starts count: the last of every engine and model (last), all, or a number."
+        ),
+    ] = "last",
     format: options.Format = "table",  # noqa: A002 - the option's name
     output: options.Output = None,
 ) -> int:
     """Audit a log: reported, predicted and the difference; exit 0 if they agree to the printed digit, 1 if not."""
-    from kvcalc.cli import question
-    from kvcalc.errors import InputError
-    from kvcalc.logs import verdict as auditing
-    from kvcalc.logs.base import Given
-    from kvcalc.units import parse_count
-
-    report = _read(log)
-    if report.cut:
-        question.say(f"warning: {report.cut:,} lines were longer than {2**16:,} bytes; their ends were not read")
-    engines = auditing.engines_of(engine)
-    runs = [each for each in report.runs if each.engine in engines]
-    if not runs:
-        raise InputError(
-            f"no figure of {engine or 'a known engine'} in {report.lines:,} lines",
-            hint="wanted: vLLM's 'KV cache' lines, llama.cpp's 'llama_kv_cache', SGLang's 'KV Cache is allocated'",
-            location=log,
-        )
 
     def count(text: str | None, option: str) -> int | None:
         return None if text is None else parse_count(text, option)
 
-    run = runs[-1]
-    name = engine or run.engine or ""
+    wanted = None if start in ("last", "all") else parse_count(start, "--start")
+    report = _read(log)
+    if report.cut:
+        question.say(f"warning: {report.cut:,} lines were longer than {LONGEST_LINE:,} bytes; their ends were not read")
+    engines = [engine] if engine else list(dict.fromkeys(each.engine for each in report.starts if each.engine))
     given = Given(
         engine,
-        question.parse_engine_options(engine_option or [], [name])[name],
+        {},
         count(context, "--context"),
         count(batch_size, "--batch-size"),
         kv_cache_dtype,
         count(tensor_parallel_size, "--tensor-parallel-size"),
     )
-    reference = model or _preset_of(run.stated.get("model") or run.stated.get("model_path"))
-    if reference is None:
-        named = run.stated.get("model") or run.stated.get("model_path")
-        what = "names no model" if named is None else f"names a model that is no preset: {named[:80]!r}"
-        raise InputError(f"the log {what}", hint="say which with --model", location=log)
-    architecture = question.load_with_hints(reference)
-    matching = [each for each in runs if each.engine == run.engine]
-    found = [auditing.audit(each, architecture, given) for each in matching]
-    # A draft model or a dry run is a start of its own: the last start that agrees is this model's, else the last one.
-    chosen = next((each for each in reversed(found) if each.agrees), found[-1])
-    if not chosen.agrees and "needed" in run.figures:  # only vLLM's refusal counts a draft model in
-        chosen = auditing.audit(run, architecture, given, _presets())
-    document = _document(reference, architecture, chosen, len(found))
-    question.answer(document, format, output)
-    return 0 if chosen.agrees else 1
+    try:
+        found = audit_log(
+            report,
+            model=None if model is None else question.load_with_hints(model),
+            reference=model or "",
+            given=given,
+            options=question.parse_engine_options(engine_option or [], engines) if engine_option else None,
+        )
+    except InputError as error:
+        raise error.at(log) from None
+    shown = _shown(found, start, wanted, log)
+    question.answer(_document(log, found, shown), format, output)
+    return 1 if any(each.verdict == "disagrees" for each in shown) else 0
 
 
-def _read(log: str) -> Any:
-    from kvcalc.errors import InputError
-    from kvcalc.logs.base import bounded_lines
-    from kvcalc.logs.verdict import read_log
-    from kvcalc.sources.files import remember
-
+def _read(log: str) -> LogReport:
     if log == "-":
-        return read_log(bounded_lines(sys.stdin.buffer))
+        return read(bounded_lines(sys.stdin.buffer))
     try:
         with Path(log).open("rb") as file:
             remember(file)
-            return read_log(bounded_lines(file))
+            return read(bounded_lines(file))
     except OSError as error:
         raise InputError(f"cannot read the log: {(error.strerror or str(error)).lower()}", location=log) from None
 
 
-#: What publishers and converters put behind a model's name, which changes no cache.
-_SUFFIX = re.compile(
-    r"-(?:it|pt|chat|instruct|base|hf|qat|gguf|awq|gptq|int4|int8|fp8|bf16|f16|nvfp4|w4a16|w8a8|bnb|4bit|8bit|dynamic"
-    r"|quantized(?:\.\w{1,9})?|\d{4}|q\d(?:-\w{1,3}){0,3}|ud)$"
-)
+def _shown(found: LogAudit, start: str, wanted: int | None, log: str) -> tuple[Audit, ...]:
+    """The starts that count."""
+    if wanted is None:
+        return found.deciding if start == "last" else tuple(each for each in found.audits if each.rows)
+    chosen = tuple(each for each in found.audits if each.start.number == wanted)
+    if not chosen:
+        numbers = ", ".join(str(each.start.number) for each in found.audits)
+        raise InputError(f"the log has no start {wanted} with anything to read", hint=f"it has {numbers}", location=log)
+    if not chosen[0].rows:
+        raise chosen[0].refusal or InputError(f"start {wanted} printed no figure that could be audited", location=log)
+    return chosen
 
 
-def _preset_of(name: str | None) -> str | None:
-    """The preset that a model's name in a log means, or None; no path and no host of the log is opened for it.
-
-    >>> _preset_of("unsloth/gemma-3-12b-it-bnb-4bit"), _preset_of("Meta Llama 3.1 8B Instruct"), _preset_of("/models/x")
-    ('gemma-3-12b', 'llama-3.1-8b', None)
-    """
-    from kvcalc.sources.preset import known_names
-
-    if not name:
-        return None
-    shorter = _shortenings(_slug(name))
-    known = {_slug(each): preset for preset, names in known_names().items() for each in reversed(names)}
-    return next((known[slug] for slug in shorter if slug in known), None)
+# ---- the answer ----
 
 
-def _slug(name: str) -> str:
-    last = name.rstrip("/").rpartition("/")[2].casefold()
-    return re.sub(r"[_ :]", "-", last).removesuffix(".gguf").removeprefix("meta-")
-
-
-def _shortenings(slug: str) -> list[str]:
-    found = [slug]
-    while (shorter := _SUFFIX.sub("", found[-1])) != found[-1]:
-        found.append(shorter)
-    return found
-
-
-def _presets() -> dict[str, Any]:
-    from kvcalc.sources import shipped
-    from kvcalc.sources.preset import load_preset
-
-    return {name: load_preset(name) for name in shipped.names("models")}
-
-
-def _document(reference: str, architecture: Any, found: Any, starts: int) -> Any:
-    from kvcalc.report.document import Column, Document, Section
-
-    asked = found.question
-    options = (f" {key}={str(value).lower()}" for key, value in asked.options.items())
-    stated = [f"engine {asked.engine}" + "".join(options)]
-    stated.append(f"context {asked.context:,} tokens")
-    if asked.batch_size > 1:
-        stated.append(f"batch size {asked.batch_size:,}")
-    if asked.kv_cache_dtype:
-        stated.append(f"K and V {asked.kv_cache_dtype}")
-    if asked.tensor_parallel_size > 1:
-        stated.append(f"tensor parallel {asked.tensor_parallel_size}")
-    disagreeing = sum(not row.agrees for row in found.rows)
-    verdict = (
-        f"{len(found.rows)} of {len(found.rows)} figures agree to the printed digit"
-        if found.agrees
-        else f"{disagreeing} of {len(found.rows)} figures disagree"
-    )
-    notes = list(asked.notes)
-    if starts > 1:
-        notes.append(f"the log holds {starts} starts of the engine; one of them is shown")
-    if not found.agrees:
-        notes.insert(
-            0, f"likeliest reason: {found.reason}" if found.reason else "no single flag or version explains it"
-        )
-    columns = (
-        Column("figure", lambda row: row.figure),
-        Column("line", lambda row: row.line or None, "count", drop_order=1),
-        Column("reported", lambda row: _with_unit(row.reported, row.unit)),
-        Column("predicted", lambda row: _with_unit(row.predicted, row.unit)),
-        Column("difference", lambda row: "" if row.agrees else _signed(row)),
-        Column("verdict", lambda row: "agrees" if row.agrees else "disagrees", "verdict"),
-    )
-    records = [
-        {
-            "figure": row.figure,
-            "line": row.line or None,
-            "reported": row.reported,
-            "predicted": row.predicted,
-            "unit": row.unit,
-            "difference": None if row.difference is None else str(row.difference),
-            "agrees": row.agrees,
-        }
-        for row in found.rows
-    ]
+def _document(log: str, found: LogAudit, shown: tuple[Audit, ...]) -> Document:
+    last = shown[-1]
+    notes = [note for each in shown for note in _notes(each, alone=len(shown) == 1)]
+    notes += [note for audit, note in zip(_aside(found), found.notes, strict=True) if audit not in shown]
+    if len(shown) == 1:
+        title, assumptions = f"{last.reference}: {_verdict(last)}", _assumptions(last)
+    else:
+        wrong = sum(each.verdict == "disagrees" for each in shown)
+        title = f"{quote(Path(log).name)}: {wrong} of {len(shown)} starts disagree"
+        assumptions = ()
     return Document(
-        title=f"{reference}: {verdict}",
-        assumptions=(architecture.layout, *stated),
-        sections=(Section(columns, found.rows),),
-        records=records,
+        title=title,
+        assumptions=assumptions,
+        sections=tuple(section for each in shown for section in _sections(each, alone=len(shown) == 1)),
+        records=[record for each in shown for record in _records(each)],
         schema="audit",
-        extra={"reference": reference, "agrees": found.agrees, "reason": found.reason, "notes": notes},
+        extra={
+            "reference": last.reference,
+            "agrees": all(each.verdict != "disagrees" for each in shown),
+            "reason": last.reason,
+            "starts": [_start_record(each, each in shown) for each in found.audits],
+            "notes": notes,
+        },
         notes=tuple(notes),
     )
 
 
+def _aside(found: LogAudit) -> tuple[Audit, ...]:
+    return tuple(each for each in found.audits if each not in found.deciding)
+
+
+def _verdict(found: Audit) -> str:
+    """The verdict on one start in words."""
+    checked = [row for row in found.rows if row.verdict != "not checked"]
+    left = len(found.rows) - len(checked)
+    more = f", {left} not checked" if left else ""
+    if not checked:
+        return f"nothing could be checked, {left} figures were read"
+    wrong = sum(row.verdict == "disagrees" for row in checked)
+    if wrong:
+        return f"{wrong} of {len(checked)} figures disagree{more}"
+    return f"{len(checked)} of {len(checked)} figures agree to the printed digit{more}"
+
+
+def _assumptions(found: Audit) -> tuple[str, ...]:
+    asked = found.question
+    if asked is None:
+        return ()
+    stated = "".join(f" {key}={str(value).lower()}" for key, value in asked.options.items())
+    lines = [found.layout, f"engine {asked.engine}{stated}", f"context {asked.context:,} tokens"]
+    if asked.batch_size > 1:
+        lines.append(f"batch size {asked.batch_size:,}")
+    if asked.kv_cache_dtype:
+        lines.append(f"K and V {asked.kv_cache_dtype}")
+    if asked.tensor_parallel_size > 1:
+        lines.append(f"tensor parallel {asked.tensor_parallel_size}")
+    return tuple(lines)
+
+
+def _notes(found: Audit, *, alone: bool) -> Iterator[str]:
+    where = "" if alone else f"start {found.start.number}: "
+    if found.verdict == "disagrees":
+        reason = f"likeliest reason: {found.reason}" if found.reason else "no single flag or version explains it"
+        yield where + reason
+        if found.difference:
+            yield f"{where}the difference is {found.difference}"
+    yield from (where + note for note in found.notes)
+
+
 def _with_unit(printed: str, unit: str) -> str:
     number = f"{int(printed):,}" if printed.isdecimal() else printed
-    return f"{number} {unit}" if unit and printed != "none" else number
+    return f"{number} {unit}" if unit and printed not in ("none", "") else number
 
 
-def _signed(row: Any) -> str:
-    return "" if row.difference is None else f"{_with_unit(format(row.difference, '+f'), row.unit)}"
+def _signed(row: Compared) -> str:
+    if row.verdict != "disagrees" or row.difference is None:
+        return ""
+    return _with_unit(format(row.difference, "+f"), row.unit)
+
+
+_COLUMNS = (
+    Column("figure", lambda row: row.figure),
+    Column("line", lambda row: row.line or None, "count", drop_order=1),
+    Column("reported", lambda row: _with_unit(row.reported, row.unit)),
+    Column("predicted", lambda row: _with_unit(row.predicted, row.unit)),
+    Column("difference", _signed),
+    Column("verdict", lambda row: row.verdict, "verdict"),
+)
+_TERM_COLUMNS = (
+    Column("also printed", lambda term: term.name),
+    Column("line", lambda term: term.line, "count", drop_order=1),
+    Column("reported", lambda term: _with_unit(term.printed, term.unit)),
+)
+
+
+def _sections(found: Audit, *, alone: bool) -> Iterator[Section]:
+    start = found.start
+    title = "" if alone else f"Start {start.number}, line {start.line:,}: {found.reference}, {_verdict(found)}"
+    yield Section(_COLUMNS, found.rows, title)
+    if start.terms:
+        yield Section(_TERM_COLUMNS, tuple(start.terms.values()), "Other memory, not part of the cache")
+
+
+def _records(found: Audit) -> Iterator[AuditedRecord]:
+    for row in found.rows:
+        yield {
+            "start": found.start.number,
+            "figure": row.figure,
+            "line": row.line or None,
+            "reported": row.reported,
+            "predicted": row.predicted or None,
+            "unit": row.unit,
+            "difference": None if row.difference is None else str(row.difference),
+            "verdict": row.verdict,
+        }
+
+
+def _start_record(found: Audit, shown: bool) -> AuditedStart:
+    start = found.start
+    terms: list[TermRecord] = [
+        {"name": term.name, "reported": term.printed, "unit": term.unit, "line": term.line}
+        for term in start.terms.values()
+    ]
+    return {
+        "number": start.number,
+        "line": start.line or None,
+        "engine": start.engine,
+        "version": start.stated.get("version"),
+        "reference": found.reference,
+        "verdict": found.verdict,
+        "counts": shown,
+        "reason": found.reason,
+        "difference": found.difference,
+        "terms": terms,
+        "notes": list(found.notes),
+    }

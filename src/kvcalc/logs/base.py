@@ -1,4 +1,8 @@
-"""What every log shares: lines, figures, starts; the question that a log asks, and the answer beside it."""
+"""What every log shares: lines and figures, the starts of an engine, the question that a start asks, and its answer.
+
+A log may be of any size and may be hostile: a line is cut at :data:`LONGEST_LINE`, every pattern is linear in the line,
+and of what repeats only the last is kept.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,64 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from functools import partial
-from typing import Any, BinaryIO, ClassVar, Protocol
+from typing import Any, Literal
 
 from kvcalc.architecture import Architecture
+from kvcalc.engines import engine_class
 from kvcalc.setup import Setup, prepare
-from kvcalc.units import GiB, MiB, largest
+from kvcalc.units import GiB, KiB, MiB, largest
 
 #: Bytes of a line that are read; engines print their arguments in one line of some thousand characters.
 LONGEST_LINE = 2**16
 MOST_CACHES = 64
-_MOST_ARGUMENT_LINES = 500
-_MOST_RUNS = 8
+MOST_STARTS = 64
+_MOST_REPLICAS = 64
+_MOST_ARGUMENT_LINES = 2_000
 
-UNIT_BYTES = {"B": 1, "KiB": 2**10, "MiB": MiB, "GiB": GiB, "TiB": 2**40}
+UNIT_BYTES = {"B": 1, "KiB": KiB, "MiB": MiB, "GiB": GiB, "TiB": 2**40}
 NUMBER = r"(\d{1,12}(?:\.\d{1,6})?)"
 COUNT = r"(\d{1,18}(?:,\d{3}){0,5})"
+
+#: ``not checked``: nothing in the log, or in the rule, says what the figure should be.
+Verdict = Literal["agrees", "disagrees", "not checked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a log, without colours and wrapping.
+
+    Attributes:
+        text: the line.
+        number: its number, from 1.
+    """
+
+    text: str
+    number: int
+
+    @property
+    def process(self) -> str:
+        """The process and rank at the head of the line, without its number: two processes of one start differ in it.
+
+        >>> Line("(Worker_DP1_TP0 pid=12) INFO 06-01 x", 1).process, Line("[2025-03-08 12:29:21 DP1 TP0] x", 1).process
+        ('Worker_DP1_TP0', 'DP1 TP0')
+        """
+        match = _PROCESS.search(self.text[:200])
+        return "" if match is None else " ".join(part for part in match.groups() if part).strip()
+
+    @property
+    def replica(self) -> int:
+        """The data-parallel engine that speaks: 0 where the line names none."""
+        match = _REPLICA.search(self.process)
+        return int(match[1]) if match else 0
+
+
+#: "(Worker_TP1 pid=12)", "(VllmWorker rank=1 pid=12)", "[2025-03-08 12:29:21 TP1]", "(RayWorker pid=12, ip=10.0.0.2)".
+_PROCESS = re.compile(
+    r"\((?:(VllmWorker (?:TP|rank=)\d{1,4})|(\w{1,40}_(?:[A-Z]{2,3}\d{1,4}_?){1,6})|\w{1,40}) pid=\d"
+    r"|\[[\d :.,T-]{8,30} ((?:[A-Z]{2,4}\d{1,4} ?){1,6})\]"
+    r"|\((RayWorker\w{0,20}|VllmWorkerProcess) (pid=\d{1,9}(?:, ip=[\d.]{7,15})?)"
+)
+_REPLICA = re.compile(r"(?:^|[_ ])DP(\d{1,4})(?:[_ ]|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +86,11 @@ class Figure:
     unit: str
     line: int
 
+    @property
+    def bytes(self) -> int:
+        """The bytes that the digits say, where the unit is one of bytes."""
+        return int(Decimal(self.printed) * UNIT_BYTES[self.unit.replace("GB", "GiB")])
+
 
 @dataclass(frozen=True, slots=True)
 class CacheLine:
@@ -55,101 +106,192 @@ class CacheLine:
 
 
 @dataclass
-class LogRun:
-    """What one start of one engine said.
+class Start:
+    """What one start of one engine said; a data-parallel engine beside the first is a start within it.
 
     Attributes:
+        line: the number of its first line that was understood.
+        number: which start of the log it is, from 1.
         engine: the engine whose lines were seen, by its name here; None before any.
         stated: flags and facts by the engine's own names, as text.
         figures: the figures that stand alone, the last of each name.
         caches: the caches that were listed one by one.
+        memory: what is left for the cache, by the process that measured it.
+        terms: the other parts of a device's memory in words, as printed: weights, activation, CUDA graphs ...
+        seen: the banners that were printed, each with its process.
+        replicas: further data-parallel engines of this start, by rank.
+        stopped: the words of the error that ended it, and their line.
     """
 
+    line: int = 0
+    number: int = 1
     engine: str | None = None
     stated: dict[str, str] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
     caches: list[CacheLine] = field(default_factory=list)
+    memory: dict[str, Figure] = field(default_factory=dict)
+    terms: dict[str, Figure] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    replicas: dict[int, Start] = field(default_factory=dict)
+    stopped: tuple[str, int] | None = None
+
+    @property
+    def has_figures(self) -> bool:
+        """Whether there is anything to hold against a prediction."""
+        return bool(self.figures or self.caches)
 
     @property
     def says_something(self) -> bool:
-        """Whether there is anything to hold against a prediction."""
-        return bool(self.figures or self.caches)
+        """Whether a figure or a banner was seen."""
+        return self.has_figures or bool(self.seen or self.terms)
+
+    def put(self, line: Line, unit: str = "", **printed: str | None) -> None:
+        """Keep the figures of one line; the last of each name stays."""
+        for name, text in printed.items():
+            if text is not None:
+                self.figures[name] = Figure(name, text.replace(",", ""), unit, line.number)
+
+    def term(self, line: Line, unit: str, **printed: str | None) -> None:
+        """Keep other parts of the device's memory; underscores are blanks, and the largest of several ranks stays."""
+        for name, text in printed.items():
+            words = name.replace("_", " ")
+            if text is not None:
+                known = self.terms.get(words)
+                if known is None or Decimal(known.printed) < Decimal(text):
+                    self.terms[words] = Figure(words, text, unit, line.number)
 
 
 @dataclass(frozen=True)
 class LogReport:
-    """A log that was read: the last start of an engine, and what stood before it.
+    """A log that was read.
 
     Attributes:
-        runs: the starts that said something, the last one last; at most eight are kept.
+        starts: the starts that said something, the last one last; at most :data:`MOST_STARTS` are kept.
         lines: lines read.
         cut: lines that were longer than :data:`LONGEST_LINE`.
     """
 
-    runs: tuple[LogRun, ...]
+    starts: tuple[Start, ...]
     lines: int
     cut: int = 0
 
 
-def bounded_lines(file: BinaryIO) -> Iterator[tuple[str, bool]]:
-    """The lines of a file, and whether each was cut; what lies behind the limit is skipped, not kept."""
-    while data := file.readline(LONGEST_LINE):
-        cut = len(data) == LONGEST_LINE and not data.endswith(b"\n")
-        rest = data
-        while cut and rest and not rest.endswith(b"\n"):
-            rest = file.readline(LONGEST_LINE)
-        yield data.decode("utf-8", "replace"), cut
-
-
 class LogReader:
-    """The runs so far; a line that starts an engine opens another."""
+    """The starts so far; a banner that was already seen in a start, or a figure after the last one, opens another."""
 
-    def __init__(self) -> None:
-        self.runs: list[LogRun] = [LogRun()]
+    def __init__(self, commands: Mapping[str, Mapping[str, str]]) -> None:
+        """Read with the flags of every engine's command line, and their names here."""
+        self.commands = commands
+        self.commanded: str | None = None
+        self.starts: list[Start] = [Start()]
+        self.opened = 1
         self.argument_lines = 0
+        #: Flags of a server that loads several models one after another (Ollama).
+        self.standing: dict[str, str] = {}
 
     @property
-    def run(self) -> LogRun:
-        return self.runs[-1]
+    def start(self) -> Start:
+        """The start that a line belongs to."""
+        return self.starts[-1]
 
-    def engine(self, name: str) -> LogRun:
-        """The run that a figure of this engine belongs to."""
-        if self.run.engine not in (None, name):
-            self.start()
-        self.run.engine = name
-        return self.run
+    def of(self, engine: str, line: Line, host: str | None = None) -> Start:
+        """The start, or the data-parallel engine in it, that a figure of this engine belongs to.
 
-    def start(self, *, keep_flags: bool = False) -> None:
-        """Another start, if the current run already said something; flags stated before the figures stay with them."""
-        if not self.run.says_something:
+        Args:
+            engine: whose figure it is.
+            line: the line.
+            host: an engine that runs this one: what it stated holds (Ollama runs llama.cpp).
+        """
+        if self.start.engine not in (None, engine):
+            self.open(line, keep_flags=self.start.engine == host)
+        start = self.start
+        start.engine = engine
+        start.line = start.line or line.number
+        replica = line.replica
+        if not replica or (len(start.replicas) >= _MOST_REPLICAS and replica not in start.replicas):
+            return start
+        return start.replicas.setdefault(replica, Start(line.number, start.number, engine, start.stated))
+
+    def stated(self, engine: str, line: Line, kind: str = "flags", host: str | None = None) -> dict[str, str]:
+        """What the start states that a line with flags of this engine belongs to."""
+        if self.start.engine not in (None, engine, host):
+            self.open(line)
+        self.start.seen.add(kind)
+        self.start.line = self.start.line or line.number
+        return self.start.stated
+
+    def banner(self, engine: str, line: Line, kind: str) -> None:
+        """A line that each process of an engine prints once a start, and that states flags."""
+        key = f"{kind} {line.process}"
+        if key in self.start.seen:
+            self.open(line)
+        self.stated(engine, line, key)
+
+    def open(self, line: Line, *, keep_flags: bool = False) -> None:
+        """Another start, if the current one already said something; flags may stay with it."""
+        last = self.start
+        if not last.says_something:
             return
-        stated = dict(self.run.stated) if keep_flags else {}
-        self.runs.append(LogRun(stated=stated))
-        del self.runs[:-_MOST_RUNS]
+        self.opened += 1
+        stated = {**self.standing, **(last.stated if keep_flags else {})}
+        self.starts.append(Start(line.number, self.opened, stated=stated, seen=set(last.seen) if keep_flags else set()))
+        if len(self.starts) > MOST_STARTS:  # one without figures goes first: the last figures are what is wanted
+            empty = next((each for each in self.starts[:-1] if not each.has_figures), self.starts[0])
+            self.starts.remove(empty)
 
+    def flags(self, line: Line, pattern: re.Pattern[str]) -> None:
+        """Keep the flags of a line of arguments: the first mention is the engine's own, later ones are nested."""
+        self.argument_lines += 1
+        if self.argument_lines > _MOST_ARGUMENT_LINES:
+            return
+        seen: set[str] = set()
+        for match in pattern.finditer(line.text):
+            if match[1] not in seen and match[2] not in ("None", "auto", "null"):
+                seen.add(match[1])
+                self.start.stated[match[1]] = match[2]
+
+    def command(self, engine: str, line: Line) -> None:
+        """A command line that an engine or a shell echoes; it begins a start, and what the engine states wins."""
+        self.banner(engine, line, "command")
+        self.commanded = engine
+        self.continued(line)
+
+    def continued(self, line: Line) -> None:
+        """The flags of a command line, or of a line of it; without a command before it, those of any engine."""
+        self.argument_lines += 1
+        if self.argument_lines > _MOST_ARGUMENT_LINES:
+            return
+        own = self.commands.get(self.commanded or self.start.engine or "")
+        for names in self.commands.values() if own is None else (own,):
+            for match in _FLAG.finditer(line.text):
+                name = names.get(match[1])
+                if name is not None:
+                    value = match[2] if match[2] is not None else "true"
+                    self.start.stated.setdefault(name, value.strip("'\""))
+
+
+def stopped(reader: LogReader, line: Line) -> None:
+    """An error that ends a start of any engine."""
+    words = next((words for mark, words in _ENDS.items() if mark in line.text), None)
+    if words is not None and reader.start.stopped is None:
+        reader.start.stopped = (words, line.number)
+
+
+_ENDS = {
+    "CUDA out of memory": "CUDA out of memory",
+    "HIP out of memory": "HIP out of memory",
+    "OutOfMemory": "out of memory",
+    "OOMKilled": "killed for its memory",
+    "Engine core initialization failed": "the engine's core did not start",
+}
+
+#: A flag and its value; a flag without one is followed by another flag, by the end or by a line break's backslash.
+_FLAG = re.compile(r"(?<![\w-])(--?[a-zA-Z][\w.-]{0,60})(?:(?:=| {1,4})(?![-\\\s])([^\s,\]]{1,300}))?")
 
 #: What a line must hold to be looked at, and who reads it; the first that stands in the line wins.
-Marker = tuple[str, Callable[[LogReader, str, int], None]]
-
-
-def put(run: LogRun, line: int, unit: str = "", **printed: str) -> None:
-    """Keep figures of one line; the last of each name stays."""
-    for name, text in printed.items():
-        run.figures[name] = Figure(name, text.replace(",", ""), unit, line)
-
-
-def read_flags(reader: LogReader, line: str, pattern: re.Pattern[str]) -> None:
-    """Keep the flags of a line of arguments: the first mention is the engine's own, later ones are nested."""
-    reader.argument_lines += 1
-    if reader.argument_lines > _MOST_ARGUMENT_LINES:
-        return
-    seen: set[str] = set()
-    for match in pattern.finditer(line):
-        name = match[1]
-        if name in seen or match[2] in ("None", "auto"):
-            continue
-        seen.add(name)
-        reader.run.stated[name] = match[2]
+Marker = tuple[str, Callable[[LogReader, Line], None]]
+#: Markers of no engine; they are looked for last.
+COMMON: tuple[Marker, ...] = tuple((mark, stopped) for mark in _ENDS)
 
 
 @dataclass(frozen=True)
@@ -163,6 +305,8 @@ class Question:
         batch_size: sequences.
         kv_cache_dtype: format of K and V, or None for the engine's own.
         tensor_parallel_size: devices that share every layer.
+        stated: the options, formats and sizes that the log or the user states: no reason may contradict them.
+        taken: names of the log's figures that the configuration was taken from: they are held against nothing.
         notes: what was assumed where the log is silent.
     """
 
@@ -172,10 +316,12 @@ class Question:
     batch_size: int = 1
     kv_cache_dtype: str | None = None
     tensor_parallel_size: int = 1
+    stated: frozenset[str] = frozenset()
+    taken: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
     def setup(self, architecture: Architecture) -> Setup:
-        """The engine's plan.
+        """The model in the engine.
 
         Raises:
             KVCalcError: the engine refuses the configuration.
@@ -194,7 +340,7 @@ class Given:
     """What the user says, which goes before what the log states."""
 
     engine: str | None = None
-    options: Mapping[str, Any] | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
     context: int | None = None
     batch_size: int | None = None
     kv_cache_dtype: str | None = None
@@ -207,11 +353,11 @@ class Compared:
 
     Attributes:
         figure: what it is, in a few words.
-        line: its line in the log.
+        line: its line in the log, 0 where it has none.
         reported: as printed.
-        predicted: printed in the same way.
+        predicted: printed in the same way; empty where it is not checked.
         unit: the unit of both.
-        agrees: whether they agree to the printed digit.
+        verdict: whether they agree to the printed digit.
     """
 
     figure: str
@@ -219,7 +365,7 @@ class Compared:
     reported: str
     predicted: str
     unit: str
-    agrees: bool
+    verdict: Verdict
 
     @property
     def difference(self) -> Decimal | None:
@@ -230,68 +376,117 @@ class Compared:
             return None
 
 
-@dataclass(frozen=True)
-class Audit:
-    """A run of a log with its predictions, and the likeliest reason where they disagree."""
+def checked(figure: str, reported: Figure, predicted: str, *, agrees: bool | None = None) -> Compared:
+    """A figure beside its prediction; without ``agrees`` they agree if they are one number."""
+    same = same_number(predicted, reported.printed) if agrees is None else agrees
+    shown = reported.printed if same else predicted
+    return Compared(figure, reported.line, reported.printed, shown, reported.unit, "agrees" if same else "disagrees")
 
-    question: Question
-    rows: tuple[Compared, ...]
-    reason: str | None = None
+
+def unchecked(figure: str, reported: Figure) -> Compared:
+    """A figure that nothing says anything about: it was taken for the prediction itself, or there is no rule."""
+    return Compared(figure, reported.line, reported.printed, "", reported.unit, "not checked")
+
+
+@dataclass(frozen=True)
+class Change:
+    """A likely difference between what runs and what was predicted.
+
+    Attributes:
+        option: the option, or the field of the question, that would be different.
+        value: its other value.
+    """
+
+    option: str
+    value: Any
 
     @property
-    def agrees(self) -> bool:
-        """Whether every figure agrees."""
-        return all(row.agrees for row in self.rows)
+    def label(self) -> str:
+        """As a user would write it."""
+        return f"{self.option}={str(self.value).lower() if isinstance(self.value, bool) else self.value}"
+
+    def of(self, question: Question) -> Question:
+        """The question with this difference."""
+        if self.option in ("kv_cache_dtype", "tensor_parallel_size"):
+            return replace(question, **{self.option: self.value})
+        return replace(question, options={**question.options, self.option: self.value})
 
 
-#: A likely difference: its words, and the question with it.
-Change = tuple[str, Callable[[Question], Question]]
-
-
-def with_option(name: str, value: Any) -> Change:
-    text = str(value).lower() if isinstance(value, bool) else value
-    return f"{name}={text}", lambda question: replace(question, options={**question.options, name: value})
-
-
-def with_dtype(dtype: str) -> Change:
-    return f"kv_cache_dtype={dtype}", lambda question: replace(question, kv_cache_dtype=dtype)
-
-
-def with_parallel(question: Question) -> Iterator[Change]:
-    for tp in (1, 2, 4, 8):
-        if tp != question.tensor_parallel_size:
-            yield f"tensor_parallel_size={tp}", partial(replace, tensor_parallel_size=tp)
-
-
-def with_options(candidates: Mapping[str, tuple[Any, ...]], question: Question, skip: set[str]) -> Iterator[Change]:
-    """Every value of every option that neither the user nor the log states."""
+def changes(question: Question, **candidates: tuple[Any, ...]) -> Iterator[Change]:
+    """Every value of every option that neither the user nor the log states, and that is another than now."""
     for name, values in candidates.items():
-        if name in skip:
+        if name in question.stated:
             continue
+        now = getattr(question, name) if hasattr(question, name) else question.options.get(name)
         for value in values:
-            if str(question.options.get(name)).lower() != str(value).lower():
-                yield with_option(name, value)
+            if str(now).lower() != str(value).lower():
+                yield Change(name, value)
+
+
+@dataclass(frozen=True)
+class EngineLog:
+    """How one engine's log is understood.
+
+    Attributes:
+        engine: the engine's name here.
+        markers: what is read in it.
+        flags: the flags of its command line, and their names here.
+        stages: the figures and terms in the order in which a start prints them, in words: how far it came.
+        question: the configuration that the log and the user state.
+        compare: every figure with its prediction.
+        changes: what may be different, the likeliest first.
+        explain: a reason that is no option, from the rows that disagree, or None.
+        judges: the engines whose rule may be held against these lines.
+    """
+
+    engine: str
+    markers: tuple[Marker, ...]
+    flags: Mapping[str, str]
+    stages: tuple[tuple[str, str], ...]
+    question: Callable[[Start, Given], Question]
+    compare: Callable[[Start, Question, Architecture], Iterator[Compared]]
+    changes: Callable[[Start, Question], Iterator[Change]]
+    explain: Callable[[Start, Question, Architecture, tuple[Compared, ...]], str | None] = lambda *_: None
+    judges: tuple[str, ...] = ()
+
+
+def known_options(engine: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The options that an engine has, and a note for those that a log states and the engine here has not."""
+    names = {option.name for option in engine_class(engine).option_help()}
+    known = {name: value for name, value in options.items() if name in names}
+    notes = (f"not modelled: {name}={value}" for name, value in options.items() if name not in names)
+    return known, tuple(notes)
 
 
 def stated_number(stated: Mapping[str, str], *names: str) -> int | None:
+    """The first of these that is a whole number above nought."""
     for name in names:
-        text = stated.get(name, "")
+        text = stated.get(name, "").replace(",", "")
         if text.isdecimal() and len(text) < 16 and int(text):
             return int(text)
     return None
 
 
-def gib(size: int) -> Decimal:
-    # vLLM: round(bytes / 2**30, 2), printed without trailing zeros (older ones "%.2f"): 27.0 and 27.00 are one figure.
-    return Decimal(str(round(size / GiB, 2)))
+def stated_truth(stated: Mapping[str, str], name: str) -> bool | None:
+    """Whether a flag is on, in any of the ways in which engines print it; None where it is not stated."""
+    text = stated.get(name)
+    return None if text is None else text.casefold() in ("true", "1", "enabled", "auto", "on", "yes")
 
 
-def byte_bounds(figure: Figure, digits: int = 2) -> tuple[int, int]:
-    """The least and the most bytes that are printed as this figure."""
-    half = Decimal(1).scaleb(-digits) / 2
-    scale = UNIT_BYTES[figure.unit]
-    value = Decimal(figure.printed)
-    return int((value - half) * scale), int((value + half) * scale)
+def printed_gib(size: int) -> str:
+    """Bytes as vLLM prints them: round(bytes / 2**30, 2), so that 27.0 and 27.00 are one figure."""
+    return str(round(size / GiB, 2))
+
+
+def byte_bounds(figure: Figure, places: int) -> tuple[int, int]:
+    """The least and the most bytes that an engine prints as this figure with so many places.
+
+    >>> byte_bounds(Figure("available", "40.0", "GiB", 1), 2) == (int(39.995 * 2**30), int(40.005 * 2**30))
+    True
+    """
+    printed, half = Decimal(figure.printed), Decimal(1).scaleb(-places) / 2
+    scale = UNIT_BYTES[figure.unit.replace("GB", "GiB")]
+    return int((printed - half) * scale), int((printed + half) * scale)
 
 
 def first_that_holds(low: int, high: int, holds: Callable[[int], bool]) -> int:
@@ -304,22 +499,8 @@ def first_that_holds(low: int, high: int, holds: Callable[[int], bool]) -> int:
 
 
 def same_number(predicted: str, printed: str) -> bool:
-    return Decimal(predicted) == Decimal(printed)
-
-
-class EngineLog(Protocol):
-    """How one engine's log is understood."""
-
-    markers: ClassVar[tuple[Marker, ...]]
-
-    def question(self, run: LogRun, given: Given) -> Question:
-        """The configuration that the log and the user state."""
-        ...
-
-    def compare(self, run: LogRun, question: Question, architecture: Architecture) -> Iterator[Compared]:
-        """Every figure with its prediction."""
-        ...
-
-    def changes(self, run: LogRun, question: Question) -> Iterator[Change]:
-        """What may be different, the likeliest first."""
-        ...
+    """Whether two printed figures are one number; words are only equal to themselves."""
+    try:
+        return Decimal(predicted) == Decimal(printed)
+    except ArithmeticError:
+        return predicted == printed

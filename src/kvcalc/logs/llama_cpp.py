@@ -1,13 +1,16 @@
-"""llama.cpp's log: src/llama-kv-cache.cpp, llama-memory-recurrent.cpp, llama-context.cpp, llama-model.cpp."""
+"""llama.cpp's log, and its fork ik_llama.cpp's: llama-kv-cache.cpp, llama-memory-recurrent.cpp, llama-context.cpp.
+
+Older lines: llama_kv_cache_unified, llama_kv_cache_init, llama_new_context_with_model and llama_init_from_model.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any
 
-from kvcalc.architecture import Architecture
+from kvcalc.architecture import Architecture, Latent
 from kvcalc.errors import InputError
 from kvcalc.logs.base import (
     MOST_CACHES,
@@ -15,24 +18,68 @@ from kvcalc.logs.base import (
     CacheLine,
     Change,
     Compared,
+    EngineLog,
     Figure,
     Given,
+    Line,
     LogReader,
-    LogRun,
-    Marker,
     Question,
+    Start,
+    changes,
+    checked,
+    known_options,
     stated_number,
-    with_dtype,
-    with_options,
+    stated_truth,
+    unchecked,
 )
 
-_SIZE = re.compile(rf"(?:size|KV self size) *= *{NUMBER} MiB")
-_SHAPE = re.compile(r"\( *(\d{1,12}) cells?, +(\d{1,6}) layers(?:, +(\d{1,6})(?:/(\d{1,6}))? seqs)?")
-_PART = re.compile(rf"\b([KVRS]) \((\w{{1,12}})\): *{NUMBER} MiB")
-_PARAM = re.compile(
-    r"llama_context: (n_seq_max|n_ctx|n_ctx_seq|n_ctx_per_seq|n_batch|n_ubatch|flash_attn|kv_unified) += (\w{1,20})"
+# ---- lines ----
+
+_SIZE = re.compile(rf"(?:\bsize|KV self size) *= *{NUMBER} MiB")
+_SHAPE = re.compile(
+    r"\( *(\d{1,12}) cells?, +(\d{1,6}) layers(?:, +(\d{1,6})(?:/(\d{1,6}))? seqs)?(?:,? +(\d{1,6}) rs_seq)?"
 )
-_INFO = re.compile(r"print_info: (general\.name|arch|n_layer|n_swa) +[=:] ?(.{1,200})")
+_PART = re.compile(rf"(?<![\w^])(K|V|R|S|P|c\^KV|K\^R) \((\w{{1,12}})\): *{NUMBER} MiB")
+_PARAM = re.compile(
+    r"(?:llama_context|llama_new_context_with_model|llama_init_from_model): "
+    r"(n_seq_max|n_ctx|n_ctx_seq|n_ctx_per_seq|n_batch|n_ubatch|flash_attn|kv_unified|mla_attn|n_rs_seq) *= *(\w{1,20})"
+)
+_INFO = re.compile(
+    r"(?:print_info|llm_load_print_meta|llama_model_loader: - kv +\d+): +(general\.name|n_layer)"
+    r"(?: +str)? *[=:] ?(.{1,200})"
+)
+_OLD_CELLS = re.compile(
+    r"(?:kv_size|n_ctx) = (\d{1,10}),.{0,40}type_k = '(\w{1,12})', type_v = '(\w{1,12})'(?:, n_layer = (\d{1,5}))?"
+)
+_BUFFER = re.compile(rf"([\w.]{{1,30}})(?:\[\w{{1,20}}\])? +(model|compute|output) +buffer size *= *{NUMBER} MiB")
+_FILE = re.compile(r"(?:loading model|loaded meta data|load_model|from) .{0,200}?['\" ]([^\s'\"]{1,300}\.gguf)")
+_FAILED = re.compile(r"failed to allocate|cudaMalloc failed|unable to allocate|failed to create .{0,20}context")
+
+_LAUNCH = re.compile(r"llama-(?:server|cli|bench|perplexity)\b(?:\.exe)?['\"]? .{0,200}?--?\w")
+_COMMAND = {
+    "-m": "model",
+    "--model": "model",
+    "-hf": "model",
+    "-hfr": "model",
+    "--hf-repo": "model",
+    "-c": "n_ctx",
+    "--ctx-size": "n_ctx",
+    "-b": "n_batch",
+    "--batch-size": "n_batch",
+    "-ub": "n_ubatch",
+    "--ubatch-size": "n_ubatch",
+    "-np": "n_seq_max",
+    "--parallel": "n_seq_max",
+    "-ctk": "type_k",
+    "--cache-type-k": "type_k",
+    "-ctv": "type_v",
+    "--cache-type-v": "type_v",
+    "-fa": "flash_attn",
+    "--flash-attn": "flash_attn",
+    "--swa-full": "swa_full",
+    "-kvu": "kv_unified",
+    "--kv-unified": "kv_unified",
+}
 
 
 def parse_cache(line: str, number: int = 0) -> CacheLine | None:
@@ -48,7 +95,7 @@ def parse_cache(line: str, number: int = 0) -> CacheLine | None:
     figures = [Figure("size", size[1], "MiB", number)]
     shape = _SHAPE.search(line)
     if shape:
-        names = ("cells", "layers", "seqs", "streams")
+        names = ("cells", "layers", "seqs", "streams", "rs_seq")
         figures += [
             Figure(name, text, "", number) for name, text in zip(names, shape.groups(), strict=True) if text is not None
         ]
@@ -59,137 +106,170 @@ def parse_cache(line: str, number: int = 0) -> CacheLine | None:
     return CacheLine("recurrent" if "recurrent" in line else "kv", tuple(figures), tuple(types))
 
 
-def _cache(reader: LogReader, line: str, number: int) -> None:
-    if "buffer size" in line:  # the same bytes once more, device by device
+def _cache(reader: LogReader, line: Line) -> None:
+    if "buffer size" in line.text:  # the same bytes once more, device by device
         return
-    if "full-size SWA cache" in line:
-        reader.run.stated["swa_full"] = "true"
+    if "full-size SWA cache" in line.text:
+        reader.stated("llama.cpp", line, host="ollama")["swa_full"] = "true"
         return
-    cache = parse_cache(line, number)
-    if cache is not None and len(reader.run.caches) < MOST_CACHES:
-        reader.engine("llama.cpp").caches.append(cache)
+    if match := _OLD_CELLS.search(line.text):
+        _old_cells(reader, line, match)
+        return
+    cache = parse_cache(line.text, line.number)
+    if cache is None:
+        return
+    start = reader.of("llama.cpp", line, host="ollama")
+    again = [figure.printed for figure in cache.figures[:1]]
+    # ik_llama.cpp says the sum twice, once in the words of K and V and once in those of latents.
+    old = [each for each in start.caches if each.get("layers") is None and cache.get("layers") is None]
+    if old and [figure.printed for figure in old[-1].figures[:1]] == again:
+        start.caches.remove(old[-1])
+    if len(start.caches) < MOST_CACHES:
+        start.caches.append(cache)
 
 
-def _start(reader: LogReader, line: str, number: int) -> None:
-    if "constructing" in line:
-        if reader.run.caches:
-            reader.start(keep_flags=True)
+def _old_cells(reader: LogReader, line: Line, match: re.Match[str]) -> None:
+    """The cells of a cache before it is made: the context of versions that print no other."""
+    start = reader.start
+    if start.engine == "llama.cpp" and start.caches and "kv_size" in start.stated:
+        reader.open(line, keep_flags=True)
+        start = reader.start
+    start.stated["kv_size"] = match[1]
+    start.stated["type_k"], start.stated["type_v"] = match[2], match[3]
+    start.seen.add("cells")
+
+
+def _context(reader: LogReader, line: Line) -> None:
+    if "constructing" in line.text:
+        if reader.start.caches:
+            reader.open(line, keep_flags=True)
         return
-    match = _PARAM.search(line)
+    _buffer(reader, line)
+    match = _PARAM.search(line.text)
     if match:
-        reader.run.stated[match[1]] = match[2]
+        reader.stated("llama.cpp", line, host="ollama")[match[1]] = match[2]
+        reader.start.seen.add("context")
+    elif "KV self size" in line.text:
+        _cache(reader, line)
 
 
-def _info(reader: LogReader, line: str, number: int) -> None:
-    match = _INFO.search(line)
+def _buffer(reader: LogReader, line: Line) -> None:
+    match = _BUFFER.search(line.text)
+    if match and match[2]:
+        reader.start.term(line, "MiB", **{f"{match[1]} {match[2]} buffer": match[3]})
+
+
+def _info(reader: LogReader, line: Line) -> None:
+    match = _INFO.search(line.text)
     if match is None:
         return
     name, value = match[1], match[2].strip()
     if name == "n_layer" and value.isdecimal():
-        reader.run.stated["n_layer"] = value
+        reader.stated("llama.cpp", line, host="ollama")["n_layer"] = value
     elif name == "general.name":
-        reader.start()
-        reader.run.stated["model"] = value
+        if reader.start.has_figures and reader.start.engine == "llama.cpp":
+            reader.open(line)
+        reader.stated("llama.cpp", line, host="ollama")["model"] = value
+        reader.start.seen.add("info")
 
 
-_TRUE = ("true", "1", "enabled", "auto", "on")
+def _file(reader: LogReader, line: Line) -> None:
+    match = _FILE.search(line.text)
+    if match:
+        if reader.start.has_figures and reader.start.engine == "llama.cpp":
+            reader.open(line)
+        reader.stated("llama.cpp", line, host="ollama")["file"] = match[1]
+        reader.start.seen.add("file")
+        reader.start.line = reader.start.line or line.number
 
 
-class LlamaCppLog:
-    """What is read in a log, what it states, and what differs where it disagrees."""
+def _file_or_command(reader: LogReader, line: Line) -> None:
+    if _LAUNCH.search(line.text):
+        _command(reader, line)
+    else:
+        _file(reader, line)
 
-    markers: ClassVar[tuple[Marker, ...]] = (
-        ("llama_kv_cache", _cache),
-        ("llama_memory_recurrent: size", _cache),
-        ("KV self size", _cache),
-        ("llama_context:", _start),
-        ("print_info:", _info),
+
+def _command(reader: LogReader, line: Line) -> None:
+    if _LAUNCH.search(line.text):
+        reader.command("llama.cpp", line)
+
+
+def _failed(reader: LogReader, line: Line) -> None:
+    if _FAILED.search(line.text):
+        start = reader.start
+        start.stopped = start.stopped or ("memory could not be allocated", line.number)
+
+
+# ---- what they state, and what they should be ----
+
+
+def _question(start: Start, given: Given) -> Question:
+    stated = start.stated
+    caches = [cache for cache in start.caches if cache.kind == "kv"]
+    shapes = [shape for shape in map(_shape, caches) if shape is not None]
+    options: dict[str, Any] = {}
+    taken: set[str] = set()
+    sequences = given.batch_size or stated_number(stated, "n_seq_max")
+    if sequences is None:
+        recurrent = next((cache.get("seqs") for cache in start.caches), None)
+        sequences = max((seqs for _, seqs, _ in shapes), default=0) or (int(recurrent.printed) if recurrent else 1)
+        taken.add("seqs")
+    options["n_seq_max"] = sequences
+    unified = stated_truth(stated, "kv_unified")
+    if unified is None and shapes:
+        unified = all(streams == 1 for _, _, streams in shapes)
+        taken.add("streams")
+    if unified is not None:
+        options["kv_unified"] = unified
+    if given.context is not None:
+        options["n_ctx"] = given.context * sequences
+    elif stated_number(stated, "n_ctx", "kv_size"):
+        options["n_ctx"] = stated_number(stated, "n_ctx", "kv_size")
+    elif shapes:
+        options["n_ctx"] = max(cells * streams for cells, _, streams in shapes)
+        taken.add("cells")
+    elif not any(cache.kind == "recurrent" for cache in start.caches):
+        raise InputError("the log does not state the context", hint="give it with -c")
+    for name in ("n_batch", "n_ubatch", "n_rs_seq"):
+        if stated_number(stated, name):
+            options[name] = stated_number(stated, name)
+    for name in ("swa_full", "flash_attn"):
+        truth = stated_truth(stated, name)
+        if truth is not None:
+            options[name] = truth
+    rows = next((cache.get("rs_seq") for cache in start.caches if cache.get("rs_seq") is not None), None)
+    if rows is not None and int(rows.printed):
+        options["n_rs_seq"] = int(rows.printed)
+    dtype = given.kv_cache_dtype or _format(start, caches)
+    context = max(1, options.get("n_ctx", 256) // max(1, sequences))  # a log may state none
+    if given.engine == "ollama":
+        options = {"num_parallel": sequences}
+    options, notes = known_options(given.engine or "llama.cpp", options)
+    if "n_ubatch" not in stated and "n_ubatch" not in given.options:
+        notes = (*notes, "n_ubatch is taken for 512")
+    names = {*given.options, *(name for name in stated if name in options)}
+    if dtype is not None:
+        names.add("kv_cache_dtype")
+    return Question(
+        given.engine or "llama.cpp",
+        {**options, **given.options},
+        context,
+        sequences,
+        dtype,
+        given.tensor_parallel_size or 1,
+        frozenset(names),
+        frozenset(taken),
+        notes,
     )
 
-    def question(self, run: LogRun, given: Given) -> Question:
-        stated = run.stated
-        caches = [cache for cache in run.caches if cache.kind == "kv"]
-        shapes = [shape for shape in map(_shape, caches) if shape is not None]
-        options: dict[str, Any] = {}
-        sequences = (
-            given.batch_size or stated_number(stated, "n_seq_max") or max((seqs for _, seqs, _ in shapes), default=1)
-        )
-        if "n_seq_max" not in stated and given.batch_size is None and not shapes:
-            recurrent = next((cache.get("seqs") for cache in run.caches), None)
-            sequences = int(recurrent.printed) if recurrent else 1
-        options["n_seq_max"] = sequences
-        if "kv_unified" in stated:
-            options["kv_unified"] = stated["kv_unified"] in _TRUE
-        elif shapes:
-            options["kv_unified"] = all(streams == 1 for _, _, streams in shapes)
-        if given.context is not None:
-            options["n_ctx"] = given.context * sequences
-        elif "n_ctx" in stated and stated_number(stated, "n_ctx"):
-            options["n_ctx"] = stated_number(stated, "n_ctx")
-        elif shapes:
-            options["n_ctx"] = max(cells * streams for cells, _, streams in shapes)
-        elif not any(cache.kind == "recurrent" for cache in run.caches):
-            raise InputError("the log does not state the context", hint="give it with -c")
-        for name in ("n_batch", "n_ubatch"):
-            if stated_number(stated, name):
-                options[name] = stated_number(stated, name)
-        if "swa_full" in stated:
-            options["swa_full"] = True
-        if "flash_attn" in stated:
-            options["flash_attn"] = stated["flash_attn"] in _TRUE
-        types = next((cache.types for cache in caches if cache.types), ())
-        dtype = given.kv_cache_dtype or ("/".join(types[:2]) if types else None)
-        context = max(1, options.get("n_ctx", 256) // max(1, sequences))  # a log may state none
-        if given.engine == "ollama":
-            options = {"num_parallel": sequences}
-        notes = [] if "n_ubatch" in stated or "n_ubatch" in (given.options or {}) else ["n_ubatch is taken for 512"]
-        return Question(
-            given.engine or "llama.cpp",
-            {**options, **(given.options or {})},
-            context,
-            sequences,
-            dtype,
-            given.tensor_parallel_size or 1,
-            tuple(notes),
-        )
 
-    def compare(self, run: LogRun, question: Question, architecture: Architecture) -> Iterator[Compared]:
-        plan = question.setup(architecture).plan
-        report = plan.report(question.context, question.batch_size, 2**62)
-        lines = [line for line in map(parse_cache, report["printed"]) if line is not None]
-        layers = run.stated.get("n_layer")
-        if layers is not None:
-            predicted = str(architecture.num_layers)
-            yield Compared("layers of the model", 0, layers, predicted, "", layers == predicted)
-        for cache in run.caches:
-            if cache.get("layers") is None:  # an old version prints one sum
-                yield from _old_sum(cache, lines)
-                continue
-            match = _counterpart(cache, lines)
-            if match is not None:
-                lines.remove(match)
-            yield from _compare_lines(cache, match)
-        for line in lines if len(run.caches) > 1 else ():
-            size = line.get("size")
-            if size is not None and Decimal(size.printed):
-                yield Compared(f"{_title(line)}: size", 0, "none", size.printed, "MiB", False)
-
-    def changes(self, run: LogRun, question: Question) -> Iterator[Change]:
-        skip: set[str] = {name for name in ("swa_full", "kv_unified", "n_ubatch", "flash_attn") if name in run.stated}
-        yield from with_options(
-            {
-                "swa_full": (True, False),
-                "n_ubatch": (1024, 2048, 256, 128, 64, 4096),
-                "mla": (False,),
-                "kv_unified": (True, False),
-                "flash_attn": (False,),
-                "n_seq_max": (1, 2, 4, 8),
-            },
-            question,
-            skip,
-        )
-        for dtype in ("f16", "q8_0", "q4_0", "bf16", "f32"):
-            yield with_dtype(dtype)
+def _format(start: Start, caches: list[CacheLine]) -> str | None:
+    """The formats of K and V, as a cache's line prints them or a flag states them."""
+    types = next((cache.types for cache in caches if cache.types), ())
+    if not types and "type_k" in start.stated:
+        types = (start.stated["type_k"], start.stated.get("type_v", "f16"))
+    return "/".join(dict.fromkeys(types[:2])) if types else None
 
 
 def _shape(cache: CacheLine) -> tuple[int, int, int] | None:
@@ -202,6 +282,35 @@ def _shape(cache: CacheLine) -> tuple[int, int, int] | None:
         max(1, int(seqs.printed)) if seqs else 1,
         max(1, int(streams.printed)) if streams else 1,
     )
+
+
+def _compare(start: Start, question: Question, architecture: Architecture) -> Iterator[Compared]:
+    setup = question.setup(architecture)
+    report = setup.plan.report(question.context, question.batch_size, 2**62)
+    lines = [line for line in map(parse_cache, report["printed"]) if line is not None]
+    layers = start.stated.get("n_layer")
+    if layers is not None:
+        reported = Figure("n_layer", layers, "", 0)
+        yield checked("layers of the model", reported, _layers(layers, str(architecture.num_layers), architecture))
+    latents = [cache for cache in start.caches if cache.get("c^KV") is not None]
+    for cache in start.caches:
+        if cache.get("layers") is None:  # an old version prints one sum
+            yield from _old_sum(cache, lines, architecture, placeholder=bool(latents) and cache not in latents)
+            continue
+        match = _counterpart(cache, lines)
+        if match is not None:
+            lines.remove(match)
+        yield from _compare_lines(cache, match, question, architecture)
+    for line in lines if len(start.caches) > 1 and not latents else ():
+        size = line.get("size")
+        if size is not None and Decimal(size.printed):
+            yield Compared(f"{_title(line)}: size", 0, "none", size.printed, "MiB", "disagrees")
+
+
+def _layers(reported: str, predicted: str, architecture: Architecture) -> str:
+    """The layer count: builds that count the layers of a draft print one more, at no size."""
+    drafts = len(architecture.mtp_layers) or 1
+    return reported if reported == str(int(predicted) + drafts) and architecture.mtp_layers else predicted
 
 
 def _counterpart(cache: CacheLine, lines: list[CacheLine]) -> CacheLine | None:
@@ -221,30 +330,98 @@ def _title(cache: CacheLine) -> str:
     return f"{kind} of {layers.printed} layers" if layers is not None else kind
 
 
-def _compare_lines(cache: CacheLine, match: CacheLine | None) -> Iterator[Compared]:
+#: Fields that say nothing of the size, or that older lines have not.
+_SILENT = {"P", "rs_seq"}
+_WORDS = {"R": "R (convolution)", "S": "S (recurrent)"}
+
+
+def _compare_lines(
+    cache: CacheLine, match: CacheLine | None, question: Question, architecture: Architecture
+) -> Iterator[Compared]:
     title = _title(cache)
     for figure in cache.figures:
-        if figure.name == "P":
-            continue
         found = match.get(figure.name) if match is not None else None
+        if figure.name in _SILENT or (found is None and match is not None):
+            continue
+        name = f"{title}: {_WORDS.get(figure.name, figure.name)}"
         predicted = found.printed if found is not None else "none"
-        if found is None and match is not None:
-            continue  # an older version of the line says more, or less, of itself
-        words = {"K": "K", "V": "V", "R": "R (convolution)", "S": "S (recurrent)"}.get(figure.name, figure.name)
-        yield Compared(
-            f"{title}: {words}", figure.line, figure.printed, predicted, figure.unit, figure.printed == predicted
-        )
+        if figure.name == "layers" and cache.kind == "recurrent":
+            predicted = _layers(figure.printed, predicted, architecture)
+        if figure.name in question.taken and figure.printed == predicted:
+            yield unchecked(name, figure)
+        else:
+            yield checked(name, figure, predicted, agrees=figure.printed == predicted)
 
 
-def _old_sum(cache: CacheLine, lines: list[CacheLine]) -> Iterator[Compared]:
-    for name in ("size", "K", "V"):
-        reported = cache.get(name)
-        parts = [part for part in (line.get(name) for line in lines if line.kind == "kv") if part is not None]
-        if reported is not None:
-            total = str(sum((Decimal(part.printed) for part in parts), Decimal(0)))
-            yield Compared(
-                f"KV cache: {name}", reported.line, reported.printed, total, "MiB", reported.printed == total
-            )
+def _old_sum(
+    cache: CacheLine, lines: list[CacheLine], architecture: Architecture, *, placeholder: bool
+) -> Iterator[Compared]:
+    parts = {"size": Decimal(0), "K": Decimal(0), "V": Decimal(0)}
+    for figure in (figure for line in lines if line.kind == "kv" for figure in line.figures):
+        if figure.name in parts:
+            parts[figure.name] += Decimal(figure.printed)
+    latent = next((kind for kind, _ in architecture.caches if isinstance(kind, Latent)), None)
+    rope = Decimal(latent.rope_dim) / (latent.rank + latent.rope_dim) if latent is not None else Decimal(0)
+    if cache.get("K^R") is not None:
+        parts["K^R"], parts["c^KV"] = parts["K"] * rope, parts["K"] * (1 - rope)
+    else:
+        parts["c^KV"] = parts["K"]
+    for figure in cache.figures:
+        if placeholder:
+            yield unchecked(f"another KV cache: {figure.name}", figure)
+        elif figure.name in parts:
+            yield checked(f"KV cache: {figure.name}", figure, f"{parts[figure.name]:.2f}")
 
 
-LOG = LlamaCppLog()
+def _changes(start: Start, question: Question) -> Iterator[Change]:
+    yield from changes(
+        question,
+        swa_full=(True, False),
+        n_ubatch=(1024, 2048, 256, 128, 64, 4096),
+        mla=(False,),
+        kv_unified=(True, False),
+        flash_attn=(False,),
+        n_seq_max=(1, 2, 4, 8),
+        kv_cache_dtype=("f16", "q8_0", "q4_0", "bf16", "f32"),
+    )
+
+
+def _another_model(
+    start: Start, question: Question, architecture: Architecture, rows: tuple[Compared, ...]
+) -> str | None:
+    """Another model, where a cache of the log has a number of layers that no cache of this one has."""
+    strange = [row.reported for row in rows if row.figure.endswith("layers") and row.verdict == "disagrees"]
+    if not strange:
+        return None
+    return f"another model, or a draft model: the log has a cache of {' and one of '.join(strange)} layers"
+
+
+LOG = EngineLog(
+    "llama.cpp",
+    (
+        ("llama_kv_cache", _cache),
+        ("llama_memory_recurrent: size", _cache),
+        ("KV self size", _cache),
+        ("llama_context:", _context),
+        ("llama_new_context_with_model:", _context),
+        ("llama_init_from_model:", _context),
+        ("sched_reserve:", _buffer),
+        ("load_tensors:", _buffer),
+        ("llm_load_tensors:", _buffer),
+        ("general.name", _info),
+        ("print_info: n_layer", _info),
+        ("llm_load_print_meta: n_layer", _info),
+        (".gguf", _file_or_command),
+        ("llama-server", _command),
+        ("llama-cli", _command),
+        ("cudaMalloc failed", _failed),
+        ("failed to allocate", _failed),
+    ),
+    _COMMAND,
+    (("KV cache", "printed its cache"),),
+    _question,
+    _compare,
+    _changes,
+    _another_model,
+    ("llama.cpp", "ollama"),
+)

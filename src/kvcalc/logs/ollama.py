@@ -1,11 +1,13 @@
-"""The log of Ollama's own engine: ml/device.go, runner/ollamarunner; server/sched.go."""
+"""Ollama's log: what its scheduler estimated (llm/memory.go) and its own engine allocated (ml/device.go)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
-from typing import Any, ClassVar
+from fractions import Fraction
+from typing import Any
 
 from kvcalc.architecture import Architecture
 from kvcalc.errors import InputError
@@ -15,125 +17,227 @@ from kvcalc.logs.base import (
     CacheLine,
     Change,
     Compared,
+    EngineLog,
     Figure,
     Given,
+    Line,
     LogReader,
-    LogRun,
-    Marker,
     Question,
+    Start,
     byte_bounds,
-    put,
-    same_number,
+    changes,
+    checked,
     stated_number,
-    with_dtype,
-    with_options,
 )
 
-_SIZE = re.compile(r"msg=\"kv cache\" device=(\S{1,40}) size=\"(\d{1,9}(?:\.\d)?) ([KMGT]i)?B\"")
+# ---- lines ----
+
+_SIZE = re.compile(
+    r"msg=\"(kv cache|model weights|compute graph)\" device=(\S{1,40}) size=\"(\d{1,9}(?:\.\d)?) ([KMGT]i)?B\""
+)
 _REQUIRED = re.compile(r"memory\.required\.kv=\"(\d{1,9}(?:\.\d)?) ([KMGT]i)?B\"")
+_TERMS = re.compile(
+    r"(memory\.weights\.total|memory\.graph\.full|memory\.graph\.partial)=\"(\d{1,9}(?:\.\d)?) ([KMGT]i)?B\""
+)
+_BY_LAYER = re.compile(r"required\.([\w.]{1,40})\.Cache=\"?(\[[\d A-Z]{1,8000}\]|\d{1,18}[A-Z]?)")
 _LOAD = re.compile(r"\b(Parallel|BatchSize|KvSize|KvCacheType|FlashAttention):(\w{0,20})")
-_FLAG = re.compile(r"--(ctx-size|batch-size|parallel|kv-cache-type) (\w{1,20})")
-_NAMES = {
-    "ctx-size": "KvSize",
-    "batch-size": "BatchSize",
-    "parallel": "Parallel",
-    "kv-cache-type": "KvCacheType",
+_LOAD_NAMES = {
+    "Parallel": "n_seq_max",
+    "BatchSize": "n_batch",
+    "KvSize": "n_ctx",
+    "KvCacheType": "type_k",
+    "FlashAttention": "flash_attn",
 }
+_ENVIRONMENT = re.compile(r"\bOLLAMA_(KV_CACHE_TYPE|NUM_PARALLEL|CONTEXT_LENGTH):(\w{1,20})")
+_COMMAND = {
+    "--ctx-size": "n_ctx",
+    "-c": "n_ctx",
+    "--batch-size": "n_batch",
+    "-b": "n_batch",
+    "--parallel": "n_seq_max",
+    "-np": "n_seq_max",
+    "--kv-cache-type": "type_k",
+    "--cache-type-k": "type_k",
+}
+_ENVIRONMENT_NAMES = {"KV_CACHE_TYPE": "type_k", "NUM_PARALLEL": "n_seq_max", "CONTEXT_LENGTH": "context"}
+_VERSION = re.compile(r"\(version (\d{1,3}\.\d{1,3}\.\d{1,3})")
 
 
-def _cache(reader: LogReader, line: str, number: int) -> None:
-    match = _SIZE.search(line)
+def _cache(reader: LogReader, line: Line) -> None:
+    match = _SIZE.search(line.text)
     if match is None:
         return
-    run = reader.engine("ollama")
-    figure = Figure("size", match[2], f"{match[3] or ''}B", number)
-    known = [cache for cache in run.caches if match[1] not in cache.types]  # the fit is tried several times: the last
-    run.caches = [*known[: MOST_CACHES - 1], CacheLine("device", (figure,), (match[1],))]
+    figure = Figure("size", match[3], f"{match[4] or ''}B", line.number)
+    if match[1] != "kv cache":
+        reader.start.term(line, figure.unit, **{f"{match[1]} on {match[2]}": figure.printed})
+        return
+    start = reader.of("ollama", line)
+    known = [cache for cache in start.caches if match[2] not in cache.types]  # the fit is tried several times: the last
+    start.caches = [*known[: MOST_CACHES - 1], CacheLine("device", (figure,), (match[2],))]
 
 
-def _required(reader: LogReader, line: str, number: int) -> None:
-    match = _REQUIRED.search(line)
-    if match:
-        put(reader.engine("ollama"), number, f"{match[2] or ''}B", required_kv=match[1])
-        _flags(reader, line, number)
+def _required(reader: LogReader, line: Line) -> None:
+    match = _REQUIRED.search(line.text)
+    if match is None:
+        return
+    if "required_kv" in reader.start.figures:
+        reader.open(line)
+    reader.of("ollama", line).put(line, f"{match[2] or ''}B", required_kv=match[1])
+    reader.continued(line)
+    for term in _TERMS.finditer(line.text):
+        reader.start.term(line, f"{term[3] or ''}B", **{term[1].replace(".", " "): term[2]})
 
 
-def _load(reader: LogReader, line: str, number: int) -> None:
-    for match in _LOAD.finditer(line[:4096]):
+def _layers(reader: LogReader, line: Line) -> None:
+    """``required.CUDA0.Cache="[b1 b2 ...]"``: bytes of each layer on a device, U behind one that did not fit."""
+    found = list(_BY_LAYER.finditer(line.text))
+    if not found:
+        return
+    start = reader.of("ollama", line)
+    start.caches = [cache for cache in start.caches if cache.kind != "layers"]  # each try says all devices again
+    for match in found[:MOST_CACHES]:
+        sizes = [size for size in re.findall(r"\d{1,18}", match[2]) if int(size)]
+        total = Figure("size", str(sum(map(int, sizes))), "B", line.number)
+        count = Figure("layers", str(len(sizes)), "", line.number)
+        start.caches.append(CacheLine("layers", (total, count), (match[1],)))
+
+
+def _load(reader: LogReader, line: Line) -> None:
+    for match in _LOAD.finditer(line.text[:4096]):
         if match[2]:
-            reader.run.stated[match[1]] = match[2]
+            reader.stated("ollama", line)[_LOAD_NAMES[match[1]]] = match[2]
+    reader.start.seen.add("load")
 
 
-def _flags(reader: LogReader, line: str, number: int) -> None:
-    for match in _FLAG.finditer(line[:4096]):
-        reader.run.stated[_NAMES[match[1]]] = match[2]
+def _runner(reader: LogReader, line: Line) -> None:
+    """``cmd="ollama runner --ctx-size ..."``: what the runner's command does not name has its default."""
+    if reader.start.has_figures and ("starting runner" in line.text or "runner" in reader.start.seen):
+        reader.open(line)
+    if "--ctx-size" in line.text:
+        stated = reader.stated("ollama", line)
+        for name in ("n_ctx", "n_batch", "n_seq_max", "type_k"):
+            stated.pop(name, None)
+        reader.continued(line)
+        stated.setdefault("type_k", "f16")
+        reader.start.seen.add("runner")
 
 
-class OllamaLog:
-    """What is read in a log, what it states, and what differs where it disagrees."""
+def _environment(reader: LogReader, line: Line) -> None:
+    """The server's environment, which holds for every model that it loads."""
+    if reader.start.has_figures:
+        reader.open(line)
+    for match in _ENVIRONMENT.finditer(line.text):
+        if match[2] != "0":
+            reader.standing[_ENVIRONMENT_NAMES[match[1]]] = match[2]
+    reader.start.stated |= reader.standing
+    reader.start.seen.add("environment")
 
-    markers: ClassVar[tuple[Marker, ...]] = (
-        ('msg="kv cache"', _cache),
-        ("memory.required.kv=", _required),
-        ("KvSize:", _load),
-        ("--ctx-size ", _flags),
+
+def _version(reader: LogReader, line: Line) -> None:
+    match = _VERSION.search(line.text)
+    if match:
+        reader.standing["version"] = reader.stated("ollama", line)["version"] = match[1]
+
+
+# ---- what they state, and what they should be ----
+
+
+def _question(start: Start, given: Given) -> Question:
+    stated = start.stated
+    parallel = given.batch_size or stated_number(stated, "n_seq_max") or 1
+    n_ctx = given.context * parallel if given.context else stated_number(stated, "n_ctx")
+    if n_ctx is None and stated_number(stated, "context"):
+        n_ctx = (stated_number(stated, "context") or 1) * parallel
+    if n_ctx is None:
+        raise InputError("the log does not state the context", hint="give it with -c")
+    batch = stated_number(stated, "n_batch")
+    if given.engine == "ollama":
+        options: dict[str, Any] = {"num_parallel": parallel} | ({"num_batch": batch} if batch else {})
+    else:
+        options = {"n_ctx": n_ctx, "n_seq_max": parallel, "kv_unified": True, "n_ubatch": batch or 512}
+    said = {"n_ubatch": "n_batch", "num_batch": "n_batch", "n_seq_max": "n_seq_max", "kv_cache_dtype": "type_k"}
+    names = {*given.options, *(name for name, flag in said.items() if flag in stated)}
+    return Question(
+        given.engine or "llama.cpp",
+        {**options, **given.options},
+        max(1, n_ctx // parallel),
+        parallel,
+        given.kv_cache_dtype or stated.get("type_k"),
+        stated=frozenset(names | ({"kv_cache_dtype"} if given.kv_cache_dtype else set())),
+        notes=("Ollama's own engine keeps one cache for all slots: llama.cpp's rule with kv_unified",),
     )
 
-    """Ollama's own engine: one cache for all slots, so llama.cpp's rule with kv_unified."""
 
-    def question(self, run: LogRun, given: Given) -> Question:
-        stated = run.stated
-        parallel = given.batch_size or stated_number(stated, "Parallel") or 1
-        n_ctx = given.context * parallel if given.context else stated_number(stated, "KvSize")
-        if n_ctx is None:
-            raise InputError("the log does not state the context", hint="give it with -c")
-        dtype = given.kv_cache_dtype or stated.get("KvCacheType") or None
-        if given.engine == "ollama":
-            options: dict[str, Any] = {"num_parallel": parallel}
-            if stated_number(stated, "BatchSize"):
-                options["num_batch"] = stated_number(stated, "BatchSize")
-        else:
-            options = {"n_ctx": n_ctx, "n_seq_max": parallel, "kv_unified": True}
-            options["n_ubatch"] = stated_number(stated, "BatchSize") or 512
-        return Question(
-            given.engine or "llama.cpp",
-            {**options, **(given.options or {})},
-            max(1, n_ctx // parallel),
-            parallel,
-            dtype,
-            notes=("Ollama's own engine keeps one cache for all slots: llama.cpp's rule with kv_unified",),
-        )
-
-    def compare(self, run: LogRun, question: Question, architecture: Architecture) -> Iterator[Compared]:
-        size = question.setup(architecture).plan.kv_bytes(question.context, question.batch_size)
-        required = run.figures.get("required_kv")
-        sizes = [figure for figure in (cache.get("size") for cache in run.caches) if figure is not None]
-        if required is not None:
-            yield self._one("KV cache required", required, size)
-        if len(sizes) == 1:
-            yield self._one("KV cache", sizes[0], size)
-        elif sizes:
-            low, high = (sum(byte_bounds(figure, 1)[side] for figure in sizes) for side in (0, 1))
-            unit = max((figure.unit for figure in sizes), key=lambda unit: UNIT_BYTES[unit])
-            total = sum(Decimal(figure.printed) * UNIT_BYTES[figure.unit] for figure in sizes) / UNIT_BYTES[unit]
-            agrees = low <= size <= high
-            reported = f"{total:.1f}"
-            predicted = reported if agrees else f"{size / UNIT_BYTES[unit]:.1f}"
-            yield Compared(f"KV cache on {len(sizes)} devices", sizes[0].line, reported, predicted, unit, agrees)
-
-    @staticmethod
-    def _one(name: str, figure: Figure, size: int) -> Compared:
-        predicted = f"{size / UNIT_BYTES[figure.unit]:.1f}"
-        return Compared(
-            name, figure.line, figure.printed, predicted, figure.unit, same_number(predicted, figure.printed)
-        )
-
-    def changes(self, run: LogRun, question: Question) -> Iterator[Change]:
-        skip = {"n_ubatch"} if "BatchSize" in run.stated else set()
-        yield from with_options({"n_ubatch": (1024, 2048, 256)}, question, skip)
-        for dtype in ("q8_0", "q4_0", "f16"):
-            yield with_dtype(dtype)
-        yield from with_options({"kv_unified": (False,), "swa_full": (True,), "n_seq_max": (1, 2, 4)}, question, set())
+#: Bytes of a number in Ollama's estimate, where they are not the stored ones: fs/ggml kvCacheBytesPerElement.
+_ESTIMATED = {"q8_0": Fraction(1), "q4_0": Fraction(1, 2)}
 
 
-LOG = OllamaLog()
+def _compare(start: Start, question: Question, architecture: Architecture) -> Iterator[Compared]:
+    def size_of(asked: Question) -> int:
+        return asked.setup(architecture).plan.kv_bytes(asked.context, asked.batch_size)
+
+    size = size_of(question)
+    required = start.figures.get("required_kv")
+    if required is not None:
+        estimated = _ESTIMATED.get(question.kv_cache_dtype or "")
+        counted = size if estimated is None else size_of(replace(question, kv_cache_dtype="f16")) * estimated / 2
+        yield _one("KV cache as estimated", required, Fraction(counted))
+    listed = [cache for cache in start.caches if cache.kind == "layers"]
+    if listed:
+        total = sum(figure.bytes for figure in (cache.get("size") for cache in listed) if figure is not None)
+        line = next(figure.line for figure in listed[0].figures)
+        devices = f" on {len(listed)} devices" if len(listed) > 1 else ""
+        yield checked(f"KV cache, layer by layer{devices}", Figure("size", str(total), "B", line), str(size))
+    sizes = [cache.get("size") for cache in start.caches if cache.kind == "device"]
+    known = [figure for figure in sizes if figure is not None]
+    if len(known) == 1:
+        yield _one("KV cache", known[0], Fraction(size))
+    elif known:
+        yield _devices(known, size)
+
+
+def _devices(sizes: list[Figure], size: int) -> Compared:
+    low, high = (sum(byte_bounds(figure, 1)[side] for figure in sizes) for side in (0, 1))
+    unit = max((figure.unit for figure in sizes), key=lambda unit: UNIT_BYTES[unit])
+    total = sum(Decimal(figure.printed) * UNIT_BYTES[figure.unit] for figure in sizes) / UNIT_BYTES[unit]
+    reported = Figure("size", f"{total:.1f}", unit, sizes[0].line)
+    predicted = f"{size / UNIT_BYTES[unit]:.1f}"
+    return checked(f"KV cache on {len(sizes)} devices", reported, predicted, agrees=low <= size <= high)
+
+
+def _one(name: str, figure: Figure, size: Fraction) -> Compared:
+    return checked(name, figure, f"{float(size / UNIT_BYTES[figure.unit]):.1f}")
+
+
+def _changes(start: Start, question: Question) -> Iterator[Change]:
+    yield from changes(
+        question,
+        n_ubatch=(1024, 2048, 256),
+        kv_cache_dtype=("q8_0", "q4_0", "f16"),
+        kv_unified=(False,),
+        swa_full=(True,),
+        n_seq_max=(1, 2, 4),
+        mla=(False,),
+    )
+
+
+LOG = EngineLog(
+    "ollama",
+    (
+        ('msg="kv cache"', _cache),
+        ('msg="model weights"', _cache),
+        ('msg="compute graph"', _cache),
+        ("memory.required.kv=", _required),
+        (".Cache=", _layers),
+        ("KvSize:", _load),
+        ('cmd="', _runner),
+        ('msg="server config"', _environment),
+        ("(version 0.", _version),
+    ),
+    _COMMAND,
+    (("required_kv", "estimated its cache"),),
+    _question,
+    _compare,
+    _changes,
+    judges=("llama.cpp", "ollama"),
+)

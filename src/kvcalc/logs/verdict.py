@@ -1,179 +1,397 @@
-"""A log, read by the markers of every engine, and its figures held against the prediction for the same model and flags.
+"""A log held against predictions: each start with its own model and engine, and the likeliest reason of a difference.
 
 A log prints rounded figures; two figures agree when the prediction, rounded as that engine rounds it, has the same
-digits. Where they do not, every likely difference is tried, and the first that explains all figures is named.
+digits. Where they do not, every likely difference that the log does not rule out is tried, and the first that explains
+all figures is named.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from itertools import combinations
 
 from kvcalc.architecture import Architecture
-from kvcalc.errors import InputError, KVCalcError
+from kvcalc.errors import InputError, KVCalcError, quote
 from kvcalc.logs import llama_cpp, ollama, sglang, tensorrt_llm, vllm
 from kvcalc.logs.base import (
-    Audit,
+    COMMON,
+    UNIT_BYTES,
+    Compared,
     EngineLog,
     Given,
-    LogReader,
     LogReport,
-    LogRun,
     Marker,
     Question,
+    Start,
+    Verdict,
     byte_bounds,
-    gib,
+    printed_gib,
 )
+from kvcalc.logs.models import preset_of
+from kvcalc.logs.reading import read_log
+from kvcalc.sources import shipped
+from kvcalc.sources.preset import load_preset
 from kvcalc.units import ceil_div
 
-#: An engine's name -> how its log is understood.
-LOGS: dict[str, EngineLog] = {
-    "vllm": vllm.LOG,
-    "llama.cpp": llama_cpp.LOG,
-    "sglang": sglang.LOG,
-    "ollama": ollama.LOG,
-    "tensorrt-llm": tensorrt_llm.LOG,
+#: How the log of each engine is understood; the markers of the first ones are looked for first.
+LOGS: Mapping[str, EngineLog] = {
+    log.engine: log for log in (vllm.LOG, ollama.LOG, llama_cpp.LOG, sglang.LOG, tensorrt_llm.LOG)
 }
-MARKERS: tuple[Marker, ...] = tuple(marker for log in LOGS.values() for marker in log.markers)
+MARKERS: tuple[Marker, ...] = (*(marker for log in LOGS.values() for marker in log.markers), *COMMON)
 
 
-def read_log(lines: Iterable[tuple[str, bool]]) -> LogReport:
-    """Read the lines of :func:`bounded_lines`.
+@dataclass(frozen=True)
+class Audit:
+    """One start with its predictions.
 
-    >>> line = "llama_kv_cache: size =   38.00 MiB (  4096 cells,   4 layers,  1/1 seqs), K (f16): 19.00 MiB"
-    >>> read_log([(line, False)]).runs[0].caches[0].get("cells").printed
-    '4096'
+    Attributes:
+        start: what the log says.
+        reference: the model that it is held against, a preset's name or what the user gave; None for another's.
+        question: the configuration that the prediction is for; None where there is none.
+        rows: every figure, reported and predicted.
+        reason: the likeliest reason, where figures disagree.
+        difference: the largest difference in tokens and requests, in words.
+        notes: what a reader must know: what was assumed, and why nothing was checked.
+        layout: the model's layers in words.
+        refusal: why there is no prediction.
     """
-    reader = LogReader()
-    number = cut = 0
-    for number, (line, was_cut) in enumerate(lines, start=1):
-        cut += was_cut
-        for marker, read in MARKERS:
-            if marker in line:
-                read(reader, line, number)
-                break
-    return LogReport(tuple(run for run in reader.runs if run.says_something), number, cut)
+
+    start: Start
+    reference: str | None = None
+    question: Question | None = None
+    rows: tuple[Compared, ...] = ()
+    reason: str | None = None
+    difference: str | None = None
+    notes: tuple[str, ...] = ()
+    layout: str = ""
+    refusal: KVCalcError | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """``disagrees`` if a figure does; ``agrees`` if one does and none disagrees."""
+        found = {row.verdict for row in self.rows}
+        return "disagrees" if "disagrees" in found else "agrees" if "agrees" in found else "not checked"
+
+
+@dataclass(frozen=True)
+class LogAudit:
+    """A whole log.
+
+    Attributes:
+        report: what was read.
+        audits: every start that says anything, in the log's order.
+    """
+
+    report: LogReport
+    audits: tuple[Audit, ...]
+
+    @property
+    def deciding(self) -> tuple[Audit, ...]:
+        """Of every engine and model the last start that has figures to compare: they decide whether the log agrees."""
+        counted = [audit for audit in self.audits if audit.rows and audit.reference is not None]
+        last = {(audit.start.engine, audit.reference): audit for audit in counted}
+        return tuple(sorted(last.values(), key=lambda audit: audit.start.number))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What became of the starts that do not decide."""
+        return tuple(_aside(audit) for audit in self.audits if audit not in self.deciding)
 
 
 def audit(
-    run: LogRun, architecture: Architecture, given: Given, presets: Mapping[str, Architecture] | None = None
+    report: LogReport,
+    *,
+    model: Architecture | None = None,
+    reference: str = "",
+    given: Given | None = None,
+    options: Mapping[str, Mapping[str, object]] | None = None,
+) -> LogAudit:
+    """Hold every start of a log against the prediction for its own model, flags and version.
+
+    Args:
+        report: what :func:`read_log` read.
+        model: the model, where the log does not name a preset.
+        reference: the name of that model.
+        given: what the user says beside the log, which goes before it.
+        options: engine options by the engine whose log they are for.
+
+    Raises:
+        KVCalcError: the log has no figure, names no model, leaves out what a prediction needs, or the engine refuses.
+
+    >>> log = "llama_kv_cache: size = 38.00 MiB ( 4096 cells, 26 layers, 1/1 seqs), K (f16): 19.00 MiB"
+    >>> found = audit(read([(log, False)]), model=load_preset("gemma-3-1b"))
+    >>> found.audits[0].verdict
+    'disagrees'
+    """
+    given, user = given or Given(), None if model is None else (reference, model)
+    starts = [start for start in report.starts if _judged(start, given.engine)]
+    if not any(start.has_figures for start in starts):
+        raise _no_figures(report, starts, given.engine)
+    audits = []
+    for start in starts:
+        own = replace(given, options=(options or {}).get(given.engine or start.engine or "", given.options))
+        audits.append(_audit_start(start, _model_of(start, starts, user), own))
+    if not any(each.rows for each in audits):
+        raise next((each.refusal for each in reversed(audits) if each.refusal), _nothing_to_compare(starts))
+    return LogAudit(report, tuple(_excused(each, audits) for each in audits))
+
+
+def read(lines: Iterable[tuple[str, bool]]) -> LogReport:
+    """Read a log with the markers of every engine; :func:`kvcalc.logs.reading.bounded_lines` gives its lines."""
+    return read_log(lines, MARKERS, {log.engine: log.flags for log in LOGS.values()})
+
+
+def _judged(start: Start, engine: str | None) -> bool:
+    """Whether an engine's rule may be held against this start; without figures it may be any engine's."""
+    log = LOGS.get(start.engine or "")
+    return engine is None or (log is None and not start.has_figures) or (log is not None and engine in log.judges)
+
+
+def _no_figures(report: LogReport, starts: list[Start], engine: str | None) -> InputError:
+    came = f"; the last start {how_far(starts[-1])}" if starts else ""
+    return InputError(
+        f"no figure of {engine or 'a known engine'} in {report.lines:,} lines{came}",
+        hint="wanted: vLLM's 'KV cache' lines, llama.cpp's 'llama_kv_cache', SGLang's 'KV Cache is allocated'",
+    )
+
+
+def _nothing_to_compare(starts: list[Start]) -> InputError:
+    last = next(start for start in reversed(starts) if start.has_figures)
+    return InputError(f"the log holds no figure that could be audited: the last start with any {how_far(last)}")
+
+
+# ---- the model of a start ----
+
+
+def _model_of(
+    start: Start, starts: list[Start], user: tuple[str, Architecture] | None
+) -> tuple[str, Architecture] | None:
+    """The model of a start: the user's, but for a start that names another preset beside one that may be the user's."""
+    own = preset_of(_name(start))
+    if user is not None:
+        others = {preset_of(_name(each)) for each in starts if each.has_figures}
+        if own is None or own == user[0] or others.isdisjoint((user[0], None)):
+            return user
+    return None if own is None else (own, load_preset(own))
+
+
+def _name(start: Start) -> str | None:
+    """What a start calls its model: the first name that is a preset's, or the first one."""
+    stated = (start.stated.get(name) for name in ("model", "model_path", "file"))
+    names = [name for name in stated if name]
+    return next((name for name in names if preset_of(name)), names[0] if names else None)
+
+
+# ---- one start ----
+
+
+def _audit_start(start: Start, model: tuple[str, Architecture] | None, given: Given) -> Audit:
+    if not start.has_figures:
+        return Audit(start)
+    if model is None:
+        named = _name(start)
+        what = "names no model" if named is None else f"names a model that is no preset: {quote(named)}"
+        return Audit(start, refusal=InputError(f"the log {what}", hint="say which with --model"))
+    try:
+        return audit_start(start, model[1], given, reference=model[0])
+    except KVCalcError as error:
+        return Audit(start, model[0], refusal=error)
+
+
+def audit_start(
+    start: Start,
+    architecture: Architecture,
+    given: Given,
+    *,
+    reference: str = "",
+    drafts: Mapping[str, Architecture] | None = None,
 ) -> Audit:
     """Hold the figures of one start of an engine against the prediction.
 
     Args:
-        run: what the log says.
+        start: what the log says.
         architecture: the model.
         given: what the user says beside it.
-        presets: models that may be a draft model, tried where the log reports more than predicted.
+        reference: the model's name.
+        drafts: models that may be a draft, tried where vLLM reports more than predicted; None is every preset.
 
     Raises:
         KVCalcError: the log leaves out what the prediction needs, or the engine refuses the configuration.
     """
-    if not run.says_something or run.engine not in engines_of(given.engine):
-        raise InputError(f"the log holds no figure of {given.engine or 'an engine'} that could be audited")
-    reader = LOGS[run.engine or ""]
-    question = _with_known_version(reader.question(run, given), architecture)
-    rows = tuple(reader.compare(run, question, architecture))
-    if not rows:
-        raise InputError("the log holds no figure that could be audited")
-    found = Audit(question, rows)
-    if found.agrees:
+    log = LOGS[start.engine or ""]
+    question = _with_known_version(log.question(start, given), architecture)
+    rows = tuple(_rows(log, start, question, architecture))
+    found = Audit(start, reference, question, rows, notes=question.notes, layout=architecture.layout)
+    if found.verdict != "disagrees":
         return found
-    return replace(found, reason=_reason(reader, run, found, architecture, given, presets or {}))
+    reason = _reason(log, found, architecture, drafts)
+    return replace(found, reason=reason, difference=_difference(found, architecture))
 
 
-def engines_of(engine: str | None) -> tuple[str, ...]:
-    """Whose lines an engine's rules may be held against: Ollama runs llama.cpp."""
-    if engine is None:
-        return tuple(LOGS)
-    return ("ollama", "llama.cpp") if engine in ("ollama", "llama.cpp") else (engine,)
+def _rows(log: EngineLog, start: Start, question: Question, architecture: Architecture) -> Iterable[Compared]:
+    """The figures of a start, and those of its further data-parallel engines that differ from them."""
+    first = list(log.compare(start, question, architecture))
+    yield from first
+    known = {(row.figure, row.reported, row.verdict) for row in first}
+    for rank, replica in sorted(start.replicas.items()):
+        for row in log.compare(replica, question, architecture):
+            if (row.figure, row.reported, row.verdict) not in known:
+                yield replace(row, figure=f"{row.figure} (DP {rank})")
 
 
 def _with_known_version(question: Question, architecture: Architecture) -> Question:
-    """The question, without a version whose rule nobody has read: the engine's default then answers, and says so."""
+    """The question, without a version whose rule is not modelled: the engine's default then answers, and says so."""
     version = question.options.get("version")
     try:
         question.setup(architecture)
     except KVCalcError:
-        rest = {name: value for name, value in question.options.items() if name != "version"}
-        without = replace(question, options=rest)
         if version is None:
             raise
+        rest = {name: value for name, value in question.options.items() if name != "version"}
+        without = replace(question, options=rest)
         used = without.setup(architecture).engine.followed_version
         note = f"the rule of {question.engine} {version} is not known here: {used}'s is used"
         return replace(without, notes=(*question.notes, note))
     return question
 
 
+def _excused(audit: Audit, audits: list[Audit]) -> Audit:
+    """A start none of whose caches has the layers of its model, beside another start of that model, is a draft's."""
+    layers = [row for row in audit.rows if row.figure.endswith(": layers")]
+    others = [each for each in audits if each is not audit and each.rows and each.reference == audit.reference]
+    if audit.verdict != "disagrees" or not layers or any(row.verdict == "agrees" for row in layers):
+        return audit
+    if not any(each.verdict == "agrees" for each in others):
+        return audit
+    rows = tuple(replace(row, predicted="", verdict="not checked") for row in audit.rows if row.line)
+    counts = " and ".join(row.reported for row in layers)
+    note = f"a cache of {counts} layers is none of {audit.reference}'s: another model's, perhaps its draft's"
+    return replace(audit, reference=None, rows=rows, reason=None, difference=None, notes=(note,))
+
+
+# ---- in words ----
+
+
+def how_far(start: Start) -> str:
+    """How far a start came, and what ended it.
+
+    >>> how_far(Start(stopped=("no memory was left for the cache", 12)))
+    'stopped before it printed any figure: no memory was left for the cache (line 12)'
+    """
+    log = LOGS.get(start.engine or "")
+    logs = list(LOGS.values()) if log is None else [log]
+    reached = [words for log in logs for name, words in log.stages if name in start.figures or name in start.terms]
+    ended = f": {start.stopped[0]} (line {start.stopped[1]:,})" if start.stopped else ""
+    return f"{reached[-1]}, and no more{ended}" if reached else f"stopped before it printed any figure{ended}"
+
+
+def _aside(audit: Audit) -> str:
+    start = audit.start
+    where = f"start {start.number}" + (f", line {start.line:,}" if start.line else "")
+    if audit.refusal is not None:
+        return f"{where}: {audit.refusal.message}"
+    if audit.rows and audit.reference is None:
+        return f"{where}: {audit.notes[0]}"
+    if not audit.rows:
+        return f"{where}: {how_far(start)}"
+    wrong = [row for row in audit.rows if row.verdict == "disagrees"]
+    if not wrong:
+        return f"{where}, before the last one of {audit.reference}: {audit.verdict}"
+    told = ", ".join(f"{row.figure} {row.reported} for {row.predicted}" for row in wrong[:2])
+    return f"{where}, before the last one of {audit.reference}, disagrees: {told}"
+
+
+def _difference(found: Audit, architecture: Architecture) -> str | None:
+    """The largest difference of a cache in tokens and requests."""
+    question = found.question
+    if question is None:
+        return None
+    size = question.setup(architecture).plan.kv_bytes(question.context, question.batch_size)
+    token_bytes = Decimal(size) / (question.context * question.batch_size)
+    tokens = []
+    for row in found.rows:
+        if row.verdict == "disagrees" and row.difference is not None:
+            if row.unit == "tokens" and row.figure.startswith(("KV cache", "estimated", "max_total")):
+                tokens.append(row.difference)
+            elif row.unit.replace("GB", "GiB") in UNIT_BYTES and token_bytes:
+                tokens.append(row.difference * UNIT_BYTES[row.unit.replace("GB", "GiB")] / token_bytes)
+    if not tokens:
+        return None
+    most = max(tokens, key=abs)
+    request = _request_tokens(found.start, question)
+    several = request is not None and abs(most) / request >= Decimal("0.005")
+    requests = f", {abs(most) / (request or 1):,.2f} requests of {request:,} tokens," if several else ""
+    return f"{abs(most):,.0f} tokens{requests} {'more' if most > 0 else 'less'} than predicted"
+
+
+def _request_tokens(start: Start, question: Question) -> int | None:
+    if start.engine in ("sglang", "tensorrt-llm"):  # their question is the whole pool
+        length = start.stated.get("context_len", "")
+        return int(length) if length.isdecimal() and 0 < len(length) < 16 and int(length) else None
+    return question.context
+
+
+# ---- reasons ----
+
+
 def _reason(
-    reader: EngineLog,
-    run: LogRun,
-    found: Audit,
-    architecture: Architecture,
-    given: Given,
-    presets: Mapping[str, Architecture],
+    log: EngineLog, found: Audit, architecture: Architecture, drafts: Mapping[str, Architecture] | None
 ) -> str | None:
     """The first change, or pair of changes, under which all figures agree, else the one under which most do."""
-    question = found.question
-    said = set(given.options or ())
-    changes = [change for change in reader.changes(run, question) if change[0].partition("=")[0] not in said]
+    assert found.question is not None
+    start, question = found.start, found.question
+    tried = list(log.changes(start, question))
 
     def agreeing(other: Question) -> int:
         try:
-            return sum(row.agrees for row in reader.compare(run, other, architecture))
+            rows = list(_rows(log, start, other, architecture))
         except KVCalcError:
             return 0
+        wrong = sum(row.verdict == "disagrees" for row in rows)
+        return len(rows) - wrong
 
-    every, now = len(found.rows), sum(row.agrees for row in found.rows)
-    singles = [(agreeing(change(question)), label) for label, change in changes]
+    every, now = len(found.rows), sum(row.verdict != "disagrees" for row in found.rows)
+    singles = [(agreeing(change.of(question)), change.label) for change in tried]
     most = max((count for count, _ in singles), default=0)
     best = next((label for count, label in singles if count == most), "")
-    if most == every:
+    if most >= every:
         return f"all figures agree with {best}"
-    draft = _draft_reason(run, found, architecture, presets)
-    if draft is not None:
-        return draft
-    for (first, change), (second, other) in combinations(changes, 2):
-        if first.partition("=")[0] != second.partition("=")[0] and agreeing(other(change(question))) == every:
-            return f"all figures agree with {first} and {second}"
+    other = _draft_reason(found, architecture, drafts) or log.explain(start, question, architecture, found.rows)
+    if other is not None and not other.startswith("another model"):
+        return other
+    for first, second in combinations(tried, 2):
+        if first.option != second.option and agreeing(second.of(first.of(question))) >= every:
+            return f"all figures agree with {first.label} and {second.label}"
     if most > now:
         return f"{most} of {every} figures agree with {best}, the others do not"
-    return _layers_reason(found)
+    return other
 
 
-def _layers_reason(found: Audit) -> str | None:
-    """Another model, where a cache of the log has a number of layers that no cache of this one has."""
-    strange = [row.reported for row in found.rows if row.figure.endswith("layers") and not row.agrees]
-    if not strange:
-        return None
-    return f"another model, or a draft model: the log has a cache of {' and one of '.join(strange)} layers"
-
-
-def _draft_reason(
-    run: LogRun, found: Audit, architecture: Architecture, presets: Mapping[str, Architecture]
-) -> str | None:
+def _draft_reason(found: Audit, architecture: Architecture, drafts: Mapping[str, Architecture] | None) -> str | None:
     """A second model that is cached beside the first: vLLM charges a draft model at full length."""
-    needed = run.figures.get("needed")
-    if run.engine != "vllm" or needed is None:
+    start, question = found.start, found.question
+    needed = start.figures.get("needed")
+    if start.engine != "vllm" or needed is None or question is None:
         return None
-    question = found.question
     own = question.setup(architecture).plan.kv_bytes(question.context, 1)
-    missing = byte_bounds(needed)[0] - own
+    missing = byte_bounds(needed, 2)[0] - own
     if missing <= 0:
         return None
     fitting = []
-    for name, model in presets.items():
+    if drafts is None:
+        drafts = {name: load_preset(name) for name in shipped.names("models")}
+    for name, draft in drafts.items():
         try:
-            extra = question.setup(model).plan.kv_bytes(question.context, 1)
+            extra = question.setup(draft).plan.kv_bytes(question.context, 1)
         except KVCalcError:
             continue
-        if gib(own + extra) == Decimal(needed.printed):
+        if Decimal(printed_gib(own + extra)) == Decimal(needed.printed):
             fitting.append(name)
     if fitting:
         return f"the figures agree with a draft model of the shape of {' or '.join(sorted(fitting)[:3])} beside it"
     growth = ceil_div(missing, question.context)
-    if any("spec" in name or name == "method" for name in run.stated):
+    if any("spec" in name or name == "method" for name in start.stated):
         return f"the log states speculative decoding: a draft model of about {growth:,} bytes a token would explain it"
     return None

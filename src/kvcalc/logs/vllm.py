@@ -1,136 +1,282 @@
-"""vLLM's log: v1/worker/gpu_worker.py, v1/core/kv_cache_utils.py and their older homes."""
+"""vLLM's log: v1/worker/gpu_worker.py, v1/core/kv_cache_utils.py and their older homes, from 0.6 to 0.33."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import Any
 
 from kvcalc.architecture import Architecture
+from kvcalc.engines.vllm import VllmPlan
 from kvcalc.errors import InputError
 from kvcalc.logs.base import (
     COUNT,
     NUMBER,
     Change,
     Compared,
+    EngineLog,
     Figure,
     Given,
+    Line,
     LogReader,
-    LogRun,
-    Marker,
     Question,
+    Start,
     byte_bounds,
+    changes,
+    checked,
     first_that_holds,
-    gib,
-    put,
-    read_flags,
+    printed_gib,
     stated_number,
-    with_dtype,
-    with_options,
-    with_parallel,
+    unchecked,
 )
 from kvcalc.units import GiB
 
-_AVAILABLE = re.compile(rf"Available KV cache memory: {NUMBER} Gi?B")
-_POOL = re.compile(rf"GPU KV cache size: {COUNT} tokens(?!, KV pool)")
+# ---- lines ----
+
+_AVAILABLE = re.compile(
+    rf"(?:Available KV cache memory: |reserved for KV Cache is |kv_cache_size=|reserved (?=[\d.]+ ?GiB memory for KV))"
+    rf"{NUMBER} ?Gi?B"
+)
+_POOL = re.compile(rf"KV cache size: {COUNT} tokens(?!, KV pool)")
 _CONCURRENCY = re.compile(rf"Maximum concurrency for {COUNT} tokens per request: {NUMBER}x")
-_SERVE = re.compile(rf"To serve at least one request with the models?'s max seq len \({COUNT}\)")
+_SERVE = re.compile(rf"(?:To serve at least one request with the models?'s|The model's) max seq len \({COUNT}\)")
 _NEEDED = re.compile(rf"\(?{NUMBER} Gi?B KV cache is needed")
 _LESS = re.compile(rf"available KV cache memory \({NUMBER} Gi?B\)")
 _ESTIMATE = re.compile(rf"estimated maximum model length is {COUNT}")
-_BLOCKS = re.compile(rf"num_gpu_blocks is: {COUNT}|# (?:GPU|CUDA) blocks: {COUNT}")
+_STORED = re.compile(rf"that can be stored in KV cache \({COUNT}\)")
+_BLOCKS = re.compile(rf"num_gpu_blocks is: {COUNT}|# (?:GPU|CUDA|cuda) blocks: {COUNT}")
+_OVERRIDE = re.compile(rf"with num_gpu_blocks_override={COUNT}")
 _ATTENTION_BLOCK = re.compile(rf"Setting attention block size to {COUNT} tokens")
-_VERSION = re.compile(r"(?:vLLM API server version|LLM engine \(v|version) ?v?(\d{1,3}\.\d{1,3}(?:\.\d{1,3})?)")
+_PAGE_PADDING = re.compile(rf"Padding mamba page size by {NUMBER}%")
+_VERSION = re.compile(r"(?:vLLM API server version|LLM engine \(v|version):? ?v?(\d{1,3}\.\d{1,3}(?:\.\d{1,3})?)")
 _BATCHED = re.compile(rf"max_num_batched_tokens={COUNT}")
+_STORED_FORMAT = re.compile(r"Using (\w{1,30}) data type to store kv cache|Using DeepSeek's (\w{1,30}) KV cache format")
+_LENGTH = re.compile(r"Using max model len (\d{1,10})")
+_PARALLEL = re.compile(
+    rf"(?:dcp_world_size|cp_world_size) {COUNT}(?: \(pcp_world_size {COUNT} \* dcp_world_size {COUNT})?"
+)
+
+_WEIGHTS = re.compile(rf"[Ll]oading (?:model weights )?took {NUMBER} Gi?B")
+_PROFILE = re.compile(
+    rf"model weights take {NUMBER} ?GiB; non_torch_memory takes {NUMBER} ?GiB; "
+    rf"PyTorch activation peak memory takes {NUMBER} ?GiB"
+)
+_USAGE = re.compile(rf"{NUMBER} GiB for (weight|consumed memory|peak activation|non-torch memory|CUDAGraph memory)")
+_USAGE_WORDS = {
+    "weight": "weights",
+    "consumed memory": "weights_and_non-torch",
+    "peak activation": "activation",
+    "non-torch memory": "non-torch",
+    "CUDAGraph memory": "CUDA_graphs",
+}
+_GRAPHS = re.compile(rf"(?:Graph capturing finished in {NUMBER} secs?, took |CUDA graph pool memory: ){NUMBER} GiB")
+_GRAPHS_ESTIMATED = re.compile(rf"Estimated CUDA graph memory: {NUMBER} GiB|{NUMBER} GiB \(estimated\)")
+_OLD_PROFILE = re.compile(rf"peak_torch_memory={NUMBER} ?GiB.{{1,120}}?non_torch_memory={NUMBER} ?GiB")
 
 
-def _available(reader: LogReader, line: str, number: int) -> None:
-    match = _AVAILABLE.search(line)
-    if match:
-        run = reader.engine("vllm")
-        known = run.figures.get("available")
-        # Every worker says what it has; the one with the least decides. A figure after the pool's is a new start's.
-        if known is not None and "pool_tokens" in run.figures:
-            reader.start(keep_flags=True)
-            run, known = reader.engine("vllm"), None
-        if known is None or float(match[1]) < float(known.printed):
-            put(run, number, "GiB", available=match[1])
+def _available(reader: LogReader, line: Line) -> None:
+    match = _AVAILABLE.search(line.text)
+    _terms(reader, line)
+    if match is None:
+        return
+    start = reader.of("vllm", line)
+    # A process says once what it has. Said again, or after the pool, it is another start's.
+    if (
+        "pool_tokens" in start.figures
+        or "concurrency" in start.figures
+        or (line.process and line.process in start.memory)
+    ):
+        reader.open(line, keep_flags=True)
+        start = reader.of("vllm", line)
+    figure = Figure("available", match[1], "GiB", line.number)
+    if line.process or "" not in start.memory or Decimal(match[1]) < Decimal(start.memory[""].printed):
+        start.memory[line.process] = figure
+    # Every worker says what it has; the one with the least decides.
+    start.figures["available"] = min(start.memory.values(), key=lambda each: Decimal(each.printed))
 
 
-def _pool(reader: LogReader, line: str, number: int) -> None:
-    pool, concurrency = _POOL.search(line), _CONCURRENCY.search(line)
+def _pool(reader: LogReader, line: Line) -> None:
+    pool, concurrency = _POOL.search(line.text), _CONCURRENCY.search(line.text)
     if pool:
-        put(reader.engine("vllm"), number, "tokens", pool_tokens=pool[1])
+        reader.of("vllm", line).put(line, "tokens", pool_tokens=pool[1])
     if concurrency:
-        run = reader.engine("vllm")
-        run.stated["max_model_len"] = concurrency[1].replace(",", "")
-        put(run, number, "x", concurrency=concurrency[2])
+        start = reader.of("vllm", line)
+        start.stated["max_model_len"] = concurrency[1].replace(",", "")
+        start.put(line, "x", concurrency=concurrency[2])
 
 
-def _refusal(reader: LogReader, line: str, number: int) -> None:
-    serve, needed = _SERVE.search(line), _NEEDED.search(line)
+def _refusal(reader: LogReader, line: Line) -> None:
+    serve, needed = _SERVE.search(line.text), _NEEDED.search(line.text)
+    less, estimate = _LESS.search(line.text), _ESTIMATE.search(line.text)
+    stored = _STORED.search(line.text)
+    if not (serve or needed or less or estimate or stored):
+        return
+    start = reader.of("vllm", line)
     if serve:
-        reader.engine("vllm").stated["max_model_len"] = serve[1].replace(",", "")
-    if needed:
-        put(reader.engine("vllm"), number, "GiB", needed=needed[1])
-    less, estimate = _LESS.search(line), _ESTIMATE.search(line)
-    if less:
-        put(reader.engine("vllm"), number, "GiB", available=less[1])
-    if estimate:
-        put(reader.engine("vllm"), number, "tokens", estimated_max_model_len=estimate[1])
+        start.stated["max_model_len"] = serve[1].replace(",", "")
+    start.put(line, "GiB", needed=needed and needed[1], available=less and less[1])
+    start.put(line, "tokens", estimated_max_model_len=estimate and estimate[1], pool_tokens=stored and stored[1])
+    if start.stopped is None and (needed or stored):
+        start.stopped = ("vLLM refused the context", line.number)
 
 
-def _blocks(reader: LogReader, line: str, number: int) -> None:
-    match = _BLOCKS.search(line)
+def _blocks(reader: LogReader, line: Line) -> None:
+    match = _BLOCKS.search(line.text)
     if match:
-        reader.engine("vllm").stated["num_gpu_blocks"] = (match[1] or match[2]).replace(",", "")
+        start = reader.of("vllm", line)
+        start.put(line, "blocks", blocks=match[1] or match[2])
+        start.stated["old_concurrency"] = str(match[1] is None)
 
 
-def _attention_block(reader: LogReader, line: str, number: int) -> None:
-    match = _ATTENTION_BLOCK.search(line)
+def _override(reader: LogReader, line: Line) -> None:
+    match = _OVERRIDE.search(line.text)
     if match:
-        put(reader.engine("vllm"), number, "tokens", attention_block_size=match[1])
+        reader.of("vllm", line).stated["num_gpu_blocks_override"] = match[1].replace(",", "")
 
 
-def _version(reader: LogReader, line: str, number: int) -> None:
-    match = _VERSION.search(line)
+def _attention_block(reader: LogReader, line: Line) -> None:
+    block, padding = _ATTENTION_BLOCK.search(line.text), _PAGE_PADDING.search(line.text)
+    if block:
+        reader.of("vllm", line).put(line, "tokens", attention_block_size=block[1])
+    if padding:
+        reader.of("vllm", line).put(line, "%", page_padding=padding[1])
+
+
+def _terms(reader: LogReader, line: Line) -> None:
+    start, text = reader.start, line.text
+    if match := _WEIGHTS.search(text):
+        start.term(line, "GiB", weights=match[1])
+    if match := _PROFILE.search(text):
+        start.term(line, "GiB", **{"weights": match[1], "non-torch": match[2], "activation": match[3]})
+    if match := _OLD_PROFILE.search(text):
+        start.term(line, "GiB", **{"peak_of_weights_and_activation": match[1], "non-torch": match[2]})
+    for match in _USAGE.finditer(text):
+        start.term(line, "GiB", **{_USAGE_WORDS[match[2]]: match[1]})
+    if match := _GRAPHS.search(text):
+        start.term(line, "GiB", CUDA_graphs=match[2])
+    if match := _GRAPHS_ESTIMATED.search(text):
+        start.term(line, "GiB", CUDA_graphs_as_estimated=match[1] or match[2])
+
+
+def _context_parallel(reader: LogReader, line: Line) -> None:
+    match = _PARALLEL.search(line.text)
     if match:
-        reader.run.stated["version"] = match[1]
+        stated = reader.of("vllm", line).stated
+        stated["decode_context_parallel_size"] = match[3] or match[1]
+        if match[2]:
+            stated["prefill_context_parallel_size"] = match[2]
 
 
-def _server(reader: LogReader, line: str, number: int) -> None:
-    reader.start()
-    _version(reader, line, number)
+def _version(reader: LogReader, line: Line) -> None:
+    match = _VERSION.search(line.text)
+    if match:
+        reader.stated("vllm", line)["version"] = match[1]
+
+
+def _server(reader: LogReader, line: Line) -> None:
+    reader.banner("vllm", line, "server")
+    _version(reader, line)
+
+
+#: The banner of 0.18 and later: "[utils.py:299]  █ ... █  version 0.19.0", then the model in a line of its own.
+_BANNER = re.compile(r"(?:^|\]|[█▀▄]) *version (\d{1,3}\.\d{1,3}\.\d)|[█▀▄] *model +(\S{1,300})")
+
+
+def _logo(reader: LogReader, line: Line) -> None:
+    match = _BANNER.search(line.text)
+    if match and match[1]:
+        _server(reader, line)
+    elif match:
+        reader.stated("vllm", line).setdefault("model", match[2])
 
 
 # Only these names are looked for, so that a long line costs one pass whatever stands in it.
 _FLAGS = re.compile(
     r"(?<![\w.])['\"]?(model|max_model_len|max_seq_len|max_num_batched_tokens|tensor_parallel_size"
-    r"|pipeline_parallel_size|kv_cache_dtype|kv_cache_memory_bytes|dtype|block_size|async_scheduling"
-    r"|disable_hybrid_kv_cache_manager|enable_prefix_caching|num_gpu_blocks_override|num_speculative_tokens"
-    r"|num_spec_tokens|method)['\"]?[=:] ?['\"]?([^'\",(){}\s]{1,300})"
+    r"|pipeline_parallel_size|data_parallel_size|kv_cache_dtype|kv_cache_memory_bytes|dtype|block_size"
+    r"|async_scheduling|disable_hybrid_kv_cache_manager|enable_prefix_caching|num_gpu_blocks_override"
+    r"|num_speculative_tokens|num_spec_tokens|method|max_num_seqs|gpu_memory_utilization|mamba_cache_dtype"
+    r"|mamba_ssm_cache_dtype|decode_context_parallel_size|prefill_context_parallel_size)['\"]?[=:] ?['\"]?"
+    r"([^'\",(){}\[\]\s]{1,300})"
 )
+_COMMAND = {
+    "--model": "model",
+    "--max-model-len": "max_model_len",
+    "--max_model_len": "max_model_len",
+    "--max-num-batched-tokens": "max_num_batched_tokens",
+    "--max-num-seqs": "max_num_seqs",
+    "--tensor-parallel-size": "tensor_parallel_size",
+    "-tp": "tensor_parallel_size",
+    "--pipeline-parallel-size": "pipeline_parallel_size",
+    "-pp": "pipeline_parallel_size",
+    "--decode-context-parallel-size": "decode_context_parallel_size",
+    "-dcp": "decode_context_parallel_size",
+    "--prefill-context-parallel-size": "prefill_context_parallel_size",
+    "-pcp": "prefill_context_parallel_size",
+    "--kv-cache-dtype": "kv_cache_dtype",
+    "--kv-cache-memory-bytes": "kv_cache_memory_bytes",
+    "--kv-cache-memory": "kv_cache_memory_bytes",
+    "--dtype": "dtype",
+    "--block-size": "block_size",
+    "--num-gpu-blocks-override": "num_gpu_blocks_override",
+    "--disable-hybrid-kv-cache-manager": "disable_hybrid_kv_cache_manager",
+    "--enable-prefix-caching": "enable_prefix_caching",
+    "--no-enable-prefix-caching": "no_prefix_caching",
+    "--async-scheduling": "async_scheduling",
+    "--mamba-cache-dtype": "mamba_cache_dtype",
+    "--mamba-ssm-cache-dtype": "mamba_ssm_cache_dtype",
+}
+_SERVE_MODEL = re.compile(r"vllm serve +['\"]?([^-\s'\"][^\s'\"]{0,300})")
+_DRAFTED = re.compile(r"num_speculative_tokens['\"]?: ?(\d{1,3})")
 
 
-def _arguments(reader: LogReader, line: str, number: int) -> None:
-    reader.start()
-    read_flags(reader, line, _FLAGS)
+def _arguments(reader: LogReader, line: Line) -> None:
+    reader.banner("vllm", line, "arguments")
+    reader.flags(line, _FLAGS)
 
 
-def _engine_line(reader: LogReader, line: str, number: int) -> None:
-    _version(reader, line, number)
-    read_flags(reader, line, _FLAGS)
+def _engine_line(reader: LogReader, line: Line) -> None:
+    reader.banner("vllm", line, "engine")
+    _version(reader, line)
+    reader.flags(line, _FLAGS)
 
 
-def _chunked(reader: LogReader, line: str, number: int) -> None:
-    match = _BATCHED.search(line)
+def _chunked(reader: LogReader, line: Line) -> None:
+    match = _BATCHED.search(line.text)
     if match:
-        reader.run.stated["max_num_batched_tokens"] = match[1].replace(",", "")
+        reader.stated("vllm", line)["max_num_batched_tokens"] = match[1].replace(",", "")
 
+
+def _command(reader: LogReader, line: Line) -> None:
+    reader.command("vllm", line)
+    if match := _SERVE_MODEL.search(line.text):
+        reader.stated("vllm", line).setdefault("model", match[1])
+    if match := _DRAFTED.search(line.text):
+        reader.stated("vllm", line).setdefault("num_speculative_tokens", match[1])
+
+
+def _stored_format(reader: LogReader, line: Line) -> None:
+    match = _STORED_FORMAT.search(line.text)
+    if match:
+        reader.stated("vllm", line)["kv_cache_dtype"] = match[1] or match[2]
+
+
+def _length(reader: LogReader, line: Line) -> None:
+    match = _LENGTH.search(line.text)
+    if match:
+        reader.stated("vllm", line).setdefault("max_model_len", match[1])
+
+
+def _no_memory(reader: LogReader, line: Line) -> None:
+    start = reader.of("vllm", line)
+    start.stopped = start.stopped or ("no memory was left for the cache", line.number)
+
+
+# ---- what they state, and what they should be ----
 
 _OPTIONS = (
-    "version",
     "block_size",
     "max_num_batched_tokens",
     "async_scheduling",
@@ -139,144 +285,277 @@ _OPTIONS = (
     "num_gpu_blocks_override",
     "enable_prefix_caching",
 )
+#: Flags that have their default where a start prints its other arguments, or the command that began it.
+_ARGUMENTS = {
+    "block_size",
+    "disable_hybrid_kv_cache_manager",
+    "kv_cache_dtype",
+    "num_speculative_tokens",
+    "pipeline_parallel_size",
+    "tensor_parallel_size",
+}
+#: The first version whose rule is modelled; there is none for those before it.
+_OLDEST = "0.11.0"
 
 
-class VllmLog:
-    """What is read in a log, what it states, and what differs where it disagrees."""
+def _question(start: Start, given: Given) -> Question:
+    stated = start.stated
+    context = given.context or stated_number(stated, "max_model_len", "max_seq_len")
+    if context is None:
+        raise InputError("the log does not state the context", hint="give it with -c")
+    options: dict[str, Any] = {name: stated[name] for name in _OPTIONS if name in stated}
+    if "no_prefix_caching" in stated:
+        options.setdefault("enable_prefix_caching", False)
+    drafted = stated_number(stated, "num_speculative_tokens", "num_spec_tokens")
+    if drafted:
+        options["num_speculative_tokens"] = drafted
+    notes = []
+    version = stated.get("version")
+    if version is not None:
+        old = _parsed(version) < _parsed(_OLDEST)
+        options["version"] = _OLDEST if old else version
+        if old:
+            notes.append(f"vllm {version} is not modelled: the rule of {_OLDEST} is used")
+    if "max_num_batched_tokens" not in stated and "max_num_batched_tokens" not in given.options:
+        notes.append("the log does not state max_num_batched_tokens: the engine's default is used")
+    names = {*options, *given.options, *(name for name in ("tensor_parallel_size", "kv_cache_dtype") if name in stated)}
+    if any(each.startswith(("arguments", "command")) for each in start.seen):
+        names |= _ARGUMENTS
+    names |= {name for name in ("tensor_parallel_size", "kv_cache_dtype") if getattr(given, name) is not None}
+    return Question(
+        given.engine or "vllm",
+        {**options, **given.options},
+        context,
+        given.batch_size or 1,
+        given.kv_cache_dtype or stated.get("kv_cache_dtype") or stated.get("dtype"),
+        given.tensor_parallel_size or stated_number(stated, "tensor_parallel_size") or 1,
+        frozenset(names),
+        notes=tuple(notes),
+    )
 
-    markers: ClassVar[tuple[Marker, ...]] = (
+
+def _parsed(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("."))
+
+
+def _plan(question: Question, architecture: Architecture) -> VllmPlan:
+    plan = question.setup(architecture).plan
+    if not isinstance(plan, VllmPlan):
+        raise InputError(f"a log of vllm is held against vllm's rule, not {question.engine}'s")
+    return plan
+
+
+def _compare(start: Start, question: Question, architecture: Architecture) -> Iterator[Compared]:
+    plan = _plan(question, architecture)
+    figures, context = start.figures, question.context
+    needed = figures.get("needed")
+    if needed is not None:
+        yield checked("needed for one request", needed, printed_gib(plan.kv_bytes(context, 1)))
+    bounds = _memory(start)
+    estimate = figures.get("estimated_max_model_len")
+    if estimate is not None:
+        yield unchecked("estimated maximum length", estimate) if bounds is None else _estimate(plan, estimate, bounds)
+    yield from _block(plan, start)
+    yield from _pool_rows(plan, start, bounds, context)
+
+
+def _memory(start: Start) -> tuple[int, int] | None:
+    """The least and the most bytes that the cache may have: a flag says them exactly, the log to 0.01 GiB."""
+    exact = stated_number(start.stated, "kv_cache_memory_bytes")
+    if exact:
+        return exact, exact
+    available = start.figures.get("available")
+    return None if available is None else byte_bounds(available, 2)
+
+
+def _estimate(plan: VllmPlan, estimate: Figure, bounds: tuple[int, int]) -> Compared:
+    def longest(memory: int) -> int:
+        found: int = plan.report(1, 1, memory)["estimated_max_model_len"]
+        return found
+
+    # The memory is printed to 0.01 GiB: the estimate must be the one of some memory of that print. It is at least the
+    # reported length where that length fits.
+    reported = int(estimate.printed)
+    memory = first_that_holds(*bounds, lambda memory: not reported or plan.fits(reported, 1, memory))
+    agrees = longest(memory) == reported
+    return checked(
+        "estimated maximum length", estimate, str(reported if agrees else longest(sum(bounds) // 2)), agrees=agrees
+    )
+
+
+def _block(plan: VllmPlan, start: Start) -> Iterator[Compared]:
+    block, padding = start.figures.get("attention_block_size"), start.figures.get("page_padding")
+    states, token_bytes, _, size = plan.block_note or (0, 0, 0, 0)
+    if block is not None:
+        yield checked("attention block", block, str(size) if size else "none")
+    if padding is not None:
+        percent = f"{100 * (size * token_bytes - states) / states:.2f}" if states else "none"
+        yield checked("padding of a state's page", padding, percent)
+
+
+def _pool_rows(plan: VllmPlan, start: Start, bounds: tuple[int, int] | None, context: int) -> Iterator[Compared]:
+    figures = start.figures
+    blocks, tokens, concurrency = figures.get("blocks"), figures.get("pool_tokens"), figures.get("concurrency")
+    block = plan.report(context, 1, GiB)["bytes_per_block"]
+    if not block:
+        yield from (
+            unchecked(name, each) for name, each in (("KV cache size", tokens), ("concurrency", concurrency)) if each
+        )
+        return
+    memory = None if bounds is None else (bounds[0] // block, bounds[1] // block)
+    if blocks is not None:
+        count = int(blocks.printed)
+        if memory is None:
+            yield unchecked("blocks", blocks)
+        else:
+            agrees = memory[0] <= count <= memory[1]
+            yield checked("blocks", blocks, str(count if agrees else sum(memory) // 2), agrees=agrees)
+        memory = count, count
+    if tokens is not None:
+        yield from _token_rows(plan, start, memory, context, tokens)
+    elif concurrency is not None and memory is not None:
+        first = first_that_holds(
+            *memory, lambda number: Decimal(_says(plan, start, number, context)[1]) >= Decimal(concurrency.printed)
+        )
+        yield checked("concurrency", concurrency, _says(plan, start, first, context)[1])
+    elif concurrency is not None:
+        yield unchecked("concurrency", concurrency)
+
+
+def _says(plan: VllmPlan, start: Start, blocks: int, context: int) -> tuple[int, str]:
+    """The tokens and the concurrency that vLLM prints of so many blocks."""
+    block = plan.report(context, 1, GiB)["bytes_per_block"]
+    _, concurrent, tokens = plan.logged(context, blocks * block)
+    if start.stated.get("old_concurrency") == "True" and plan.num_groups == 1:
+        concurrent = blocks * plan.engine.block_size / context  # V0 and the first V1 did not round a request to blocks
+    return tokens, f"{concurrent:.2f}"
+
+
+def _token_rows(
+    plan: VllmPlan, start: Start, memory: tuple[int, int] | None, context: int, tokens: Figure
+) -> Iterator[Compared]:
+    reported, concurrency = int(tokens.printed), start.figures.get("concurrency")
+    low, high = memory or (1, 2**40)
+    first = first_that_holds(low, high, lambda number: _says(plan, start, number, context)[0] >= reported)
+    behind = first_that_holds(first, high, lambda number: _says(plan, start, number, context)[0] > reported)
+    found = _says(plan, start, first, context)[0] == reported
+    nearest = first if found or memory is None else (low + high) // 2
+    predicted_tokens, predicted_concurrency = _says(plan, start, nearest, context)
+    if memory is not None:
+        yield checked("KV cache size", tokens, str(predicted_tokens), agrees=found)
+    elif found:
+        yield unchecked("KV cache size", tokens)
+    else:  # whatever the memory, the rule never gives this number
+        yield checked("KV cache size", tokens, str(predicted_tokens), agrees=False)
+    if concurrency is None:
+        return
+    candidates = {_says(plan, start, number, context)[1] for number in range(first, min(behind, first + 256) + 1)}
+    ratio = f"{reported / context:.2f}"
+    if found and memory is None and concurrency.printed == ratio and ratio in candidates:
+        yield unchecked("concurrency", concurrency)  # tokens through the context, for any model
+    elif found and concurrency.printed in candidates:
+        yield checked("concurrency", concurrency, concurrency.printed)
+    else:
+        yield checked("concurrency", concurrency, predicted_concurrency)
+
+
+def _changes(start: Start, question: Question) -> Iterator[Change]:
+    yield from changes(
+        question,
+        max_num_batched_tokens=(2048, 8192, 16384, 4096, 32768),
+        async_scheduling=(False, True),
+        version=("0.25.1", "0.17.1", "0.11.0", "0.33.0"),
+        disable_hybrid_kv_cache_manager=(True, False),
+        kv_cache_dtype=("fp8", "bfloat16"),
+        tensor_parallel_size=(1, 2, 4, 8),
+        pipeline_parallel_size=(1, 2, 4, 8),
+        block_size=(32, 64, 128),
+        enable_prefix_caching=(True, False),
+        num_speculative_tokens=(1, 2, 3),
+    )
+
+
+def _explain(start: Start, question: Question, architecture: Architecture, rows: tuple[Compared, ...]) -> str | None:
+    """Another rank with less memory: the smallest rank sizes the pool, and not every rank may be in the log."""
+    tokens, bounds = start.figures.get("pool_tokens"), _memory(start)
+    stages = stated_number(start.stated, "pipeline_parallel_size") or 1
+    ranks, seen = question.tensor_parallel_size * stages, len(start.memory)
+    wrong = {row.figure for row in rows if row.verdict == "disagrees"}
+    if tokens is None or bounds is None or seen >= ranks or not wrong <= {"KV cache size", "concurrency"}:
+        return None
+    plan, context, reported = _plan(question, architecture), question.context, int(tokens.printed)
+    block = plan.report(context, 1, GiB)["bytes_per_block"]
+    blocks = first_that_holds(1, bounds[0] // block, lambda number: _says(plan, start, number, context)[0] >= reported)
+    memory = Figure("available", f"{blocks * block / GiB:.2f}", "GiB", tokens.line)
+    less = replace_memory(start, memory)
+    if blocks * block >= bounds[0] or any(row.verdict == "disagrees" for row in _compare(less, question, architecture)):
+        return None
+    return (
+        f"all figures agree if another rank had about {memory.printed} GiB: the smallest rank sizes the pool, and the "
+        f"log has the memory of {seen} of {ranks} ranks"
+    )
+
+
+def replace_memory(start: Start, memory: Figure) -> Start:
+    """The start as it would be if the smallest rank had this memory."""
+    return replace(start, figures={**start.figures, "available": memory})
+
+
+LOG = EngineLog(
+    "vllm",
+    (
         ("Available KV cache memory:", _available),
-        ("GPU KV cache size:", _pool),
+        ("reserved for KV Cache is", _available),
+        ("GiB memory for KV", _available),
+        ("kv_cache_size=", _available),
+        ("KV cache size:", _pool),
         ("Maximum concurrency for", _pool),
         ("To serve at least one request", _refusal),
         ("KV cache is needed", _refusal),
         ("available KV cache memory (", _refusal),
         ("estimated maximum model length", _refusal),
+        ("that can be stored in KV cache (", _refusal),
         ("num_gpu_blocks is:", _blocks),
         ("# GPU blocks:", _blocks),
         ("# CUDA blocks:", _blocks),
+        ("# cuda blocks:", _blocks),
+        ("with num_gpu_blocks_override=", _override),
         ("Setting attention block size", _attention_block),
+        ("Padding mamba page size by", _attention_block),
+        ("cp_world_size ", _context_parallel),
         ("non-default args:", _arguments),
+        ("args: Namespace(", _arguments),
         ("LLM engine (v", _engine_line),
+        ("V1 LLM engine with config", _engine_line),
         ("vLLM API server version", _server),
+        (" version 0.", _logo),
+        ("version 0.", _logo),
+        ("█  model ", _logo),
+        ("data type to store kv cache", _stored_format),
+        ("KV cache format", _stored_format),
+        ("Using max model len", _length),
         ("Chunked prefill is enabled", _chunked),
-    )
-
-    def question(self, run: LogRun, given: Given) -> Question:
-        stated = run.stated
-        context = given.context or stated_number(stated, "max_model_len", "max_seq_len")
-        if context is None:
-            raise InputError("the log does not state the context", hint="give it with -c")
-        options: dict[str, Any] = {name: stated[name] for name in _OPTIONS if name in stated}
-        drafted = stated_number(stated, "num_speculative_tokens", "num_spec_tokens")
-        if drafted:
-            options["num_speculative_tokens"] = drafted
-        dtype = stated.get("kv_cache_dtype") or stated.get("dtype")
-        tp = given.tensor_parallel_size or stated_number(stated, "tensor_parallel_size") or 1
-        notes = []
-        if "max_num_batched_tokens" not in stated and "max_num_batched_tokens" not in (given.options or {}):
-            notes.append("the log does not state max_num_batched_tokens: the engine's default is used")
-        return Question(
-            given.engine or "vllm",
-            {**options, **(given.options or {})},
-            context,
-            given.batch_size or 1,
-            given.kv_cache_dtype or dtype,
-            tp,
-            tuple(notes),
-        )
-
-    def compare(self, run: LogRun, question: Question, architecture: Architecture) -> Iterator[Compared]:
-        plan = question.setup(architecture).plan
-        figures, context = run.figures, question.context
-        needed, available = figures.get("needed"), figures.get("available")
-        if needed is not None:
-            predicted = gib(plan.kv_bytes(context, 1))
-            agrees = predicted == Decimal(needed.printed)
-            yield Compared("needed for one request", needed.line, needed.printed, str(predicted), "GiB", agrees)
-        exact = stated_number(run.stated, "kv_cache_memory_bytes")
-        bounds = (exact, exact) if exact else byte_bounds(available) if available is not None else None
-        estimate = figures.get("estimated_max_model_len")
-        if estimate is not None and bounds is not None:
-            yield self._estimate(plan, estimate, bounds, context)
-        attention_block = figures.get("attention_block_size")
-        if attention_block is not None:
-            steps = plan.explain(context, 1)
-            found = next((str(step.value) for step in steps if step.symbol == "attention_block"), "none")
-            agrees = found == attention_block.printed
-            yield Compared("attention block", attention_block.line, attention_block.printed, found, "tokens", agrees)
-        if "pool_tokens" in figures or "concurrency" in figures:
-            yield from self._pool(plan, run, bounds, context)
-
-    def _estimate(self, plan: Any, estimate: Figure, bounds: tuple[int, int], context: int) -> Compared:
-        def longest(memory: int) -> int:
-            found: int = plan.report(context, 1, memory)["estimated_max_model_len"]
-            return found
-
-        # The memory is printed to 0.01 GiB: the estimate must be the one of some memory of that print.
-        reported = int(estimate.printed)
-        # It is at least the reported length where that length fits.
-        memory = first_that_holds(*bounds, lambda memory: not reported or plan.fits(reported, 1, memory))
-        agrees = longest(memory) == reported
-        predicted = reported if agrees else longest(sum(bounds) // 2)
-        return Compared("estimated maximum length", estimate.line, estimate.printed, str(predicted), "tokens", agrees)
-
-    def _pool(self, plan: Any, run: LogRun, bounds: tuple[int, int] | None, context: int) -> Iterator[Compared]:
-        block = plan.report(context, 1, GiB)["bytes_per_block"]
-        blocks = stated_number(run.stated, "num_gpu_blocks")
-        tokens, concurrency = run.figures.get("pool_tokens"), run.figures.get("concurrency")
-        if blocks is not None:
-            low = high = blocks
-        elif bounds is not None:
-            low, high = bounds[0] // block, bounds[1] // block
-        else:  # without a memory the figures can only be held against each other
-            low, high = 1, 2**40
-
-        def says(number: int) -> tuple[int, str]:
-            _, concurrent, logged_tokens = plan.logged(context, number * block)
-            return logged_tokens, f"{concurrent:.2f}"
-
-        if tokens is None:
-            assert concurrency is not None
-            first = first_that_holds(low, high, lambda number: Decimal(says(number)[1]) >= Decimal(concurrency.printed))
-            predicted = says(first)[1]
-            agrees = predicted == concurrency.printed
-            yield Compared("concurrency", concurrency.line, concurrency.printed, predicted, "x", agrees)
-            return
-        reported = int(tokens.printed)
-        first = first_that_holds(low, high, lambda number: says(number)[0] >= reported)
-        behind = first_that_holds(first, high, lambda number: says(number)[0] > reported)
-        found = says(first)[0] == reported
-        nearest = first if found else (low + high) // 2 if bounds is not None else first
-        predicted_tokens, predicted_concurrency = says(nearest)
-        yield Compared("KV cache size", tokens.line, tokens.printed, str(predicted_tokens), "tokens", found)
-        if concurrency is not None:
-            candidates = {says(number)[1] for number in range(first, min(behind, first + 256) + 1)} if found else set()
-            agrees = concurrency.printed in candidates or concurrency.printed == predicted_concurrency
-            shown = concurrency.printed if agrees else predicted_concurrency
-            yield Compared("concurrency", concurrency.line, concurrency.printed, shown, "x", agrees)
-
-    def changes(self, run: LogRun, question: Question) -> Iterator[Change]:
-        skip = set(run.stated)
-        yield from with_options(
-            {
-                "max_num_batched_tokens": (2048, 8192, 16384, 4096, 32768),
-                "async_scheduling": (False, True),
-                "version": ("0.25.1", "0.17.1", "0.11.0", "0.33.0"),
-                "disable_hybrid_kv_cache_manager": (True, False),
-            },
-            question,
-            skip - {"version"},
-        )
-        for dtype in ("fp8", "bfloat16"):
-            if dtype != question.kv_cache_dtype:
-                yield with_dtype(dtype)
-        yield from with_parallel(question)
-        yield from with_options(
-            {"block_size": (32, 64, 128), "enable_prefix_caching": (True, False), "num_speculative_tokens": (1, 2, 3)},
-            question,
-            skip,
-        )
-
-
-LOG = VllmLog()
+        ("oading took ", _terms),
+        ("model weights took", _terms),
+        ("model weights take", _terms),
+        ("for peak activation", _terms),
+        ("Graph capturing finished", _terms),
+        ("CUDA graph pool memory:", _terms),
+        ("Estimated CUDA graph memory:", _terms),
+        ("No available memory for the cache blocks", _no_memory),
+        ("vllm serve ", _command),
+        ("vllm.entrypoints", _command),
+    ),
+    _COMMAND,
+    (
+        ("weights", "loaded its weights"),
+        ("available", "measured the memory left for the cache"),
+        ("pool_tokens", "printed its pool"),
+        ("CUDA graphs", "captured its CUDA graphs"),
+    ),
+    _question,
+    _compare,
+    _changes,
+    _explain,
+    ("vllm",),
+)

@@ -268,25 +268,55 @@ class CheckAnswer(_Answer):
     rows: list[JudgedRecord | BudgetRecord]
 
 
+Verdict = Literal["agrees", "disagrees", "not checked"]
+
+
 class AuditedRecord(TypedDict):
     """One figure of a log; reported and predicted as printed."""
 
+    start: Annotated[int, Field(description="which start of the log, from 1")]
     figure: str
     line: int | None
     reported: str
-    predicted: str
+    predicted: Annotated[str | None, Field(description="null where nothing says what it should be")]
     unit: str
     difference: str | None
-    agrees: bool
+    verdict: Verdict
+
+
+class TermRecord(TypedDict):
+    """Another part of the device's memory, as printed: weights, activation, CUDA graphs ..."""
+
+    name: str
+    reported: str
+    unit: str
+    line: int
+
+
+class AuditedStart(TypedDict):
+    """One start of one engine in the log."""
+
+    number: int
+    line: int | None
+    engine: str | None
+    version: str | None
+    reference: str | None
+    verdict: Verdict
+    counts: Annotated[bool, Field(description="whether its figures are among the rows, and decide")]
+    reason: str | None
+    difference: str | None
+    terms: list[TermRecord]
+    notes: list[str]
 
 
 class AuditAnswer(_Answer):
-    """``kvcalc audit``: a row a figure."""
+    """``kvcalc audit``: a row per figure."""
 
     reference: str
-    agrees: bool
+    agrees: Annotated[bool, Field(description="no start that counts has a figure that disagrees")]
     reason: str | None
     notes: list[str]
+    starts: list[AuditedStart]
     rows: list[AuditedRecord]
 
 
