@@ -15,9 +15,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kvcalc.architecture import Architecture as Architecture
     from kvcalc.checking import check as check
+    from kvcalc.device import Device as Device
+    from kvcalc.engines.base import WorkingMemory as WorkingMemory
     from kvcalc.errors import KVCalcError as KVCalcError
+    from kvcalc.errors import NotModelledError as NotModelledError
+    from kvcalc.errors import UnsupportedError as UnsupportedError
     from kvcalc.fitting import Capacity as Capacity
     from kvcalc.fitting import capacity as capacity
+    from kvcalc.fitting import working_memory as working_memory
     from kvcalc.footprint import Footprint as Footprint
     from kvcalc.footprint import footprint as footprint
     from kvcalc.footprint import kv_cache_bytes as kv_cache_bytes
@@ -32,16 +37,21 @@ __version__ = "0.1.0"
 _HOMES = {
     "Architecture": "kvcalc.architecture",
     "Capacity": "kvcalc.fitting",
+    "Device": "kvcalc.device",
     "Footprint": "kvcalc.footprint",
     "GiB": "kvcalc.units",
     "KVCalcError": "kvcalc.errors",
     "MiB": "kvcalc.units",
+    "NotModelledError": "kvcalc.errors",
+    "UnsupportedError": "kvcalc.errors",
+    "WorkingMemory": "kvcalc.engines.base",
     "check": "kvcalc.checking",
     "capacity": "kvcalc.fitting",
     "footprint": "kvcalc.footprint",
     "kv_cache_bytes": "kvcalc.footprint",
     "load": "kvcalc.sources.resolve",
     "read_config": "kvcalc.sources.config",
+    "working_memory": "kvcalc.fitting",
 }
 
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 - the names are the keys of the table above

@@ -14,12 +14,13 @@ from fractions import Fraction
 from typing import Any, Literal
 
 from kvcalc.architecture import Architecture
-from kvcalc.errors import InputError, RefusalError, quote
+from kvcalc.device import Device
+from kvcalc.engines import engine_class
+from kvcalc.engines.base import WorkingMemory
+from kvcalc.errors import InputError, NotModelledError, RefusalError, quote
 from kvcalc.setup import Setup, prepare
+from kvcalc.sources.devices import load_device
 from kvcalc.units import MAX_BYTES, MAX_TOKENS, check_count, largest
-
-#: What no pool of ours subtracts; printed wherever a device becomes a pool.
-NOT_IN_THE_POOL = "activations, CUDA graphs and fragmentation are not in these terms: leave room with --reserve"
 
 _UTILIZATION = re.compile(r"0(?:\.[0-9]{1,9})?|1(?:\.0{1,9})?|\.[0-9]{1,9}", re.ASCII)
 
@@ -30,48 +31,55 @@ class Memory:
 
     Attributes:
         kv_memory: bytes for the KV cache, where that is known already.
-        device_memory: bytes of one device as its driver reports them, otherwise.
+        device: the device, otherwise.
         utilization: the part of the device that the engine takes; None is the engine's default for its version.
         reserve: bytes of it that are kept free.
     """
 
     kv_memory: int | None = None
-    device_memory: int | None = None
+    device: Device | None = None
     utilization: Fraction | None = None
     reserve: int = 0
 
     def __post_init__(self) -> None:
-        if (self.kv_memory is None) == (self.device_memory is None):
-            raise InputError("a capacity needs one memory", hint="give kv_memory or device_memory, not both")
+        if (self.kv_memory is None) == (self.device is None):
+            raise InputError("a capacity needs one memory", hint="give kv_memory, device_memory or device, one of them")
         if self.kv_memory is not None and (self.utilization is not None or self.reserve):
             reason = "kv_memory is the pool itself: a reserve or a utilization has nothing to be taken from"
             raise InputError(reason, hint="give the device's memory instead")
-        for value, what in ((self.kv_memory, "kv_memory"), (self.device_memory, "device_memory")):
-            if value is not None:
-                check_count(value, what, least=0, most=MAX_BYTES)
+        if self.kv_memory is not None:
+            check_count(self.kv_memory, "kv_memory", least=0, most=MAX_BYTES)
         check_count(self.reserve, "reserve", least=0, most=MAX_BYTES)
 
-    def pool(self, setup: Setup) -> Pool:
-        """What the weights leave of one device for the KV cache, by term."""
-        if self.device_memory is None:
+    def pool(self, setup: Setup, context: int, batch_size: int) -> Pool:
+        """What weights and working memory leave of one device for the KV cache at a workload, by term."""
+        if self.device is None:
             assert self.kv_memory is not None
             return Pool(self.kv_memory)
         utilization = self.utilization
         if utilization is None:
             utilization = Fraction(setup.engine.utilization_percent, 100)
-        usable = self.device_memory * utilization.numerator // utilization.denominator
-        left = usable - setup.weights.bytes - self.reserve
-        return Pool(left, self.device_memory, utilization, usable, setup.weights.bytes, self.reserve)
+        usable = self.device.memory_bytes * utilization.numerator // utilization.denominator
+        working, reason = WorkingMemory(), ""
+        try:
+            working = setup.engine.working_memory(setup, self.device, context, batch_size)
+        except NotModelledError as error:
+            reason = error.message
+        left = usable - setup.weights.bytes - working.share_bytes - self.reserve
+        return Pool(
+            left, self.device.memory_bytes, utilization, usable, setup.weights.bytes, working, self.reserve, reason
+        )
 
 
 @dataclass(frozen=True)
 class Pool:
-    """The KV cache's share of one device: floor(device memory x utilization) - weights - reserve.
+    """The KV cache's share of one device: floor(device memory x utilization) - weights - working memory - reserve.
 
     Attributes:
         kv_memory: bytes for the KV cache; negative where the weights alone do not fit.
-        device_memory, utilization, usable_bytes, weights_bytes, reserve_bytes: the terms, or None where the pool was
-            given as such.
+        device_memory, utilization, usable_bytes, weights_bytes, working_memory, reserve_bytes: the terms, or None where
+            the pool was given as such.
+        not_modelled: why the working memory is not among the terms, or empty.
     """
 
     kv_memory: int
@@ -79,7 +87,9 @@ class Pool:
     utilization: Fraction | None = None
     usable_bytes: int | None = None
     weights_bytes: int | None = None
+    working_memory: WorkingMemory | None = None
     reserve_bytes: int | None = None
+    not_modelled: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,6 +136,7 @@ def capacity(
     *,
     kv_memory: int | None = None,
     device_memory: int | None = None,
+    device: str | Device | None = None,
     gpu_memory_utilization: str | None = None,
     reserve: int = 0,
     context: int | None = None,
@@ -142,7 +153,8 @@ def capacity(
 
     Args:
         kv_memory: bytes of the KV cache on one device; or
-        device_memory: bytes of one device, of which weights and ``reserve`` are taken.
+        device_memory: bytes of one device, of which weights, working memory and ``reserve`` are taken; or
+        device: the device, by name (``"h100-80gb"``); the engine's options are then what it chooses there.
         gpu_memory_utilization: the part of the device that the engine takes, as a decimal (``"0.9"``); None is the
             engine's own.
         reserve: bytes of the device to keep free.
@@ -160,11 +172,12 @@ def capacity(
     (47104, 1)
     """
     utilization = None if gpu_memory_utilization is None else parse_utilization(gpu_memory_utilization)
-    memory = Memory(kv_memory, device_memory, utilization, reserve)
+    place = find_device(device, device_memory)
+    memory = Memory(kv_memory, place, utilization, reserve)
     setup = prepare(
         architecture,
         engine=engine,
-        engine_options=engine_options,
+        engine_options=options_on(engine, engine_options or {}, None if device is None else place),
         kv_cache_dtype=kv_cache_dtype,
         weights_dtype=weights_dtype,
         tensor_parallel_size=tensor_parallel_size,
@@ -177,21 +190,91 @@ def capacity(
     return answer
 
 
+def working_memory(
+    architecture: Architecture,
+    *,
+    device: str | Device,
+    context: int | None = None,
+    batch_size: int = 1,
+    engine: str = "vllm",
+    engine_options: Mapping[str, Any] | None = None,
+    kv_cache_dtype: str | None = None,
+    weights_dtype: str | None = None,
+    tensor_parallel_size: int = 1,
+    encoder_tokens: int = 0,
+    draft: Architecture | Literal["mtp"] | None = None,
+) -> WorkingMemory:
+    """What an engine takes on a device besides weights and KV cache: activations, runtime and graphs.
+
+    Args:
+        device: the device, by name.
+        context: tokens of one sequence; None is the model's own.
+        batch_size: sequences.
+
+    The other arguments are those of :func:`kvcalc.footprint`.
+
+    Raises:
+        NotModelledError: no formula holds for this engine, model or device, with the reason.
+
+    >>> import kvcalc
+    >>> w = kvcalc.working_memory(kvcalc.load("llama-3.1-8b"), device="h100-80gb", engine="vllm")
+    >>> round(w.activation_bytes / kvcalc.GiB, 2)
+    1.89
+    """
+    place = find_device(device, None)
+    assert place is not None
+    setup = prepare(
+        architecture,
+        engine=engine,
+        engine_options=options_on(engine, engine_options or {}, place),
+        kv_cache_dtype=kv_cache_dtype,
+        weights_dtype=weights_dtype,
+        tensor_parallel_size=tensor_parallel_size,
+        encoder_tokens=encoder_tokens,
+        draft=draft,
+    )
+    tokens = check_count(context or architecture.max_context or MAX_TOKENS, "context")
+    return setup.engine.working_memory(setup, place, tokens, check_count(batch_size, "batch_size"))
+
+
+def find_device(device: str | Device | None, memory_bytes: int | None) -> Device | None:
+    """The device of that name, or one of that many bytes that has no name; None for neither.
+
+    Raises:
+        InputError: both were given, no such device, or no sane size.
+    """
+    if device is not None and memory_bytes is not None:
+        raise InputError("a device has its own memory", hint="give device or device_memory")
+    if isinstance(device, str):
+        return load_device(device)
+    if memory_bytes is None:
+        return device
+    size = check_count(memory_bytes, "device_memory", least=1, most=MAX_BYTES)
+    return Device(name="", title="a device", memory_bytes=size, measured=False, source="as given", platform="cuda")
+
+
+def options_on(engine: str, options: Mapping[str, Any], device: Device | None) -> dict[str, Any]:
+    """The options that were given, and those that the engine itself chooses on a device where they were not."""
+    if device is None:
+        return dict(options)
+    return {**engine_class(engine).device_options(device.memory_bytes, device.name), **options}
+
+
 def capacity_of(setup: Setup, memory: Memory, context: int | None, batch_size: int = 1) -> Capacity:
     """What fits, as :func:`capacity` answers it; an engine that refuses to start is a refusal, not raised."""
     if context is not None:
         check_count(context, "context")
     check_count(batch_size, "batch_size")
-    pool = memory.pool(setup)
-    longest = max_context(setup, pool.kv_memory, batch_size)
-    required = None if context is None else required_memory(setup, context, batch_size)
+    longest = max_context(setup, memory, batch_size)
     made_for = setup.architecture.max_context or MAX_TOKENS
     reported = context or min(made_for, made_for if longest is None else max(1, longest))
+    pool = memory.pool(setup, reported, batch_size)
+    required = None if context is None else required_memory(setup, context, batch_size)
     report, refusal = _report(setup, reported, batch_size, pool.kv_memory)
     return Capacity(
         fits=longest != 0 if context is None else required is not None and required <= pool.kv_memory,
         max_context=longest,
-        max_batch_size=None if context is None else max_batch_size(setup, pool.kv_memory, context),
+        max_batch_size=None if context is None else max_batch_size(setup, memory, context),
         required_kv_memory=required,
         missing_bytes=None if required is None else max(0, required - pool.kv_memory),
         pool=pool,
@@ -212,24 +295,24 @@ def _report(setup: Setup, context: int, batch_size: int, kv_memory: int) -> tupl
         return {}, error
 
 
-def max_context(setup: Setup, kv_memory: int, batch_size: int) -> int | None:
+def max_context(setup: Setup, memory: Memory, batch_size: int) -> int | None:
     """The longest context that so many sequences may have at a time: 0 if none, None if nothing bounds it."""
     limit = setup.engine.context_limit_at(batch_size)
     most = MAX_TOKENS if limit is None else min(limit, MAX_TOKENS)
-    longest = largest(lambda context: fits(setup, kv_memory, context, batch_size), most)
+    longest = largest(lambda context: fits(setup, memory, context, batch_size), most)
     return None if longest == MAX_TOKENS else longest
 
 
-def max_batch_size(setup: Setup, kv_memory: int, context: int) -> int | None:
+def max_batch_size(setup: Setup, memory: Memory, context: int) -> int | None:
     """The most sequences of that context at a time: 0 if none, None if nothing bounds them."""
-    most = largest(lambda batch_size: fits(setup, kv_memory, context, batch_size), MAX_TOKENS)
+    most = largest(lambda batch_size: fits(setup, memory, context, batch_size), MAX_TOKENS)
     return None if most == MAX_TOKENS else most
 
 
-def fits(setup: Setup, kv_memory: int, context: int, batch_size: int) -> bool:
-    """Whether the engine serves the workload from a pool of that size."""
+def fits(setup: Setup, memory: Memory, context: int, batch_size: int) -> bool:
+    """Whether the engine serves the workload from that memory."""
     required = required_memory(setup, context, batch_size)
-    return required is not None and required <= kv_memory
+    return required is not None and required <= memory.pool(setup, context, batch_size).kv_memory
 
 
 def required_memory(setup: Setup, context: int, batch_size: int) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from kvcalc.architecture import Architecture, Cross, Full, Latent, Parallel, Sliding, is_local
 from kvcalc.errors import InputError, RefusalError
-from kvcalc.fitting import Memory
+from kvcalc.fitting import Memory, fits
 from kvcalc.layout import Layout
 from kvcalc.paper import Standing, evidence
 from kvcalc.setup import Setup, prepare
@@ -220,20 +220,19 @@ def search(
     fronts: dict[int, dict[int, Candidate]] = {context: {} for context in contexts}
     worst: tuple[int, int] | None = None  # the last of the best, once there are enough of them
     for configuration in walk.configurations():
-        pool = None if memory is None else memory.pool(configuration.setup).kv_memory
         plan, weights_bytes, local = (
             configuration.setup.plan,
             configuration.setup.weights.bytes,
             configuration.local_layers,
         )
-        kv_bytes, required = plan.kv_bytes, plan.required_kv_memory
+        kv_bytes = plan.kv_bytes
         longest = configuration.longest_context(batch_size)
         for context in contexts:
             if found.walked % _STRIDE == 0 and not go_on(found.walked):
                 found.interrupted = True
                 break
             found.walked += 1
-            if context > longest or (pool is not None and required(context, batch_size) > pool):
+            if context > longest or (memory is not None and not fits(configuration.setup, memory, context, batch_size)):
                 continue
             found.fitting += 1
             size = kv_bytes(context, batch_size)

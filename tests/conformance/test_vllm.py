@@ -424,17 +424,18 @@ def test_a_latent_is_whole_on_every_device(dtype: str, token_bytes: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("memory_bytes", "device", "tokens"),
+    ("memory_bytes", "device", "tokens", "sequences"),
     [
-        (70 * GiB - 1, "", 2048),
-        (70 * GiB, "", 8192),
-        (80 * GiB, "A100-SXM4-80GB", 2048),
-        (160 * GiB - 1, "", 8192),
-        (160 * GiB, "", 16384),
+        (70 * GiB - 1, "", 2048, 256),
+        (70 * GiB, "", 8192, 1024),
+        (80 * GiB, "A100-SXM4-80GB", 2048, 256),
+        (160 * GiB - 1, "", 8192, 1024),
+        (160 * GiB, "", 16384, 1024),
     ],
 )
-def test_the_tokens_of_a_step_follow_the_devices_memory(memory_bytes: int, device: str, tokens: int) -> None:
-    assert Vllm.device_options(memory_bytes, device) == {"max_num_batched_tokens": tokens}
+def test_a_step_follows_the_devices_memory(memory_bytes: int, device: str, tokens: int, sequences: int) -> None:
+    chosen = {"max_num_batched_tokens": tokens, "max_num_seqs": sequences}
+    assert Vllm.device_options(memory_bytes, device) == chosen
 
 
 def test_heads_are_divided_and_at_least_one_a_device() -> None:

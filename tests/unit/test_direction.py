@@ -16,6 +16,8 @@ MAY_IMPORT = {
     "layout": {"errors", "units"},
     "architecture": {"errors", "units", "dtypes", "layout"},
     "derivation": {"units"},
+    "device": {"units"},
+    "widths": {"architecture"},
     "weights": {"errors", "units", "dtypes", "architecture"},
 }
 FOUNDATIONS = {*MAY_IMPORT}
@@ -23,7 +25,7 @@ MAY_IMPORT |= {
     "engines": FOUNDATIONS - {"weights"},
     "setup": FOUNDATIONS | {"engines"},
     "footprint": FOUNDATIONS | {"engines", "setup"},
-    "fitting": FOUNDATIONS | {"engines", "setup"},
+    "fitting": FOUNDATIONS | {"engines", "setup", "sources"},
     "growth": FOUNDATIONS | {"engines", "setup", "fitting"},
     "levers": FOUNDATIONS | {"engines", "setup", "fitting"},
     "sources": FOUNDATIONS,

@@ -26,6 +26,7 @@ NUMBERS: dict[str, dict[str, tuple[Any, ...]]] = {
     "vllm": {
         "block_size": (16, 1, TOKENS, 0, TOKENS + 1),
         "max_num_batched_tokens": (8192, 1, TOKENS, 0, TOKENS + 1),
+        "max_num_seqs": (256, 1, TOKENS, 0, TOKENS + 1),
         "pipeline_parallel_size": (1, 1, 10_000, 0, 10_001),
         "num_gpu_blocks_override": (None, 1, TOKENS, 0, TOKENS + 1),
         "num_speculative_tokens": (0, 0, 1024, -1, 1025),
@@ -64,6 +65,7 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
         "enable_prefix_caching": (False, (True,), (2,)),
         "mamba_cache_dtype": ("auto", ("float32", "float16", "bfloat16"), ("fp8", 2)),
         "mamba_ssm_cache_dtype": ("auto", ("float32", "float16", "bfloat16"), ("fp8", 2)),
+        "enforce_eager": (False, (True,), (2,)),
         "version": (
             "0.33.0",
             ("0.11", "0.11.0", "0.11.2", "0.12.0", "0.17.1", "0.20.2", "0.25.1", "0.26.0"),

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kvcalc import GiB, footprint, load
 from kvcalc.errors import InputError
-from kvcalc.fitting import Memory
+from kvcalc.fitting import Memory, find_device
 from kvcalc.layout import parse_layout
 from kvcalc.paper import ABLATED_RATIOS, ABLATED_WINDOWS, evidence
 from kvcalc.search import MOST_FRONTS, Grid, Walk, layout_of, search
@@ -41,7 +41,7 @@ def test_a_grid_counts_its_candidates_and_global_only_once():
     st.integers(1, 8),
 )
 def test_best_and_front_are_those_of_a_plain_enumeration(ratios, windows, memory, top):
-    found = searched(grid_of(ratios, windows), Memory(device_memory=memory), top=top)
+    found = searched(grid_of(ratios, windows), Memory(device=find_device(None, memory)), top=top)
     words = {"global" if ratio == "global" else f"{ratio}/sw={window}" for ratio, window in product(ratios, windows)}
     every = []
     for word, context in product(sorted(words), CONTEXTS):
@@ -89,7 +89,7 @@ def test_a_layout_that_an_engine_refuses_is_counted_and_says_why():
 def test_the_options_of_an_engine_bound_its_candidates():
     grid = grid_of(engines=("llama.cpp",))
     walk = Walk(MODEL, "gemma-2-2b", grid, engine_options={"llama.cpp": {"n_ctx": 32768}})
-    found = search(walk, grid.contexts, Memory(device_memory=100 * GiB))
+    found = search(walk, grid.contexts, Memory(device=find_device(None, 100 * GiB)))
     assert found.fitting == found.walked * 2 // 3  # 131,072 tokens are beyond n_ctx
 
 
@@ -142,7 +142,7 @@ def test_a_bound_is_quoted_at_trained_points_only(word):
 def test_options_that_run_fewer_sequences_at_a_time_leave_nothing_that_fits():
     grid = grid_of(("5:1",), (1024,), (4096,), engines=("llama.cpp",))
     walk = Walk(MODEL, "gemma-2-2b", grid, engine_options={"llama.cpp": {"n_seq_max": 2, "n_ctx": 8192}})
-    memory = Memory(device_memory=100 * GiB)
+    memory = Memory(device=find_device(None, 100 * GiB))
     assert [search(walk, (4096,), memory, batch_size=batch).fitting for batch in (1, 2, 3)] == [1, 1, 0]
 
 

@@ -8,7 +8,7 @@ import pytest
 from kvcalc import GiB, KVCalcError, capacity, footprint, kv_cache_bytes, load
 from kvcalc.architecture import Architecture, Layer, State
 from kvcalc.errors import InputError, UnsupportedError
-from kvcalc.fitting import Memory, capacity_of, fits, parse_utilization, replicas
+from kvcalc.fitting import Memory, capacity_of, find_device, fits, parse_utilization, replicas
 from kvcalc.levers import levers
 from kvcalc.setup import prepare
 
@@ -75,7 +75,8 @@ def test_the_pool_keeps_every_term():
     assert pool.utilization == Fraction(23, 25)
     assert pool.usable_bytes == 80 * GiB * 92 // 100
     assert (pool.weights_bytes, pool.reserve_bytes) == (WEIGHTS, 2 * GiB)
-    assert pool.kv_memory == pool.usable_bytes - WEIGHTS - 2 * GiB
+    assert pool.working_memory.share_bytes > 0
+    assert pool.kv_memory == pool.usable_bytes - WEIGHTS - pool.working_memory.share_bytes - 2 * GiB
 
 
 def test_the_utilization_is_the_engines_own_for_its_version_unless_given():
@@ -165,7 +166,7 @@ def test_a_question_without_one_sane_memory_is_refused(wrong):
         capacity(GEMMA_27B, **wrong)
 
 
-IN_VLLM, ON_80_GIB = prepare(GEMMA_27B, engine="vllm"), Memory(device_memory=80 * GiB)
+IN_VLLM, ON_80_GIB = prepare(GEMMA_27B, engine="vllm"), Memory(device=find_device(None, 80 * GiB))
 
 
 def test_replicas_divide_heads_and_weights_and_count_whole_replicas():
@@ -199,7 +200,7 @@ def test_an_engine_that_does_not_divide_a_layer_says_so_in_the_replica():
 
 def levers_in(setup, memory, reference, context, batch_size):
     def holds(changed, tokens, sequences):
-        return fits(changed, memory.pool(changed).kv_memory, tokens, sequences)
+        return fits(changed, memory, tokens, sequences)
 
     return {lever.name: lever for lever in levers(setup, context, batch_size, holds, reference)}
 

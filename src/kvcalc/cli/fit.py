@@ -4,7 +4,8 @@ JSON: the row is the footprint at the stated context (without one: the longest t
 beside the rows stand
 
 - ``pool``: ``device_memory``, ``utilization`` (a decimal as text), ``usable_bytes``, ``weights_bytes``,
-  ``reserve_bytes``, ``kv_memory``; the first five are null with ``--kv-memory``;
+  ``activation_bytes``, ``runtime_bytes``, ``graph_bytes``, ``band_bytes``, ``reserve_bytes``, ``kv_memory``,
+  ``not_modelled``; all but ``kv_memory`` are null with ``--kv-memory``;
 - ``capacity``: ``fits``, ``context``, ``batch_size``, ``max_context``, ``max_batch_size``, ``required_kv_memory``,
   ``missing_bytes``, ``engine_report``, ``reported_context``, ``refusal``;
 - ``frontier``: ``context``, ``batch_size``, ``required_kv_memory`` of the largest batch at round contexts and the
@@ -25,6 +26,7 @@ import typer
 from kvcalc.cli import complete, options
 
 if TYPE_CHECKING:
+    from kvcalc.engines.base import WorkingMemory
     from kvcalc.fitting import Capacity, Memory, Replica
     from kvcalc.levers import Lever
     from kvcalc.report.document import Section
@@ -66,7 +68,7 @@ def fit(
 ) -> int:
     """Say what fits: the longest context, the largest batch, the frontier, and what would make a workload fit."""
     from kvcalc.cli import question
-    from kvcalc.fitting import NOT_IN_THE_POOL, capacity_of
+    from kvcalc.fitting import capacity_of
     from kvcalc.report.document import Document
     from kvcalc.report.records import footprint_record
     from kvcalc.setup import prepare
@@ -101,7 +103,7 @@ def fit(
     shown = asked.footprint(answer.reported_context, answer.batch_size)
     question.warn_beyond_maximum([asked], [answer.reported_context])
     closing = [] if answer.fits else _closing(setup, place.memory, split_variant(model)[0], tokens or 1, answer)
-    frontier = _frontier(setup, answer)
+    frontier = _frontier(setup, place.memory)
     sections = [
         _pool_section(answer, place),
         _answer_section(setup, answer, bool(compared)),
@@ -124,7 +126,7 @@ def fit(
             "splits": [_split_record(split, place.count, total) for split in compared],
         },
         notes=(
-            *([] if kv_memory is not None else [NOT_IN_THE_POOL]),
+            *_pool_notes(answer),
             *([f"memory of {place.device}: {place.source}"] if place.source else []),
             *assumed,
             *([] if answer.refusal is None else [f"{engine} refuses to start: {answer.refusal.message}"]),
@@ -152,7 +154,7 @@ def _closing(
     from kvcalc.levers import levers
 
     def holds(changed: Setup, tokens: int, sequences: int) -> bool:
-        return fits(changed, memory.pool(changed).kv_memory, tokens, sequences)
+        return fits(changed, memory, tokens, sequences)
 
     found = levers(setup, context, answer.batch_size, holds, reference)
     return [(each, capacity_of(each.setup, memory, each.context, each.batch_size)) for each in found]
@@ -186,7 +188,7 @@ def _place(
     utilization: str | None,
 ) -> _Place:
     from kvcalc.errors import InputError
-    from kvcalc.fitting import Memory, parse_utilization
+    from kvcalc.fitting import Memory, find_device, parse_utilization
     from kvcalc.units import parse_bytes
 
     if sum(each is not None for each in (memory, device, devices, kv_memory)) != 1:
@@ -200,11 +202,11 @@ def _place(
         return _Place(Memory(size, None, part, kept), f"a KV cache of {kv_memory}")
     if memory is not None:
         size = parse_bytes(memory, "--memory")
-        return _Place(Memory(None, size, part, kept), memory, device_memory=size)
+        return _Place(Memory(None, find_device(None, size), part, kept), memory, device_memory=size)
     from kvcalc.sources.devices import load_device, parse_devices
 
     count, found = (None, load_device(device)) if device is not None else parse_devices(devices or "")
-    budget = Memory(None, found.memory_bytes, part, kept)
+    budget = Memory(None, found, part, kept)
     label = found.name if count is None else f"{count} x {found.name}"
     return _Place(budget, label, found.name, found.memory_bytes, count, found.source)
 
@@ -262,7 +264,7 @@ class _Point:
     required_kv_memory: int
 
 
-def _frontier(setup: Setup, answer: Capacity) -> tuple[list[_Point], list[_Point]]:
+def _frontier(setup: Setup, memory: Memory) -> tuple[list[_Point], list[_Point]]:
     """The largest batch at round contexts, and the longest context at round batch sizes."""
     from kvcalc.fitting import max_batch_size, max_context
 
@@ -272,12 +274,12 @@ def _frontier(setup: Setup, answer: Capacity) -> tuple[list[_Point], list[_Point
     made_for = setup.served.max_context or 2**20
     at_contexts: list[_Point] = []
     for context in [*(2**power for power in range(10, made_for.bit_length())), made_for]:
-        batch = max_batch_size(setup, answer.kv_memory, context)
+        batch = max_batch_size(setup, memory, context)
         if batch and (not at_contexts or at_contexts[-1].context != context):
             at_contexts.append(point(context, batch))
     at_batches: list[_Point] = []
     for power in range(20):
-        longest = max_context(setup, answer.kv_memory, 2**power)
+        longest = max_context(setup, memory, 2**power)
         if longest is not None and longest < 1024:
             break
         if longest is not None:
@@ -296,6 +298,7 @@ def _pool_section(answer: Capacity, place: _Place) -> Section:
             ("device memory", pool.device_memory),
             (f"x utilization {_decimal(pool.utilization)}", pool.usable_bytes),
             ("- weights on one device", -(pool.weights_bytes or 0)),
+            *_working_rows(pool.working_memory),
             ("- reserve", -(pool.reserve_bytes or 0)),
         ]
     rows.append(("= KV memory" if rows else "KV memory, as given", pool.kv_memory))
@@ -305,6 +308,17 @@ def _pool_section(answer: Capacity, place: _Place) -> Section:
         Column("exactly", lambda row: row[1], "exact_bytes", drop_order=1),
     )
     return Section(columns, rows, "From the device to the pool", frozenset({len(rows) - 1}))
+
+
+def _working_rows(working: WorkingMemory | None) -> list[tuple[str, int]]:
+    if working is None or not working.share_bytes:
+        return []
+    outside = working.share_bytes < working.total_bytes
+    return [
+        ("- activations of one step", -working.activation_bytes),
+        ("- runtime of the device", -working.runtime_bytes),
+        ("- CUDA graphs" + (" (beside the share)" if outside else ""), 0 if outside else -working.graph_bytes),
+    ]
 
 
 def _answer_section(setup: Setup, answer: Capacity, on_replica: bool) -> Section:
@@ -440,7 +454,29 @@ def _splits_section(compared: Sequence[Replica], count: int | None, total: int |
 
 def _pool_record(answer: Capacity) -> dict[str, Any]:
     pool = answer.pool
-    return {**vars(pool), "utilization": None if pool.utilization is None else _decimal(pool.utilization)}
+    working = pool.working_memory
+    return {
+        "device_memory": pool.device_memory,
+        "utilization": None if pool.utilization is None else _decimal(pool.utilization),
+        "usable_bytes": pool.usable_bytes,
+        "weights_bytes": pool.weights_bytes,
+        "activation_bytes": None if working is None else working.activation_bytes,
+        "runtime_bytes": None if working is None else working.runtime_bytes,
+        "graph_bytes": None if working is None else working.graph_bytes,
+        "band_bytes": None if working is None else working.band_bytes,
+        "reserve_bytes": pool.reserve_bytes,
+        "kv_memory": pool.kv_memory,
+        "not_modelled": pool.not_modelled or None,
+    }
+
+
+def _pool_notes(answer: Capacity) -> list[str]:
+    """What a reader must know of the working memory."""
+    pool = answer.pool
+    notes = list(pool.working_memory.notes) if pool.working_memory is not None else []
+    if pool.not_modelled:
+        notes.append(f"{pool.not_modelled}: leave a tenth of the device free with --reserve")
+    return notes
 
 
 def _capacity_record(answer: Capacity) -> dict[str, Any]:

@@ -22,11 +22,11 @@ import typer
 from kvcalc.cli import complete, options
 
 if TYPE_CHECKING:
+    from kvcalc.device import Device
     from kvcalc.fitting import Memory
     from kvcalc.report.document import Chart, Section
     from kvcalc.report.document import Grid as PageGrid
     from kvcalc.search import Candidate, Configuration, Found, Grid
-    from kvcalc.sources.devices import Device
 
 #: Configurations that a page's sliders and layer strips show.
 _MOST_ON_A_PAGE = 20
@@ -196,7 +196,7 @@ def _budget(
     memory: str | None, device: str | None, reserve: str, utilization: str | None
 ) -> tuple[Memory | None, str, Device | None]:
     from kvcalc.errors import InputError
-    from kvcalc.fitting import Memory, parse_utilization
+    from kvcalc.fitting import Memory, find_device, parse_utilization
     from kvcalc.units import parse_bytes
 
     part = None if utilization is None else parse_utilization(utilization)
@@ -204,12 +204,13 @@ def _budget(
     if memory is not None and device is not None:
         raise InputError("search takes one memory", hint="--memory or --device, not both")
     if memory is not None:
-        return Memory(None, parse_bytes(memory, "--memory"), part, kept), memory, None
+        place = find_device(None, parse_bytes(memory, "--memory"))
+        return Memory(None, place, part, kept), memory, None
     if device is not None:
         from kvcalc.sources.devices import load_device
 
         found = load_device(device)
-        return Memory(None, found.memory_bytes, part, kept), found.name, found
+        return Memory(None, found, part, kept), found.name, found
     if kept or part is not None:
         raise InputError("a reserve or a utilization needs a memory", hint="add --memory 24GiB or --device NAME")
     return None, "", None
@@ -276,13 +277,12 @@ def _record(
 
     setup, standing = configuration.setup, configuration.standing
     footprint = footprint_of(setup, context, batch_size)
-    pool = None if budget is None else budget.pool(setup).kv_memory
     attention = configuration.attention_layers
     return {
         **footprint_record(configuration.reference, footprint),
         "search": {
             "command": command(configuration, context, flags),
-            "fits": None if pool is None else fits(setup, pool, context, batch_size),
+            "fits": None if budget is None else fits(setup, budget, context, batch_size),
             "local_layers": configuration.local_layers,
             "attention_layers": attention,
             "local_share": configuration.local_layers / attention if attention else 0.0,

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 from kvcalc.architecture import Architecture, LayerKind, kind_label
 from kvcalc.derivation import Quantity
 from kvcalc.dtypes import DType, parse_dtype
-from kvcalc.errors import InputError, UnsupportedError, quote
+from kvcalc.errors import InputError, NotModelledError, UnsupportedError, quote
 
 if TYPE_CHECKING:
+    from kvcalc.device import Device
     from kvcalc.setup import Setup
 
 
@@ -61,6 +62,35 @@ class KVCache:
     why: str = ""
     notes: tuple[str, ...] = ()
     ideal_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class WorkingMemory:
+    """What an engine takes on one device besides weights and KV cache.
+
+    Attributes:
+        activation_bytes: the peak of one step beyond what stays (in llama.cpp the compute buffer).
+        runtime_bytes: what the device's driver and libraries hold outside of the engine's own allocator.
+        graph_bytes: captured graphs.
+        band_bytes: how far the sum may be off on either side.
+        share_bytes: the part of the sum that the engine takes out of its own share of the device; a vLLM before 0.21
+            captures its graphs beside it.
+        quantities: the formulas, ending at ``activation_bytes``, ``runtime_bytes`` and ``graph_bytes``.
+        notes: what a reader must know to use the figures.
+    """
+
+    activation_bytes: int = 0
+    runtime_bytes: int = 0
+    graph_bytes: int = 0
+    band_bytes: int = 0
+    share_bytes: int = 0
+    quantities: tuple[Quantity, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def total_bytes(self) -> int:
+        """Activations, runtime and graphs."""
+        return self.activation_bytes + self.runtime_bytes + self.graph_bytes
 
 
 class Plan(Protocol):
@@ -187,6 +217,23 @@ class Engine:
             UnsupportedError: the engine refuses the model or the setup, or nobody knows what it does with it.
         """
         raise NotImplementedError
+
+    def working_memory(self, setup: Setup, device: Device, context: int, batch_size: int) -> WorkingMemory:
+        """What the engine takes on a device besides weights and KV cache, in a step of that workload.
+
+        Args:
+            setup: the model in this engine.
+            device: what the memory of a step depends on (its platform, its multiprocessors).
+            context: tokens of one sequence.
+            batch_size: sequences.
+
+        Raises:
+            NotModelledError: no formula holds here; the message says what to do.
+        """
+        raise NotModelledError(
+            f"the working memory of {self.name} is not modelled",
+            hint="leave a tenth of the device free with --reserve, and read what the engine itself logs",
+        )
 
 
 def refuse_tensor_parallel(engine: str, setup: Setup) -> None:

@@ -24,9 +24,10 @@ from kvcalc.architecture import (
     window_of,
 )
 from kvcalc.derivation import Derivation, Quantity
-from kvcalc.engines.base import Engine, KVCache, LayerBytes, refuse_latent_formats
+from kvcalc.engines.base import Engine, KVCache, LayerBytes, WorkingMemory, refuse_latent_formats
 
 if TYPE_CHECKING:
+    from kvcalc.device import Device
     from kvcalc.setup import Setup
 
 
@@ -191,6 +192,10 @@ class Ideal(Engine):
     sources: ClassVar[tuple[str, ...]] = ("Gemma 3 technical report (2025), section 5.2, figures 5 and 6",)
     not_modelled: ClassVar[tuple[str, ...]] = ("any engine's padding, blocks or reserve: ask for an engine by name",)
     evidence: ClassVar[str] = "checked against every row of the recorded ideal figures"
+
+    def working_memory(self, setup: Setup, device: Device, context: int, batch_size: int) -> WorkingMemory:
+        """None: an accounting runs nothing."""
+        return WorkingMemory()
 
     def prepare(self, setup: Setup) -> IdealPlan:
         """Compute the cost of each distinct kind once."""

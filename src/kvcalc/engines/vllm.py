@@ -38,12 +38,15 @@ from kvcalc.architecture import (
 )
 from kvcalc.derivation import Quantity
 from kvcalc.dtypes import DType, parse_dtype
-from kvcalc.engines.base import KVCache, LayerBytes, refuse_latent_formats
+from kvcalc.engines.base import KVCache, LayerBytes, WorkingMemory, refuse_latent_formats
 from kvcalc.engines.options import EngineOptions
+from kvcalc.engines.vllm_memory import Step, vllm_working_memory
 from kvcalc.errors import UnsupportedError, quote
 from kvcalc.units import MAX_BYTES, MAX_TOKENS, GiB, ceil_div, largest, round_up
+from kvcalc.widths import Widths
 
 if TYPE_CHECKING:
+    from kvcalc.device import Device
     from kvcalc.setup import Setup
 
 #: What one spec describes: a parallel layer has two.
@@ -495,6 +498,7 @@ class Vllm(EngineOptions):
     version: str = Field("0.33.0", description="the vLLM version whose rules to follow")
     block_size: int = Field(16, ge=1, le=MAX_TOKENS, description="tokens in one block")
     max_num_batched_tokens: int = Field(8192, ge=1, le=MAX_TOKENS, description="tokens that one step may process")
+    max_num_seqs: int = Field(256, ge=1, le=MAX_TOKENS, description="sequences that run at a time; the sampler's rows")
     async_scheduling: bool = Field(True, description="the next step is scheduled while one runs")
     disable_hybrid_kv_cache_manager: bool = Field(
         False, description="sliding and chunked layers take blocks for the whole context"
@@ -516,6 +520,8 @@ class Vllm(EngineOptions):
         "auto", description="format of a state's recurrent part; auto: what the model asks for, else mamba_cache_dtype"
     )
 
+    enforce_eager: bool = Field(False, description="no CUDA graphs")
+
     @field_validator("version")
     @classmethod
     def _known_version(cls, version: str) -> str:
@@ -529,7 +535,8 @@ class Vllm(EngineOptions):
 
     @classmethod
     def device_options(cls, memory_bytes: int, device: str) -> dict[str, Any]:
-        """``max_num_batched_tokens`` as the API server sets it: 2048 below 70 GiB or on an A100, 16384 from 160 GiB.
+        """Tokens and sequences of a step as the API server sets them: 2048 and 256 below 70 GiB or on an A100, 8192 and
+        1024 beyond it, 16384 and 1024 from 160 GiB.
 
         Source: vllm 0.33.0 engine/arg_utils.py:2946.
 
@@ -538,9 +545,24 @@ class Vllm(EngineOptions):
         [2048, 8192, 16384]
         """
         if memory_bytes >= 160 * GiB:
-            return {"max_num_batched_tokens": 16384}
-        small = memory_bytes < 70 * GiB or "a100" in device.casefold()
-        return {"max_num_batched_tokens": 2048 if small else 8192}
+            return {"max_num_batched_tokens": 16384, "max_num_seqs": 1024}
+        if memory_bytes < 70 * GiB or "a100" in device.casefold():
+            return {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
+        return {"max_num_batched_tokens": 8192, "max_num_seqs": 1024}
+
+    def working_memory(self, setup: Setup, device: Device, context: int, batch_size: int) -> WorkingMemory:
+        """Activations, non-torch memory and CUDA graphs, as the profile run measures them."""
+        major, minor = (int(part) for part in self.version.split(".")[:2])
+        step = Step(
+            tokens=self.max_num_batched_tokens,
+            sequences=self.max_num_seqs,
+            element_bytes=parse_dtype(setup.architecture.dtype).block_bytes,
+            tensor_parallel_size=setup.tensor_parallel_size,
+            pipeline_stages=self.pipeline_stages,
+            takes_graphs=not self.enforce_eager,
+            experts_in_place=setup.weights.dtype == "mxfp4",
+        )
+        return vllm_working_memory((major, minor), Widths(setup.architecture), step, device)
 
     @property
     def pipeline_stages(self) -> int:

@@ -328,7 +328,12 @@ class PoolRecord(TypedDict):
     utilization: Annotated[str | None, Field(description="the part of the device that the engine takes, as a decimal")]
     usable_bytes: int | None
     weights_bytes: int | None
+    activation_bytes: Annotated[int | None, Field(description="the peak of one step beyond what stays")]
+    runtime_bytes: Annotated[int | None, Field(description="what driver and libraries hold")]
+    graph_bytes: Annotated[int | None, Field(description="captured graphs")]
+    band_bytes: Annotated[int | None, Field(description="how far the three may be off together")]
     reserve_bytes: int | None
+    not_modelled: Annotated[str | None, Field(description="why the three are not known, or null")]
 
 
 class CapacityRecord(TypedDict):

@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from functools import cache
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from kvcalc.device import Device
 from kvcalc.errors import InputError, SeveralErrors, either, quote
 from kvcalc.invalid import located_mistakes
 from kvcalc.names import near, within, words
 from kvcalc.sources import shipped
 from kvcalc.sources.files import parse_toml
-from kvcalc.units import MAX_BYTES, check_count
+from kvcalc.units import check_count
 
 _MOST_DEVICES = 2**20
 _MOST_LISTED = 12
@@ -21,29 +22,6 @@ _SEVERAL = re.compile(r"([0-9]{1,7})\s?[xX×]\s?(.+)", re.ASCII)
 _FILLERS = frozenset(
     ("nvidia", "geforce", "rtx", "tesla", "amd", "radeon", "instinct", "intel", "google", "gpu", "gpus")
 )
-
-
-class Device(BaseModel):
-    """One accelerator, or one machine with unified memory; a table in a file of ``presets/devices``.
-
-    >>> load_device("h100-80gb").title
-    'NVIDIA H100 80GB HBM3 (SXM)'
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str = Field(description="its slug, the name of its table")
-    title: str = Field(description="the maker's name for it")
-    memory_bytes: int = Field(
-        strict=True,
-        ge=1,
-        le=MAX_BYTES,
-        description="the total that a program sees: CUDA's, ROCm's, Metal's working set; weights and cache get less",
-    )
-    measured: bool = Field(description="a program printed the figure; False for one from a data sheet or a rule")
-    source: str = Field(description="where the figure comes from")
-    unified: bool = Field(False, description="the memory is shared with the processor")
-    aliases: tuple[str, ...] = Field((), description="other names that people and programs have for it")
 
 
 def device_names() -> list[str]:

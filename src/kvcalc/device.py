@@ -1,0 +1,43 @@
+"""An accelerator, or a machine with unified memory, as far as an engine's memory depends on it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from kvcalc.units import MAX_BYTES
+
+Platform = Literal["cuda", "rocm", "metal", "gaudi", "tpu"]
+
+
+class Device(BaseModel):
+    """One accelerator, or one machine with unified memory; a table in a file of ``presets/devices``.
+
+    >>> from kvcalc.sources.devices import load_device
+    >>> load_device("h100-80gb").title
+    'NVIDIA H100 80GB HBM3 (SXM)'
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(description="its slug, the name of its table")
+    title: str = Field(description="the maker's name for it")
+    memory_bytes: int = Field(
+        strict=True,
+        ge=1,
+        le=MAX_BYTES,
+        description="the total that a program sees: CUDA's, ROCm's, Metal's working set; weights and cache get less",
+    )
+    measured: bool = Field(description="a program printed the figure; False for one from a data sheet or a rule")
+    source: str = Field(description="where the figure comes from")
+    platform: Platform = Field(description="what programs reach it through")
+    multiprocessors: int | None = Field(None, strict=True, ge=1, description="streaming multiprocessors, of CUDA")
+    compute_capability: str | None = Field(None, description="of a CUDA device: 9.0 is Hopper")
+    unified: bool = Field(False, description="the memory is shared with the processor")
+    aliases: tuple[str, ...] = Field((), description="other names that people and programs have for it")
+
+    @property
+    def is_hopper(self) -> bool:
+        """Whether it is an H100, an H200 or an H20."""
+        return (self.compute_capability or "").startswith("9.")

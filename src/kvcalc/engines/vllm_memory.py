@@ -1,0 +1,154 @@
+"""vLLM's memory besides weights and KV cache: the activation peak of its profile run, non-torch memory, CUDA graphs.
+
+vLLM runs one dummy step of T tokens (``max_num_batched_tokens``) and samples min(S, T) rows (``max_num_seqs``) of the
+whole vocabulary. The peak is almost always the sampler's copies of the logits, not the layers: 1,024 sequences of a
+vocabulary of 128,256 are 1.75 GiB, whatever the model behind them.
+
+Source: vllm 0.33.0 v1/worker/gpu_worker.py:641 (the budget), v1/worker/gpu_model_runner.py:5866 and :6072 (the
+profile), v1/sample/ops/topk_topp_triton.py:1688 (the top-k buffer),
+model_executor/layers/fused_moe/experts/triton_moe.py:240 (the experts' workspaces). The constants are fitted to
+recorded start-ups; each says how far it is off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kvcalc.derivation import Derivation
+from kvcalc.device import Device
+from kvcalc.engines.base import WorkingMemory
+from kvcalc.errors import NotModelledError
+from kvcalc.units import GiB
+from kvcalc.widths import Widths
+
+_MIB = 2**20
+#: Bytes of one logit in the sampler beyond the model's own: float32 logits, probabilities and a sorted copy. Since 0.17
+#: top-k and top-p run in place (v1/sample/ops/topk_topp_triton.py).
+_FUSED_SAMPLER, _SORTED_SAMPLER = 12, 36
+#: What no formula names, beyond the sampler's copies (on Hopper, and elsewhere) and beyond the layers' widest step.
+_BESIDE_LOGITS_HOPPER, _BESIDE_LOGITS, _BESIDE_LAYERS = 51 * _MIB, 10 * _MIB, 15 * _MIB
+#: The profile of an image encoder at its largest image, in place of the above.
+_BESIDE_IMAGE = 256 * _MIB
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step as vLLM profiles it.
+
+    Attributes:
+        tokens: max_num_batched_tokens.
+        sequences: max_num_seqs.
+        element_bytes: bytes of one activation.
+        tensor_parallel_size: devices that share every layer.
+        pipeline_stages: stages; only the last one has logits.
+        takes_graphs: CUDA graphs are captured (not ``enforce_eager``).
+        has_image_encoder: the profile runs an image encoder at its largest image too.
+        experts_in_place: the expert kernel needs no workspace of the dense kind (gpt-oss's mxfp4).
+    """
+
+    tokens: int
+    sequences: int
+    element_bytes: int
+    tensor_parallel_size: int = 1
+    pipeline_stages: int = 1
+    takes_graphs: bool = True
+    has_image_encoder: bool = False
+    experts_in_place: bool = False
+
+
+def vllm_working_memory(version: tuple[int, int], widths: Widths, step: Step, device: Device) -> WorkingMemory:
+    """The working memory of a vLLM of that version (0.11 and later) on one CUDA device.
+
+    Raises:
+        NotModelledError: recurrent states, unified memory, or a device that is not a CUDA device.
+    """
+    _check(widths, device)
+    work = Derivation(step.tokens, min(step.sequences, step.tokens))
+    b = work.let("b", "bytes of one activation", str(step.element_bytes), "bytes")
+    tp = work.let("tp", "devices that share every layer", str(step.tensor_parallel_size), "devices")
+    work.let("H", "hidden size", str(widths.hidden))
+    work.let("I", "feed-forward, gate and up and their product", str(widths.intermediate))
+    work.let("V", "vocabulary", str(widths.vocab))
+    fused = version >= (0, 17)
+    factor = 3 if widths.is_gated else 2
+    forward = work.let(
+        "forward",
+        "the widest layer",
+        f"T * b * (ceil_div({factor} * I, tp) + 4 * H)",
+        "bytes",
+        "gpu_model_runner.py:6072",
+    )
+    copies = _FUSED_SAMPLER if fused else _SORTED_SAMPLER
+    formula = f"B * V * (b + {copies}) + T * H * b"
+    if fused:
+        rows = _top_k_rows(min(step.sequences, step.tokens), device)
+        work.let("rows", "rows of the top-k kernel's buffer", str(rows), "rows", "topk_topp_triton.py:1688")
+        formula += " + rows * V * 4"
+    logits = work.let("logits", "the sampler's copies of the logits", formula, "bytes", "gpu_model_runner.py:5866")
+    terms = ["max(forward, logits)"]
+    if step.pipeline_stages > 1:
+        # A stage that is not the last has no logits, and keeps what it sends and receives; the largest stage counts.
+        work.let("between", "what a stage sends and receives", "2 * T * H * b", "bytes")
+        terms = ["max(forward + between, logits)"]
+    if widths.experts_per_token and fused and not step.experts_in_place:
+        k, m = widths.experts_per_token, widths.expert_intermediate
+        work.let("k", "experts that one token reads", str(k))
+        work.let("m", "width of one expert", str(m))
+        work.let(
+            "experts",
+            "the experts' two workspaces, kept after the step",
+            "T * k * (max(ceil_div(2 * m, tp), H) + max(ceil_div(m, tp), H)) * b",
+            "bytes",
+            "fused_moe/experts/triton_moe.py:240",
+        )
+        terms.append("experts")
+    beside = _BESIDE_LAYERS if forward > logits else _BESIDE_LOGITS_HOPPER if device.is_hopper else _BESIDE_LOGITS
+    if step.has_image_encoder:
+        beside = _BESIDE_IMAGE
+    terms.append(str(beside))
+    activation = work.let("activation_bytes", "the profiled peak", " + ".join(terms), "bytes", "fitted: +-0.05 GiB")
+    runtime, runtime_band = _runtime(version, step, device)
+    work.let("runtime_bytes", "outside of torch: driver, NCCL, kernels", str(runtime), "bytes", "median of start-ups")
+    layers = widths.architecture.num_layers
+    graphs = GiB // 2 + layers * 13 * GiB // 1000 if step.takes_graphs else 0
+    graph_formula = f"{GiB // 2} + {layers} * {13 * GiB} // 1000" if step.takes_graphs else "0"
+    work.let("graph_bytes", "CUDA graphs of the default sizes", graph_formula, "bytes", "fitted: +-0.4 GiB")
+    deducted = version >= (0, 21)
+    share = activation + runtime + (graphs if deducted else 0)
+    band = (
+        (GiB // 5 if step.has_image_encoder else GiB // 20)
+        + runtime_band
+        + (2 * GiB // 5 if graphs and deducted else 0)
+    )
+    notes = []
+    if graphs and not deducted:
+        notes.append(f"vllm before 0.21 captures its CUDA graphs, about {graphs / GiB:.1f} GiB, beside its share")
+    assert b and tp
+    return WorkingMemory(activation, runtime, graphs, band, share, tuple(work.quantities), tuple(notes))
+
+
+def _check(widths: Widths, device: Device) -> None:
+    reason = ""
+    if device.platform not in ("cuda", "rocm"):
+        reason = f"vllm's memory on {device.title} is not modelled"
+    elif device.unified:
+        reason = f"vllm's memory beside the CPU's, on {device.title}, is not modelled"
+    elif widths.has_states:
+        reason = "the memory of vllm's recurrent kernels is not modelled"
+    if reason:
+        hint = "leave a tenth of the device free with --reserve, and read 'Available KV cache memory' in the log"
+        raise NotModelledError(reason, hint=hint)
+
+
+def _top_k_rows(sequences: int, device: Device) -> int:
+    """Rows of the top-k kernel's buffer: the next power of two of the multiprocessors it uses, at most all of them."""
+    processors = device.multiprocessors or 132
+    return min(1 << (min(processors, sequences) - 1).bit_length(), processors)
+
+
+def _runtime(version: tuple[int, int], step: Step, device: Device) -> tuple[int, int]:
+    """Memory outside of torch's allocator, and how far that may be off: medians of recorded start-ups."""
+    if step.tensor_parallel_size * step.pipeline_stages > 1:
+        # NCCL's buffers; 0.18 and later hold more of them over NVLink.
+        return (207 * GiB // 100, GiB) if version >= (0, 18) and device.is_hopper else (97 * GiB // 100, GiB)
+    return (GiB // 4, GiB // 5) if version >= (0, 18) else (13 * GiB // 100, GiB // 5)

@@ -1,0 +1,149 @@
+"""vLLM's memory besides weights and KV cache, beside what its start-ups printed."""
+
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+import kvcalc
+from kvcalc.architecture import Architecture, Full, Layer, State, Tensor
+from kvcalc.derivation import evaluate
+from kvcalc.device import Device
+from kvcalc.engines.base import WorkingMemory
+from kvcalc.engines.vllm_memory import Step, vllm_working_memory
+from kvcalc.errors import NotModelledError
+from kvcalc.sources.devices import load_device
+from kvcalc.units import GiB
+from kvcalc.widths import Widths
+
+RECORDED = json.loads((Path(__file__).parent.parent / "data" / "vllm_startups.json").read_text(encoding="utf-8"))
+STARTUPS = [dict(zip(RECORDED["columns"], row, strict=True)) for row in RECORDED["rows"]]
+H100 = load_device("h100-80gb")
+
+
+def model(row: dict[str, Any]) -> Architecture:
+    hidden, wide, k, m = row["hidden"], row["intermediate"], row["experts_per_token"], row["expert_intermediate"]
+    dense = [Tensor("feed_forward", wide, hidden, role="mlp.gate_proj", linear=True)]
+    dense.append(Tensor("feed_forward", hidden, wide, role="mlp.down_proj", linear=True))
+    routed = [Tensor("experts", hidden, m, 64, role="mlp.experts.down_proj", linear=True, active=k)]
+    only_experts = k and row["model"] in ("mistralai/Mixtral-8x7B-Instruct-v0.1", "openai/gpt-oss-20b")
+    rest = (*([] if only_experts else dense), *(routed if k else []))
+    layer = Layer(Full(8, 128, 128), (), tuple(rest))
+    return Architecture(row["model"], "llama", (layer,), (0,) * row["layers"], hidden, row["vocab"])
+
+
+def predicted(row: dict[str, Any]) -> WorkingMemory:
+    major, minor = (int(part) for part in row["version"].split(".")[:2])
+    in_place = "gpt-oss" in row["model"]
+    step = Step(row["max_num_batched_tokens"], row["max_num_seqs"], 2, row["tp"], experts_in_place=in_place)
+    return vllm_working_memory((major, minor), Widths(model(row)), step, H100)
+
+
+@pytest.mark.parametrize("row", STARTUPS, ids=lambda row: f"{row['model']} {row['version']} tp {row['tp']}")
+def test_the_activation_peak_is_within_its_band(row: dict[str, Any]) -> None:
+    assert abs(predicted(row).activation_bytes / GiB - row["activation_gib"]) <= 0.05
+
+
+def test_the_median_of_the_errors_is_a_hundredth_of_a_gib() -> None:
+    errors = [abs(predicted(row).activation_bytes / GiB - row["activation_gib"]) for row in STARTUPS]
+    assert median(errors) <= 0.01
+
+
+def test_graphs_and_the_memory_outside_of_torch_are_within_theirs() -> None:
+    graphs = [row for row in STARTUPS if row["cuda_graph_gib"] is not None]
+    assert median(abs(predicted(row).graph_bytes / GiB - row["cuda_graph_gib"]) for row in graphs) <= 0.25
+    outside = [row for row in STARTUPS if row["non_torch_gib"] is not None]
+    assert median(abs(predicted(row).runtime_bytes / GiB - row["non_torch_gib"]) for row in outside) <= 0.04
+
+
+def test_fewer_sequences_give_memory_back() -> None:
+    llama = kvcalc.load("llama-3.1-8b")
+
+    def activation(sequences: int) -> int:
+        options = {"max_num_seqs": sequences}
+        return kvcalc.working_memory(llama, device="h100-80gb", engine="vllm", engine_options=options).activation_bytes
+
+    # Below 0.92 GiB the widest layer of a step of 8,192 tokens is the peak, and fewer logits give nothing more.
+    assert round((activation(1024) - activation(256)) / GiB, 2) == 0.97
+    assert activation(256) == activation(128)
+
+
+def test_the_engine_chooses_its_step_by_the_device() -> None:
+    small = kvcalc.working_memory(kvcalc.load("llama-3.1-8b"), device="rtx-4090", engine="vllm")
+    large = kvcalc.working_memory(kvcalc.load("llama-3.1-8b"), device="b200", engine="vllm")
+    assert small.activation_bytes < large.activation_bytes
+    step = evaluate(large.quantities)
+    assert (step["T"], step["B"]) == (16384, 1024)
+    assert step["activation_bytes"] == large.activation_bytes
+
+
+def test_graphs_before_0_21_are_beside_the_share() -> None:
+    def working(**options: Any) -> WorkingMemory:
+        llama = kvcalc.load("llama-3.1-8b")
+        return kvcalc.working_memory(llama, device="h100-80gb", engine="vllm", engine_options=options)
+
+    old, new, eager = working(version="0.17.1"), working(), working(enforce_eager=True)
+    assert old.share_bytes == old.activation_bytes + old.runtime_bytes < old.total_bytes
+    assert "beside its share" in old.notes[0]
+    assert new.share_bytes == new.total_bytes
+    assert eager.graph_bytes == 0
+    assert eager.band_bytes < new.band_bytes
+
+
+def test_more_devices_hold_the_buffers_of_their_links_and_a_stage_what_it_passes_on() -> None:
+    llama = kvcalc.load("llama-3.1-8b")
+    one, two = (
+        kvcalc.working_memory(llama, device="h100-80gb", engine="vllm", tensor_parallel_size=tp) for tp in (1, 2)
+    )
+    assert two.runtime_bytes > 3 * one.runtime_bytes
+    elsewhere = kvcalc.working_memory(llama, device="a100-80gb", engine="vllm", tensor_parallel_size=2)
+    assert one.runtime_bytes < elsewhere.runtime_bytes < two.runtime_bytes
+    step = Step(8192, 16, 2, pipeline_stages=2)
+    staged = vllm_working_memory((0, 33), Widths(llama), step, H100)
+    whole = vllm_working_memory((0, 33), Widths(llama), Step(8192, 16, 2), H100)
+    assert staged.activation_bytes - whole.activation_bytes == 2 * 8192 * 4096 * 2
+
+
+def test_an_image_encoder_has_a_wider_band() -> None:
+    text, image = (
+        vllm_working_memory(
+            (0, 33), Widths(kvcalc.load("gemma-3-27b")), Step(8192, 1024, 2, has_image_encoder=seen), H100
+        )
+        for seen in (False, True)
+    )
+    assert image.activation_bytes > text.activation_bytes
+    assert image.band_bytes > text.band_bytes
+
+
+@pytest.mark.parametrize(
+    ("kind", "device", "reason"),
+    [
+        (State(recurrent_elements=1024), "h100-80gb", "recurrent kernels"),
+        (Full(8, 128, 128), "dgx-spark", "beside the CPU's"),
+        (Full(8, 128, 128), "apple-m4-max-64gb", "not modelled"),
+    ],
+)
+def test_what_no_formula_holds_for_says_so(kind: Any, device: str, reason: str) -> None:
+    layers = (Layer(kind),)
+    with pytest.raises(NotModelledError, match=reason) as caught:
+        kvcalc.working_memory(Architecture("m", "m", layers, (0,), 64, 1000), device=device, engine="vllm")
+    assert "Available KV cache memory" in (caught.value.hint or "")
+
+
+def test_a_pool_without_a_formula_says_why() -> None:
+    model = Architecture("m", "m", (Layer(State(recurrent_elements=1024)),), (0,), 64, 1000)
+    pool = kvcalc.capacity(model, device="h100-80gb", context=8, engine="vllm").pool
+    assert "recurrent kernels" in pool.not_modelled
+    assert pool.working_memory == WorkingMemory()
+    with pytest.raises(NotModelledError, match="working memory of mlx-lm"):
+        kvcalc.working_memory(kvcalc.load("llama-3.1-8b"), device="apple-m4-max-64gb", engine="mlx-lm")
+
+
+def test_a_device_has_one_memory() -> None:
+    llama = kvcalc.load("llama-3.1-8b")
+    with pytest.raises(kvcalc.KVCalcError, match="its own memory"):
+        kvcalc.capacity(llama, device="h100-80gb", device_memory=80 * GiB)
+    unnamed = Device(name="", title="a card", memory_bytes=80 * GiB, measured=False, source="as given", platform="cuda")
+    assert kvcalc.capacity(llama, device=unnamed).fits
