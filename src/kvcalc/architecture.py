@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from kvcalc.errors import InputError, UnsupportedError, did_you_mean, quote
 from kvcalc.layout import Layout
+from kvcalc.quantization import Quantization
 from kvcalc.units import check_count
 
 #: The largest count of elements in one tensor or state.
@@ -222,7 +223,9 @@ def layer_kind(table: Mapping[str, Any]) -> LayerKind:
     return kind
 
 
-Part = Literal["embedding", "attention", "state", "feed_forward", "experts", "router", "norms", "head", "other"]
+Part = Literal[
+    "embedding", "attention", "state", "feed_forward", "experts", "router", "norms", "head", "other", "vision", "audio"
+]
 Split = Literal["rows", "columns", "by_kv_heads", "whole"]
 
 
@@ -242,6 +245,8 @@ class Tensor:
             beyond them), or whole.
         kv_heads: the KV heads that ``by_kv_heads`` divides by.
         active: how many of ``count`` are read for one token (routed experts); None for all.
+        dtype: its own storage format, where it is not the model's.
+        buffer: a checkpoint stores it, but it is no parameter (the correction of a router's scores).
 
     >>> Tensor("attention", 4096, 512, role="self_attn.q_proj", linear=True).elements
     2097152
@@ -256,29 +261,33 @@ class Tensor:
     split: Split = "rows"
     kv_heads: int = 0
     active: int | None = None
+    dtype: str | None = None
+    buffer: bool = False
 
     @property
     def elements(self) -> int:
-        """Numbers in all of them."""
-        return self.count * self.rows * self.columns
+        """Parameters in all of them: a buffer holds none."""
+        return 0 if self.buffer else self.count * self.rows * self.columns
 
     @property
     def active_elements(self) -> int:
-        """Numbers that one token reads."""
-        return (self.count if self.active is None else self.active) * self.rows * self.columns
+        """Parameters that one token reads."""
+        return 0 if self.buffer else (self.count if self.active is None else self.active) * self.rows * self.columns
 
 
 @dataclass(frozen=True)
 class Layer:
     """One distinct layer: the cache it keeps, the tensors of its mixer (attention or state), and the rest.
 
-    ``cross`` is a cross-attention cache beside the layer's own (T5Gemma's decoder).
+    ``cross`` is a cross-attention cache beside the layer's own (T5Gemma's decoder); ``predicts`` marks a
+    multi-token-prediction layer.
     """
 
     cache: LayerKind
     mixer: tuple[Tensor, ...] = ()
     rest: tuple[Tensor, ...] = ()
     cross: Cross | None = None
+    predicts: bool = False
 
 
 @dataclass(frozen=True)
@@ -321,7 +330,10 @@ class Architecture:
         k_dtype, v_dtype: storage formats of the cache, where the model asks for others than ``dtype``.
         tensors: the tensors that belong to no layer (embedding, final norm, head).
         mtp_layers: multi-token-prediction layers, in order; they cost only when asked for.
-        provenance: sources, notes and measured bytes; no part of equality.
+        mtp_shipped: whether the checkpoint holds those layers.
+        towers: the tensors of the encoders of images and sound that a checkpoint carries; no part of ``parameters``.
+        quantization: the formats in which the checkpoint ships, where they are not ``dtype``.
+        provenance: sources, notes and measured bytes; like what its checkpoint is made of, no part of equality.
 
     A spec file or :func:`kvcalc.load` makes one; :func:`kvcalc.read_config` makes one from a config.json.
     """
@@ -338,6 +350,9 @@ class Architecture:
     v_dtype: str | None = None
     tensors: tuple[Tensor, ...] = ()
     mtp_layers: tuple[Layer, ...] = ()
+    mtp_shipped: bool = field(default=True, compare=False)
+    towers: tuple[Tensor, ...] = field(default=(), compare=False)
+    quantization: Quantization | None = field(default=None, compare=False)
     provenance: Provenance = field(default=Provenance(), compare=False)
 
     def __post_init__(self) -> None:

@@ -1,17 +1,18 @@
-"""Parameter counts by part, and their bytes on one device.
+"""Parameter counts by part, and their bytes on one device in the format that they are stored in.
 
 Components are added up; nothing here knows a model by its name. Tied weights are stored once because the head that
-ties has no tensor of its own.
+ties has no tensor of its own. Without a format the weights are those that ship: see :mod:`kvcalc.quantization`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from kvcalc.architecture import Architecture, Tensor, stage_bounds
-from kvcalc.dtypes import DType, parse_dtype
+from kvcalc.architecture import Architecture, Layer, Tensor, stage_bounds
+from kvcalc.quantization import EVERYTHING, PREDICTION, Packer, Packing, WeightsFormat
 from kvcalc.units import ceil_div
+from kvcalc.weight_formats import parse_weights_format, shipped_format
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,16 @@ class Weights:
     """The weights of a model.
 
     Attributes:
-        parameters: numbers in the whole model, tied ones once.
+        parameters: numbers in the whole model, tied ones once; without prediction layers and encoders of images.
         active_parameters: those read for one token (fewer than all in a mixture of experts).
         bytes: bytes on one device.
         dtype: the storage format, or ``as stored`` where files were measured.
-        exact: the count was proved against a published or instantiated figure, or measured in files.
+        exact: the count was proved against a published or instantiated figure, or measured in files, and the format
+            says to the byte what it stores.
         parts: parameters by part, zero parts left out.
         notes: what the figure holds.
+        beside: bytes of one device that are not the model's own layers, by row (``vision``, ``prediction_layers``).
+        shipped_bytes: the whole checkpoint, whatever an engine loads of it.
     """
 
     parameters: int
@@ -35,95 +39,164 @@ class Weights:
     exact: bool
     parts: dict[str, int]
     notes: tuple[str, ...] = ()
+    beside: dict[str, int] = field(default_factory=dict)
+    shipped_bytes: int = 0
 
 
-def weights(architecture: Architecture, dtype: str | None, tensor_parallel_size: int = 1, stages: int = 1) -> Weights:
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Tensors alike on one stage: their packing, how often the stage has them, and the row that they count under."""
+
+    tensor: Tensor
+    packing: Packing
+    count: int
+    row: str
+
+    def bytes(self, tp: int) -> int:
+        """Bytes of one of them on one of ``tp`` devices."""
+        return tensor_bytes(self.tensor, self.packing, tp)
+
+
+def count_parameters(architecture: Architecture) -> int:
+    """Numbers in the whole model, tied ones once.
+
+    >>> import kvcalc
+    >>> count_parameters(kvcalc.load("gemma-3-27b"))
+    27009346304
+    """
+    return sum(count * tensor.elements for tensor, count in _parameters(architecture))
+
+
+def format_of(architecture: Architecture, dtype: str | None) -> WeightsFormat:
+    """What a weights format's name means for a model; None is what ships.
+
+    Raises:
+        InputError: an unknown format.
+    """
+    return shipped_format(architecture) if dtype is None else parse_weights_format(dtype, architecture)
+
+
+def weights(
+    architecture: Architecture,
+    dtype: str | None,
+    tensor_parallel_size: int = 1,
+    stages: int = 1,
+    loaded: frozenset[str] = EVERYTHING,
+) -> Weights:
     """Count the parameters of a model and their bytes on one device.
 
     With several pipeline ``stages`` the bytes are those of the largest stage: layers in equal runs, the embedding on
     the first, the head on the last.
 
     Args:
-        dtype: storage format; None is the model's own (or what was measured in its files).
+        dtype: storage format; None is the one that ships (or what was measured in the model's files).
+        loaded: what is held beside the model's own layers, where the checkpoint has it.
 
     Raises:
         InputError: an unknown format.
     """
-    key = ("weights", dtype, tensor_parallel_size, stages)
-    counted: Weights | None = architecture.derived.get(key)
-    if counted is None:
-        counted = architecture.derived[key] = _weights(architecture, dtype, tensor_parallel_size, stages)
-    return counted
+    key = ("weights", dtype, tensor_parallel_size, stages, loaded)
+    return architecture.memo(key, lambda: _weights(architecture, dtype, tensor_parallel_size, stages, loaded))
 
 
-def _weights(architecture: Architecture, dtype: str | None, tp: int, stages: int) -> Weights:
+def _weights(architecture: Architecture, dtype: str | None, tp: int, stages: int, loaded: frozenset[str]) -> Weights:
     parts: dict[str, int] = {}
     active = 0
-    for tensor, count in _all_tensors(architecture):
+    for tensor, count in _parameters(architecture):
         parts[tensor.part] = parts.get(tensor.part, 0) + count * tensor.elements
         active += count * tensor.active_elements
     parameters = sum(parts.values())
     provenance = architecture.provenance
-    own = parse_dtype(architecture.dtype)
-    stored = own if dtype is None else parse_dtype(dtype)
-    size = max(_stage_bytes(architecture, stored, own, tp, stages))
-    name, exact, notes = stored.name, provenance.exact_weights, [stored.note] if stored.note else []
+    stored = format_of(architecture, dtype)
+    rows = _largest(stage_tensors(architecture, stored, stages, loaded), tp)
+    size = sum(rows.values())
+    shipped = sum(_largest(stage_tensors(architecture, stored, 1, EVERYTHING), 1).values())
+    name, exact = stored.name, provenance.exact_weights and not stored.estimated
+    own = architecture.quantization
+    notes = [f"as shipped: {stored.name}"] if stored is own else [f"the checkpoint ships in {own.name}"] if own else []
+    notes += [stored.note] if stored.note else []
+    if rows.get(PREDICTION) and stored.holds & {PREDICTION}:
+        notes.append("the bytes hold the multi-token-prediction layers; the parameters do not count them")
+    if stored.estimated:
+        notes.append(f"weights are estimated: {stored.estimated}")
     if dtype is None and provenance.weight_bytes is not None:
         whole = sum(provenance.weight_bytes.values())
-        unshared = max(_stage_bytes(architecture, stored, own, 1, 1))
         # A file says what the whole model takes; a device's part is that in proportion to the computed part, if known.
-        size = ceil_div(whole * size, unshared) if unshared else whole
-        name, exact = "as stored", True
+        size = ceil_div(whole * size, shipped) if shipped else whole
+        name, exact, shipped = "as stored", True, whole
         parameters = provenance.weight_elements or parameters
         listed = ", ".join(f"{kind} {count:,} B" for kind, count in sorted(provenance.weight_bytes.items()))
-        notes.append(f"weights as stored in the files: {listed}")
-    elif stored.linear_only:
-        notes = [f"{stored.name} covers the linear layers; embeddings, norms and routers stay {own.name}", *notes]
-    return Weights(parameters, active, size, name, exact, parts, tuple(notes))
+        notes = [f"weights as stored in the files: {listed}"]
+    beside = {row: held for row, held in rows.items() if row in EVERYTHING and held}
+    return Weights(parameters, active, size, name, exact, parts, tuple(notes), beside, shipped)
 
 
-def _all_tensors(architecture: Architecture) -> list[tuple[Tensor, int]]:
+def _parameters(architecture: Architecture) -> list[tuple[Tensor, int]]:
+    """The tensors that are parameters of the model, and how often it has them."""
     tensors = [(tensor, 1) for tensor in architecture.tensors]
     for layer, count in zip(architecture.layers, architecture.layer_counts, strict=True):
         tensors += [(tensor, count) for tensor in (*layer.mixer, *layer.rest)]
     return tensors
 
 
-def _stage_bytes(architecture: Architecture, stored: DType, own: DType, tp: int, stages: int) -> list[int]:
-    return [
-        sum(count * tensor_bytes(tensor, stored, own, tp) for tensor, count in tensors)
-        for tensors in stage_tensors(architecture, stages)
-    ]
+def _largest(placed: list[list[Stored]], tp: int) -> dict[str, int]:
+    """Bytes by row of the stage that holds most."""
+    stages: list[dict[str, int]] = []
+    for stage in placed:
+        rows: dict[str, int] = {}
+        for each in stage:
+            rows[each.row] = rows.get(each.row, 0) + each.count * each.bytes(tp)
+        stages.append(rows)
+    return max(stages, key=lambda rows: sum(rows.values()))
 
 
-def stage_tensors(architecture: Architecture, stages: int) -> list[list[tuple[Tensor, int]]]:
-    """For each pipeline stage the tensors on it, and how many layers of the stage have each."""
+def stage_tensors(
+    architecture: Architecture, stored: WeightsFormat, stages: int, loaded: frozenset[str] = EVERYTHING
+) -> list[list[Stored]]:
+    """The tensors on each pipeline stage; prediction layers follow the last layer, encoders stand before the first.
+
+    A checkpoint's buffers and prediction layers are part of what ships and of nothing else.
+    """
+    packer, held = stored.packer(architecture), loaded & stored.holds
     placed = []
     for stage, (first, last) in enumerate(stage_bounds(architecture.num_layers, stages)):
-        counts = Counter(architecture.order[first:last])
-        tensors = [
-            (tensor, counts[index])
-            for index, layer in enumerate(architecture.layers)
-            if counts[index]
-            for tensor in (*layer.mixer, *layer.rest)
-        ]
+        counts: Counter[tuple[Tensor, Packing, str]] = Counter()
+        for at in range(first, last):
+            layer = architecture.layers[architecture.order[at]]
+            counts.update(_of_layer(layer, at, packer, stored, "" if not layer.predicts else PREDICTION))
+        if PREDICTION in held and architecture.mtp_shipped and stage == stages - 1:
+            for at, layer in enumerate(architecture.mtp_layers, start=architecture.num_layers):
+                counts.update(_of_layer(layer, at, packer, stored, PREDICTION))
         for tensor in architecture.tensors:
             home = stages - 1 if tensor.part in ("head", "norms") else 0
             # A tied head reads the embedding, so the last stage keeps a copy of it.
             copied = tensor.part == "embedding" and stage == stages - 1 and not _has_head(architecture)
             if stage == home or copied:
-                tensors.append((tensor, 1))
-        placed.append(tensors)
+                counts[tensor, packer(tensor, None), tensor.part] += 1
+        if stage == 0:
+            for tensor in architecture.towers:
+                if tensor.part in held:
+                    counts[tensor, packer(tensor, None), tensor.part] += 1
+        placed.append([Stored(tensor, packing, count, row) for (tensor, packing, row), count in counts.items()])
     return placed
+
+
+def _of_layer(
+    layer: Layer, at: int, packer: Packer, stored: WeightsFormat, row: str
+) -> list[tuple[Tensor, Packing, str]]:
+    return [
+        (tensor, packer(tensor, at), row or tensor.part)
+        for tensor in (*layer.mixer, *layer.rest)
+        if stored.as_shipped or not tensor.buffer
+    ]
 
 
 def _has_head(architecture: Architecture) -> bool:
     return any(tensor.part == "head" for tensor in architecture.tensors)
 
 
-def tensor_bytes(tensor: Tensor, stored: DType, own: DType, tp: int) -> int:
-    """Bytes of a tensor on one of ``tp`` devices: as ``stored`` where that format covers it, else as ``own``."""
-    dtype = stored if tensor.linear or not stored.linear_only else own
+def tensor_bytes(tensor: Tensor, packing: Packing, tp: int) -> int:
+    """Bytes of a tensor, and all those alike, on one of ``tp`` devices."""
     rows, columns = tensor.rows, tensor.columns
     match tensor.split:
         case "rows":
@@ -132,4 +205,4 @@ def tensor_bytes(tensor: Tensor, stored: DType, own: DType, tp: int) -> int:
             columns = ceil_div(columns, tp)
         case "by_kv_heads":
             rows = ceil_div(rows, tensor.kv_heads) * ceil_div(tensor.kv_heads, tp)
-    return tensor.count * rows * dtype.bytes_for(columns)
+    return tensor.count * packing.bytes(rows, columns)

@@ -6,12 +6,16 @@ from collections import Counter
 
 from kvcalc.architecture import Architecture
 from kvcalc.derivation import Quantity
-from kvcalc.dtypes import parse_dtype
-from kvcalc.weights import Weights, stage_tensors, tensor_bytes, weights
+from kvcalc.quantization import EVERYTHING, Plain
+from kvcalc.weights import Weights, format_of, stage_tensors, weights
 
 
 def weights_steps(
-    architecture: Architecture, dtype: str | None, tensor_parallel_size: int = 1, stages: int = 1
+    architecture: Architecture,
+    dtype: str | None,
+    tensor_parallel_size: int = 1,
+    stages: int = 1,
+    loaded: frozenset[str] = EVERYTHING,
 ) -> tuple[Quantity, ...]:
     """The steps behind ``weights(...).bytes``; the last one is that number.
 
@@ -19,22 +23,23 @@ def weights_steps(
     >>> weights_steps(kvcalc.load("gemma-2-2b"), None)[-1].formula
     'parameters * 2'
     """
-    counted = weights(architecture, dtype, tensor_parallel_size, stages)
+    counted = weights(architecture, dtype, tensor_parallel_size, stages, loaded)
     measured = architecture.provenance.weight_bytes
     if dtype is None and measured is not None:
         return _as_stored(measured, counted)
-    own = parse_dtype(architecture.dtype)
-    stored = own if dtype is None else parse_dtype(dtype)
+    stored = format_of(architecture, dtype)
     steps = _parameters(architecture)
-    if tensor_parallel_size == stages == stored.block_elements == 1 and not stored.linear_only:
-        formula = f"parameters * {stored.block_bytes}"
-        return (
-            *steps,
-            Quantity("weights_bytes", f"{stored.name}: {stored.block_bytes} B each", formula, counted.bytes, "bytes"),
-        )
+    if tensor_parallel_size == stages == 1 and isinstance(stored, Plain) and not counted.beside:
+        number, block = stored.stored.block_bytes, stored.stored.block_elements
+        if block == 1 and not stored.stored.linear_only:
+            formula = f"parameters * {number}"
+            return (
+                *steps,
+                Quantity("weights_bytes", f"{stored.name}: {number} B each", formula, counted.bytes, "bytes"),
+            )
     placed = [
-        [(tensor.part, tensor_bytes(tensor, stored, own, tensor_parallel_size), count) for tensor, count in tensors]
-        for tensors in stage_tensors(architecture, stages)
+        [(each.row, each.bytes(tensor_parallel_size), each.count) for each in stage]
+        for stage in stage_tensors(architecture, stored, stages, loaded)
     ]
     largest = max(placed, key=lambda stage: sum(count * size for _, size, count in stage))
     names = []

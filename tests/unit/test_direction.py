@@ -14,11 +14,14 @@ MAY_IMPORT = {
     "invalid": {"errors"},
     "dtypes": {"errors", "units"},
     "layout": {"errors", "units"},
-    "architecture": {"errors", "units", "dtypes", "layout"},
+    "quantization": {"errors", "units", "dtypes"},
+    "architecture": {"errors", "units", "dtypes", "layout", "quantization"},
     "derivation": {"units"},
     "device": {"units"},
     "widths": {"architecture"},
-    "weights": {"errors", "units", "dtypes", "architecture"},
+    "gguf_mixes": {"architecture", "quantization"},
+    "weight_formats": {"errors", "dtypes", "quantization", "gguf_mixes"},
+    "weights": {"errors", "units", "dtypes", "architecture", "quantization", "weight_formats"},
 }
 FOUNDATIONS = {*MAY_IMPORT}
 MAY_IMPORT |= {

@@ -25,7 +25,7 @@ def test_a_plain_format_covers_every_number(dtype, width):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "block", "size"), [("fp8", 1, 1), ("int8", 1, 1), ("int4", 128, 66), ("q8_0", 32, 34)]
+    ("dtype", "block", "size"), [("fp8", 1, 1), ("int8", 1, 1), ("int4", 128, 66), ("nvfp4", 16, 9)]
 )
 def test_a_quantised_format_covers_the_linear_layers_alone(dtype, block, size):
     model = kvcalc.load("gemma-2-2b")

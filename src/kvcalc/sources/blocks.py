@@ -313,7 +313,7 @@ def _rg_lru(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
         _linear("state", "temporal_block.linear_x", width, hidden_size),
         _linear("state", "temporal_block.linear_y", width, hidden_size),
         _linear("state", "temporal_block.linear_out", hidden_size, width, split="columns"),
-        Tensor("state", block, block, 2 * H, role="temporal_block.rg_lru.gate_weight", linear=True),
+        Tensor("state", block, block, 2 * H, role="temporal_block.rg_lru.gate_weight"),
         *_convolution("temporal_block", width, shape),
         _plain("state", "temporal_block.linear_x.bias", width),
         _plain("state", "temporal_block.linear_y.bias", width),
@@ -380,6 +380,10 @@ def experts(hidden_size: int, spec: ExpertsSpec, linear_bias: bool = False) -> l
     routed = _block("experts", "mlp.experts", width, spec.intermediate_size, spec.gated, spec.bias)
     active = min(spec.active, spec.count)
     tensors = [Tensor("router", rows, D, role="mlp.gate", split="whole")]
+    if spec.score_correction:
+        tensors.append(
+            Tensor("router", rows, role="mlp.gate.e_score_correction_bias", split="whole", dtype="float32", buffer=True)
+        )
     if spec.router_bias:
         tensors.append(_plain("router", "mlp.gate.bias", rows, split="whole"))
     tensors += [replace(tensor, count=spec.count, active=active) for tensor in routed]
@@ -470,6 +474,14 @@ def hyper_head(hidden_size: int, streams: int) -> list[Tensor]:
 def mtp_projection(hidden_size: int) -> list[Tensor]:
     """What a multi-token-prediction layer has besides its block: a projection [D, 2 D] and three norms."""
     return [_linear("other", "eh_proj", hidden_size, 2 * hidden_size), *norms(hidden_size, 3, bias=False)]
+
+
+def mtp_tables(hidden_size: int, vocab_size: int) -> list[Tensor]:
+    """An embedding and a head that checkpoints hold once more with a multi-token-prediction layer (DeepSeek V3)."""
+    return [
+        Tensor("embedding", vocab_size, hidden_size, role="embed_tokens", buffer=True),
+        Tensor("head", vocab_size, hidden_size, role="shared_head.head", buffer=True),
+    ]
 
 
 def norms(hidden_size: int, count: int, bias: bool) -> list[Tensor]:

@@ -31,6 +31,7 @@ from kvcalc.dtypes import parse_dtype
 from kvcalc.errors import InputError, quote
 from kvcalc.layout import Layout, parse_layout
 from kvcalc.sources import blocks
+from kvcalc.sources.quantization_config import read_quantization
 from kvcalc.sources.spec import LETTERS, EncoderSpec, ExtraSpec, LayerSpec, ModelSpec, PeriodSpec
 
 _ATTENTION_KINDS = ("full", "sliding", "chunked")
@@ -54,6 +55,11 @@ def build(spec: ModelSpec) -> Architecture:
     entries = _shared(spec, _entries(spec))
     layers, order = distinct_layers([builder.layer(entry, at) for at, entry in enumerate(entries)])
     mtp = [*_letters(spec, spec.mtp_layout, "mtp_layout")] if spec.mtp_layout else []
+    declared = (
+        read_quantization(spec.quantization, canonical_type(spec.model_type), parse_dtype(spec.dtype).name)
+        if spec.quantization
+        else None
+    )
     k_dtype, v_dtype = (dtype and parse_dtype(dtype).name for dtype in (spec.k_dtype, spec.v_dtype))
     return Architecture(
         name=spec.name,
@@ -67,8 +73,12 @@ def build(spec: ModelSpec) -> Architecture:
         k_dtype=k_dtype,
         v_dtype=v_dtype,
         tensors=_model_tensors(spec, builder, len(order)),
+        mtp_shipped=spec.mtp_tensors != "none",
+        quantization=declared.weights if declared is not None else None,
         mtp_layers=tuple(builder.mtp_layer(entry, len(order) + at) for at, entry in enumerate(mtp)),
-        provenance=Provenance(sources=spec.sources, notes=spec.notes),
+        provenance=Provenance(
+            sources=spec.sources, notes=(*spec.notes, *(declared.notes if declared is not None else ()))
+        ),
     )
 
 
@@ -184,8 +194,11 @@ class _Builder:
 
     def mtp_layer(self, entry: LayerSpec, at: int) -> Layer:
         """A multi-token-prediction layer: a block of the model and its own projection."""
-        block = self.layer(entry, at)
-        return replace(block, rest=(*block.rest, *blocks.mtp_projection(self.spec.hidden_size)))
+        block, spec = self.layer(entry, at), self.spec
+        own = blocks.mtp_projection(spec.hidden_size)
+        if spec.mtp_tensors == "layers and tables":
+            own += blocks.mtp_tables(spec.hidden_size, spec.vocab_size)
+        return replace(block, rest=(*block.rest, *own), predicts=True)
 
     def _block_at(self, at: int) -> str:
         experts = self.spec.experts

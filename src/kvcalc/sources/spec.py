@@ -184,6 +184,9 @@ class ExpertsSpec(Table):
     shared_intermediate_size: WidthOrZero = Field(0, description="width of all shared experts together")
     shared_gate: bool = Field(False, description="a gate on the shared experts")
     router_bias: bool = Field(False, description="a bias on the router's logits that is a weight")
+    score_correction: bool = Field(
+        False, description="a float32 correction of the router's scores, which checkpoints hold as a buffer"
+    )
     router_scales: bool = Field(False, description="a scale on the router's input and one for each expert (Gemma 4)")
     zero_experts: WidthOrZero = Field(0, description="router rows without an expert behind them (LongCat)")
     latent_size: Width | None = Field(None, description="width to which the routed experts' input is projected")
@@ -298,6 +301,12 @@ class ModelSpec(Table):
         default_factory=dict, description="letters of the layout beyond the usual ones"
     )
     mtp_layout: str | None = Field(None, description="letters of the multi-token-prediction layers")
+    mtp_tensors: Literal["layers", "layers and tables", "none"] = Field(
+        "layers", description="what checkpoints hold of these layers: all, an embedding and a head too, or nothing"
+    )
+    quantization: dict[str, Any] | None = Field(
+        None, description="the formats that ship, in the words of a config.json's quantization_config"
+    )
 
 
 #: The usual letters of a layout.

@@ -27,6 +27,7 @@ from kvcalc.sources.config.family import (
 )
 from kvcalc.sources.config.parts import Experts
 from kvcalc.sources.config.reader import Config, renamed
+from kvcalc.sources.quantization_config import declared_table
 from kvcalc.sources.spec import LETTERS, LayerSpec, ModelSpec
 
 _MOST_KEYS = 10_000
@@ -96,6 +97,7 @@ def config_to_spec(config: Mapping[str, Any], name: str = "config") -> ModelSpec
         "dtype": dtype,
         "k_dtype": cache_dtype,
         "v_dtype": cache_dtype,
+        "quantization": declared_table(table, outer),
     }
     return _validated(stated | fields)
 
@@ -225,7 +227,6 @@ def _type_of_class(table: Mapping[str, Any], outer: Mapping[str, Any]) -> str:
 
 def _dtype(reader: Config, notes: list[str]) -> str:
     """The storage format of the weights: torch_dtype, then dtype, in the text part, then around it."""
-    quantised = reader.table.get("quantization_config") or reader.outer.get("quantization_config")
     stated = None
     for place in (reader.table, reader.outer):
         stated = stated or place.get("torch_dtype") or place.get("dtype")
@@ -239,10 +240,6 @@ def _dtype(reader: Config, notes: list[str]) -> str:
             dtype = parse_dtype(stated).name
         except KVCalcError as error:
             raise error.at("torch_dtype") from None
-    if isinstance(quantised, Mapping):
-        method = quantised.get("quant_method")
-        shown = method if isinstance(method, str) and len(method) < 40 else "a quantised format"
-        notes.append(f"the checkpoint ships in {shown}; weights are counted in {dtype}")
     return dtype
 
 

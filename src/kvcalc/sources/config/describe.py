@@ -51,7 +51,7 @@ def describe(config: Config, family: Family) -> tuple[list[LayerSpec], Fields]:
         "norms": _norms(config, family.norms),
     }
     if mtp_layout:
-        fields["mtp_layout"] = mtp_layout
+        fields |= {"mtp_layout": mtp_layout, "mtp_tensors": family.mtp_tensors}
     if family.learned_positions is not None:
         fields["learned_positions"] = _positions(config, family.learned_positions)
     if family.embedding_size is not None:

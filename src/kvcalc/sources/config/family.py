@@ -20,7 +20,7 @@ from kvcalc.sources.config.layers import NAMED_KINDS, Order
 from kvcalc.sources.config.parts import STATES, Experts
 from kvcalc.sources.config.special import SPECIAL
 from kvcalc.sources.files import parse_toml
-from kvcalc.weights import weights
+from kvcalc.weights import count_parameters
 
 Switch = bool | str
 Keys = tuple[str, ...]
@@ -164,6 +164,7 @@ class Family(_Table):
         defaults: values of keys that a file may leave out.
         order: the layers of a file that does not list them.
         kinds: layer types that mean something of their own here.
+        mtp_tensors: what checkpoints hold of multi-token-prediction layers, as the spec says it.
         latent: full attention is multi-head latent attention.
         state: how state layers are read, as the keys say if None.
         layers_factor: layers here for one of the file (LongCat has two attentions in each).
@@ -186,6 +187,7 @@ class Family(_Table):
     defaults: dict[str, Any] = {}
     order: Order = Order()
     kinds: dict[str, str] = {}
+    mtp_tensors: Literal["layers", "layers and tables", "none"] = "layers"
     latent: bool = False
     state: str | None = None
     attention: Attention = Attention()
@@ -291,6 +293,6 @@ def with_published_count(architecture: Architecture) -> Architecture:
     from dataclasses import replace
 
     found = family_of(architecture.model_type)
-    if found is None or weights(architecture, None).parameters not in found[1].published.values():
+    if found is None or count_parameters(architecture) not in found[1].published.values():
         return architecture
     return architecture.changed(provenance=replace(architecture.provenance, exact_weights=True))

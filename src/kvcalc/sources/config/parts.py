@@ -71,13 +71,14 @@ class Experts(BaseModel):
     shared_gate: bool = False
     router_bias: bool = False
     router_scales: bool = False
+    score_correction: bool = False
     norm: bool = False
     beside_dense: bool = False
     layers: Sparse = Sparse()
     needed: bool = False
 
 
-_SWITCHES = ("gated", "bias", "shared_gate", "router_bias", "router_scales", "norm", "beside_dense")
+_SWITCHES = ("gated", "bias", "shared_gate", "router_bias", "router_scales", "score_correction", "norm", "beside_dense")
 
 
 def experts(config: Config, row: Experts, num_layers: int) -> Fields | None:

@@ -1,0 +1,447 @@
+"""How checkpoints store quantised weights: the bytes of one matrix, and which matrices a format covers.
+
+A :class:`Packing` is the layout of one kind of tensor on disk; a :class:`Quantization` says which tensors of a model
+take which packing, by their modules. Everything here is a pure formula; reading a ``quantization_config`` is
+:mod:`kvcalc.sources.quantization_config`, the names that people type are :mod:`kvcalc.weight_formats`, and llama.cpp's
+own choice is :mod:`kvcalc.gguf_mixes`.
+
+Layouts as their writers pack them: AutoGPTQ 9f7d370 ``qlinear_cuda_old.py``, AutoAWQ 88e4c76 ``linear/gemm.py``,
+bitsandbytes 95f9af3 ``QuantState.as_dict``, compressed-tensors ac8e2ba ``compressors``, Model-Optimizer a2fbac7
+``torch/export``, mlx-lm d78bf58 ``quantize_model``, transformers 5.24.0 ``integrations``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from fnmatch import translate
+from functools import cache
+from typing import TYPE_CHECKING, Protocol
+
+from kvcalc.dtypes import DType
+from kvcalc.units import ceil_div
+
+if TYPE_CHECKING:
+    from kvcalc.architecture import Architecture, Tensor
+
+
+#: What a checkpoint may hold beside the model's own layers, as rows name it.
+PREDICTION, VISION, AUDIO = "prediction_layers", "vision", "audio"
+TOWERS = frozenset({VISION, AUDIO})
+EVERYTHING = TOWERS | {PREDICTION}
+
+
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """The bytes of a matrix [rows, columns]: its numbers, and what is stored beside them.
+
+    Attributes:
+        name: what notes call it.
+        bits: of one number; a row is filled up to whole words of ``word_bits``.
+        word_bits: 32 where numbers are packed into 32-bit words, 8 otherwise.
+        groups: (numbers, bytes) along a row: scales, zero points, or whole blocks; 0 numbers stand for the whole row.
+        flat_groups: (numbers, bytes) over the whole matrix, whatever its rows.
+        zero_bits: bits of a zero point for each output and group, packed into 32-bit words along the outputs.
+        row_bytes: for each output (a channel's scale, a bias).
+        column_bytes: for each input (GPTQ's index of groups).
+        tile: rows and columns that share a scale of ``tile_bytes``.
+        matrix_bytes: for each matrix (scalar scales, a shape).
+        text: a JSON text beside each matrix, which states its shape too.
+
+    >>> Packing("mxfp4", bits=4, groups=((32, 1),)).bytes(2880, 2880)
+    4406400
+    """
+
+    name: str
+    bits: int = 0
+    word_bits: int = 8
+    groups: tuple[tuple[int, int], ...] = ()
+    flat_groups: tuple[tuple[int, int], ...] = ()
+    zero_bits: int = 0
+    row_bytes: int = 0
+    column_bytes: int = 0
+    tile: tuple[int, int] = (1, 1)
+    tile_bytes: int = 0
+    matrix_bytes: int = 0
+    text: str = ""
+
+    def bytes(self, rows: int, columns: int) -> int:
+        """Bytes of one matrix; a vector has one column."""
+        size = rows * ceil_div(columns * self.bits, self.word_bits) * self.word_bits // 8
+        for numbers, each in self.groups:
+            size += rows * _groups(columns, numbers) * each
+        for numbers, each in self.flat_groups:
+            size += ceil_div(rows * columns, numbers) * each
+        if self.zero_bits:
+            size += 4 * ceil_div(rows * self.zero_bits, 32) * _groups(columns, self.groups[0][0])
+        high, wide = self.tile
+        tiles = ceil_div(rows, high) * ceil_div(columns, wide) if self.tile_bytes else 0
+        size += rows * self.row_bytes + columns * self.column_bytes + tiles * self.tile_bytes + self.matrix_bytes
+        return size + len(self.text + f"{rows}{columns}" if self.text else "")
+
+    def as_part(self) -> Packing:
+        """The packing of a matrix that is stored as part of a larger one: no inputs or scalars of its own."""
+        return replace(self, column_bytes=0, matrix_bytes=0)
+
+
+def _groups(columns: int, numbers: int) -> int:
+    return ceil_div(columns, numbers) if numbers > 0 else 1
+
+
+@cache
+def plain(dtype: DType) -> Packing:
+    """A storage format of numbers or blocks, as it stands along a row.
+
+    >>> from kvcalc.dtypes import parse_dtype
+    >>> plain(parse_dtype("q8_0")).bytes(2, 64)
+    136
+    """
+    return Packing(dtype.name, groups=((dtype.block_elements, dtype.block_bytes),))
+
+
+#: A tensor that another one's packing holds already (the biases that GPTQ writes with every matrix).
+ABSENT = Packing("stored with its matrix")
+
+
+def mxfp4() -> Packing:
+    """Groups of 32 numbers: 16 bytes and one E8M0 scale (gpt-oss: ``_blocks`` and ``_scales``)."""
+    return Packing("mxfp4", bits=4, groups=((32, 1),))
+
+
+def nvfp4(group: int = 16, scalars: int = 2) -> Packing:
+    """Groups of 16 numbers: 8 bytes and one fp8 scale; ``scalars`` float32 beside each matrix."""
+    return Packing("nvfp4", bits=4, groups=((group, 1),), matrix_bytes=4 * scalars)
+
+
+def fp8_tiles(scale_bytes: int, tile: tuple[int, int] = (128, 128)) -> Packing:
+    """One byte a number, one scale for each tile (``weight_scale_inv``)."""
+    return Packing(f"fp8 in tiles of {tile[0]} x {tile[1]}", bits=8, tile=tile, tile_bytes=scale_bytes)
+
+
+def fp8_tensor(scalar_bytes: int = 8) -> Packing:
+    """One byte a number, scalar scales of the weight and (static) of its input."""
+    return Packing("fp8 per tensor", bits=8, matrix_bytes=scalar_bytes)
+
+
+def channel(bits: int, scale_bytes: int = 2, name: str = "fp8") -> Packing:
+    """``bits`` a number, one scale for each output."""
+    return Packing(f"{name} per channel", bits=bits, row_bytes=scale_bytes)
+
+
+def packed_int(bits: int, group: int, *, symmetric: bool = True, ordered: bool = False, shape: int = 16) -> Packing:
+    """compressed-tensors ``pack-quantized``: words of 32 bits, bfloat16 scales, the shape beside each matrix."""
+    return Packing(
+        f"int{bits} in groups of {group}" if group > 0 else f"int{bits} per channel",
+        bits=bits,
+        word_bits=32,
+        groups=((group, 2),),
+        zero_bits=0 if symmetric else bits,
+        column_bytes=4 if ordered else 0,
+        matrix_bytes=shape,
+    )
+
+
+def awq(bits: int = 4, group: int = 128) -> Packing:
+    """AutoAWQ's gemm: words of 32 bits along the outputs, zero points and 16-bit scales for each group."""
+    return Packing(f"awq {bits} bit", bits=bits, word_bits=32, groups=((group, 2),), zero_bits=bits)
+
+
+def gptq(bits: int = 4, group: int = 128) -> Packing:
+    """AutoGPTQ: as awq, and the group of every input (``g_idx``) and a bias for every output, zero or not."""
+    return Packing(
+        f"gptq {bits} bit", bits=bits, word_bits=32, groups=((group, 2),), zero_bits=bits, row_bytes=2, column_bytes=4
+    )
+
+
+def bnb_4bit(nested: bool = False, dtype: str = "bfloat16") -> Packing:
+    """bitsandbytes: two numbers a byte, a float32 maximum for each 64 (quantised again where ``nested``), its tables.
+
+    The state is a JSON text beside each matrix; where nested it holds a mean value of 20 digits or so.
+    """
+    text = f'{{"quant_type": "nf4", "blocksize": 64, "dtype": "{dtype}", "shape": [, ]}}'
+    if nested:
+        return Packing(
+            "nf4, double", flat_groups=((2, 1), (64, 1), (16384, 4)), matrix_bytes=4 * 256 + 4 * 16, text=text + _NESTED
+        )
+    return Packing("nf4", flat_groups=((2, 1), (64, 4)), matrix_bytes=4 * 16, text=text)
+
+
+_NESTED = ', "nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.012345678901234567'
+
+
+def bnb_int8() -> Packing:
+    """bitsandbytes: one byte a number, a float32 scale for each output, one byte that names the layout."""
+    return Packing("int8 (bitsandbytes)", bits=8, row_bytes=4, matrix_bytes=1)
+
+
+def mlx(bits: int = 4, group: int = 64, mode: str = "affine") -> Packing:
+    """MLX: words of 32 bits; affine has a 16-bit scale and bias for each group, the fp modes one byte."""
+    beside = 4 if mode == "affine" else 1
+    return Packing(f"mlx {mode} {bits} bit", bits=bits, word_bits=32, groups=((group, beside),))
+
+
+def hqq(bits: int, group: int) -> Packing:
+    """HQQ with quantised zeros: for each group one byte and a 16-bit scale (fitted to published files)."""
+    return Packing(f"hqq {bits} bit", bits=bits, flat_groups=((group, 3),))
+
+
+class WeightsFormat(Protocol):
+    """What stores a model's tensors; ``packer`` binds it to one model.
+
+    ``name`` is what answers print, ``note`` what the figure holds, ``estimated`` why only the files can tell exactly
+    (empty: the figure is exact), ``as_shipped`` whether the checkpoint's buffers are in it, and ``holds`` what files
+    of the format hold beside the model's own layers.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def note(self) -> str: ...
+    @property
+    def estimated(self) -> str: ...
+    @property
+    def as_shipped(self) -> bool: ...
+    @property
+    def holds(self) -> frozenset[str]: ...
+    def packer(self, architecture: Architecture) -> Packer: ...
+
+
+#: The packing of a tensor in the layer of that position (None: of no layer; prediction layers follow the last).
+Packer = Callable[["Tensor", int | None], Packing]
+
+
+@dataclass(frozen=True)
+class Plain:
+    """One storage format for every tensor, or for the linear layers where it is a format of those."""
+
+    stored: DType
+    own: DType
+    as_shipped: bool = False
+    holds: frozenset[str] = TOWERS
+    estimated: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.stored.name
+
+    @property
+    def note(self) -> str:
+        if not self.stored.linear_only:
+            return self.stored.note
+        kept = f"{self.stored.name} covers the linear layers; embeddings, norms and routers stay {self.own.name}"
+        return f"{kept}; {self.stored.note}" if self.stored.note else kept
+
+    def packer(self, architecture: Architecture) -> Packer:
+        stored, own = plain(self.stored), plain(self.own)
+        everything = not self.stored.linear_only
+        return lambda tensor, layer: stored if everything or tensor.linear else own
+
+
+# --- which modules -----------------------------------------------------------------------------------------------
+
+#: How checkpoints spell the beginning of a role, beside the words of Llama's and DeepSeek's classes.
+_SPELLINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("mlp.gate", ("mlp.router", "router", "router.proj", "block_sparse_moe.gate", "feed_forward.router", "moe.gate")),
+    (
+        "mlp.experts",
+        tuple(f"{at}experts.0" for at in ("mlp.", "", "block_sparse_moe.", "feed_forward.", "mixer.", "ffn.")),
+    ),
+    ("mlp.shared_experts", ("mlp.shared_expert", "feed_forward.shared_expert", "share_expert", "mlp.shared_mlp")),
+    ("mlp", ("feed_forward", "mixer", "ffn")),
+    ("self_attn.indexer.weights_proj", ("self_attn.indexers_proj",)),
+    ("self_attn", ("attention", "attn", "mixer")),
+    ("mamba", ("mixer",)),
+    ("lm_head", ("head", "output")),
+    ("embed_tokens", ("embed", "embeddings", "tok_embeddings", "word_embeddings")),
+)
+_WRAPPERS = re.compile(r"^(?:(?:model|language_model|backbone|transformer|text_model)\.)+")
+_LEAVES = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
+
+
+@cache
+def _spelled(role: str) -> tuple[str, ...]:
+    """The names that a module may have in its layer, the first the role itself.
+
+    >>> _spelled("mlp.shared_expert_gate")
+    ('mlp.shared_expert_gate', 'feed_forward.shared_expert_gate', 'mixer.shared_expert_gate', 'ffn.shared_expert_gate')
+    """
+    names = [role]
+    for beginning, others in _SPELLINGS:
+        if f"{role}.".startswith(f"{beginning}."):
+            names += [other + role[len(beginning) :] for other in others]
+    head, _, leaf = role.rpartition(".")
+    if leaf in _LEAVES and head == "mlp.experts":
+        names += [f"{name.rpartition('.')[0]}.{_LEAVES[leaf]}" for name in tuple(names)]
+    return tuple(names)
+
+
+def module_names(role: str, layer: int | None, num_layers: int) -> tuple[str, ...]:
+    """The full names that a module may have, without the wrappers before ``layers``.
+
+    A prediction layer is counted on from the last layer, or under ``mtp``.
+
+    >>> module_names("self_attn.q_proj", 3, 32)[:2]
+    ('layers.3.self_attn.q_proj', 'layers.3.attention.q_proj')
+    """
+    spelled = _spelled(role)
+    if layer is None:
+        return spelled
+    names = tuple(f"layers.{layer}.{each}" for each in spelled)
+    if layer < num_layers:
+        return names
+    own = layer - num_layers
+    return (*names, *(f"mtp.layers.{own}.{each}" for each in spelled), *(f"mtp.{own}.{each}" for each in spelled))
+
+
+class Modules:
+    """A list of modules as quantisers write it: names, globs (``*``) and regular expressions (``re:``).
+
+    A name stands for the module and all in it; a name without a layer stands wherever its words do.
+
+    >>> listed = Modules(["lm_head", "model.layers.0*", "re:.*self_attn.*", "gate"])
+    >>> [listed.has(names) for names in (("lm_head",), ("layers.3.mlp.gate",), ("layers.3.mlp.gate_proj",))]
+    [True, True, False]
+    """
+
+    def __init__(self, patterns: Iterable[str]) -> None:
+        self._names: set[str] = set()
+        self._words: list[str] = []
+        self._globs: list[re.Pattern[str]] = []
+        self._expressions: list[re.Pattern[str]] = []
+        for pattern in patterns:
+            if pattern.startswith("re:"):
+                self._expressions.append(compiled(pattern[3:]))
+                continue
+            name = _WRAPPERS.sub("", pattern)
+            if "*" in name or "?" in name:
+                self._globs.append(re.compile(translate(name)))
+            else:
+                self._names.add(name.removesuffix(".weight"))
+                if not name.startswith("layers."):
+                    self._words.append(f".{name.removesuffix('.weight')}.")
+
+    def __bool__(self) -> bool:
+        return bool(self._names or self._globs or self._expressions)
+
+    def has(self, names: tuple[str, ...]) -> bool:
+        """Whether a module of one of these names is in the list."""
+        return any(self._has(name) for name in names)
+
+    def _has(self, name: str) -> bool:
+        inside = name
+        while inside:
+            if inside in self._names or any(glob.match(inside) for glob in self._globs):
+                return True
+            inside = inside.rpartition(".")[0]
+        dotted = f".{name}."
+        if any(word in dotted for word in self._words):
+            return True
+        wrapped = (name, f"model.{name}", f"model.language_model.{name}")
+        return any(expression.match(each) for expression in self._expressions for each in wrapped)
+
+
+_NEVER = re.compile(r"(?!)")
+_LONGEST_EXPRESSION = 1000
+_NESTED_REPEAT = re.compile(r"[+*}]\)*[+*{]")
+
+
+def compiled(expression: str) -> re.Pattern[str]:
+    """A regular expression out of a file; one that is none, or could take for ever, matches nothing."""
+    if len(expression) > _LONGEST_EXPRESSION or _NESTED_REPEAT.search(expression):
+        return _NEVER
+    try:
+        return re.compile(expression)
+    except (re.error, RecursionError, OverflowError):
+        return _NEVER
+
+
+# --- one checkpoint's formats ------------------------------------------------------------------------------------
+
+#: Modules that a checkpoint of some model types holds as one matrix: the parts after the first have no inputs and
+#: scalars of their own.
+_ONE_MATRIX: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("phi3", "phi4_multimodal", "phi4mm"), ("self_attn.k_proj", "self_attn.v_proj", "mlp.up_proj")),
+    **dict.fromkeys(("glm4", "glm", "chatglm"), ("mlp.up_proj",)),
+    **dict.fromkeys(
+        ("falcon", "gpt_neox", "bloom", "mpt", "gpt2", "gpt_bigcode", "qwen", "internlm2", "baichuan", "dbrx"),
+        ("self_attn.k_proj", "self_attn.v_proj"),
+    ),
+    **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_moe"), ("self_attn.gate_proj",)),
+}
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """The formats of one checkpoint: what covers which modules, and what stays as the model is.
+
+    Attributes:
+        name: what answers print (``fp8``, ``awq``, ``mxfp4``).
+        packing: the packing of the modules that are covered and not listed otherwise; None where only lists cover.
+        kept: modules that stay, as the file lists them.
+        overrides: lists of modules with a packing of their own (None: they stay); the first that has a module counts.
+        covers: parts of a model that are covered beside the linear layers of its blocks.
+        skips: roles that the quantiser leaves out whatever the lists say.
+        group: a row whose length this does not divide stays (1: any).
+        only_experts: nothing but the routed experts is covered.
+        biases_inside: the packing holds the biases of what it covers.
+        cache_scales: a float32 scale of K and of V stands with each layer (ModelOpt's fp8 caches).
+        estimated, note, as_shipped, holds: see :class:`WeightsFormat`.
+    """
+
+    name: str
+    packing: Packing | None
+    kept: tuple[str, ...] = ()
+    overrides: tuple[tuple[tuple[str, ...], Packing | None], ...] = ()
+    covers: frozenset[str] = frozenset()
+    skips: frozenset[str] = frozenset()
+    group: int = 1
+    only_experts: bool = False
+    biases_inside: bool = False
+    cache_scales: bool = False
+    estimated: str = ""
+    note: str = ""
+    as_shipped: bool = True
+    holds: frozenset[str] = EVERYTHING
+
+    def packer(self, architecture: Architecture) -> Packer:
+        """The packing of each of a model's tensors; see :class:`WeightsFormat`."""
+        from kvcalc.dtypes import parse_dtype
+
+        kept = Modules(self.kept)
+        overrides = [(Modules(names), packing) for names, packing in self.overrides]
+        own = plain(parse_dtype(architecture.dtype))
+        parts = _ONE_MATRIX.get(architecture.model_type, ())
+        num_layers = architecture.num_layers
+
+        def packing_of(tensor: Tensor, layer: int | None) -> Packing:
+            stays = plain(parse_dtype(tensor.dtype)) if tensor.dtype else own
+            role = tensor.role.removesuffix(".bias")
+            bias = role != tensor.role
+            if (bias and (not self.biases_inside or role.endswith("conv1d"))) or (tensor.columns == 1 and not bias):
+                return stays
+            names = module_names(role, layer, num_layers)
+            packing = self.packing if self._covers(tensor, role, bias) else None
+            packing = next((each for listed, each in overrides if listed.has(names)), packing)
+            if packing is None or kept.has(names) or (tensor.columns % self.group and not bias):
+                packing = stays
+            elif bias:
+                packing = ABSENT
+            elif role in parts:
+                packing = packing.as_part()
+            if self.cache_scales and role in ("self_attn.k_proj", "self_attn.v_proj"):
+                return replace(packing, matrix_bytes=packing.matrix_bytes + 4)
+            return packing
+
+        return packing_of
+
+    def _covers(self, tensor: Tensor, role: str, bias: bool) -> bool:
+        if role in self.skips:
+            return False
+        if self.only_experts:
+            return role.startswith("mlp.experts.")
+        if tensor.part in TOWERS:
+            return False
+        if tensor.part in ("head", "embedding", "router"):
+            return tensor.part in self.covers
+        return tensor.linear or bias

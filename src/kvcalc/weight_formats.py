@@ -1,0 +1,187 @@
+"""The names that people type for a weights format: ``bf16``, ``fp8``, ``awq``, ``nf4``, ``4bit``, ``Q4_K_M``."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from kvcalc import quantization as q
+from kvcalc.dtypes import DTYPES, parse_dtype
+from kvcalc.errors import InputError, did_you_mean, quote
+from kvcalc.gguf_mixes import FILE_TYPES, FileType
+from kvcalc.quantization import TOWERS, Packing, Plain, Quantization, WeightsFormat
+
+if TYPE_CHECKING:
+    from kvcalc.architecture import Architecture
+
+#: Parts that MLX quantises beside the linear layers of the blocks.
+MLX_COVERS = frozenset({"embedding", "head", "router"})
+_ROUTERS = ("mlp.gate", "mlp.shared_expert_gate")
+#: Model types whose router MLX keeps at 8 bit (mlx-lm 0.32.2, quant_predicate), and at the model's own (a gate class).
+_MLX_ROUTER_8_BIT = frozenset(
+    {"klear", "afmoe", "gemma4", "gpt_oss", "granitemoe", "granitemoehybrid", "jamba", "kimi_linear", "kimi_k3"}
+    | {"laguna", "lfm2_moe", "longcat_flash", "mellum", "minimax", "minimax_m2", "minimax_m3", "qwen3_moe"}
+    | {"qwen3_next", "qwen3_5_moe", "qwen3_vl_moe", "step3p5", "bailing_moe", "bailing_hybrid"}
+)
+_MLX_ROUTER_PLAIN = frozenset(
+    {"deepseek", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "exaone_moe", "glm4_moe", "glm4_moe_lite"}
+    | {"glm_moe_dsa", "kimi_k2", "mimo_v2_flash", "nemotron_h", "solar_open", "muse_spark"}
+)
+
+
+def _linear(name: str, packing: Packing, note: str = "", *, biases_inside: bool = False) -> Quantization:
+    return Quantization(
+        name,
+        packing,
+        biases_inside=biases_inside,
+        as_shipped=False,
+        holds=TOWERS,
+        note=note or _CONVERTED.format(name),
+    )
+
+
+_CONVERTED = "{} covers the linear layers of the blocks; embeddings, head, norms and routers stay"
+
+
+def mlx_format(
+    model_type: str, bits: int, group: int, mode: str = "affine", kept: tuple[str, ...] = (), *, shipped: bool = False
+) -> Quantization:
+    """MLX's conversion of a model type: everything with rows of whole groups, routers as its class says.
+
+    >>> mlx_format("llama", 4, 64).name
+    'mlx_4bit'
+    """
+    covers = MLX_COVERS
+    overrides: list[tuple[tuple[str, ...], Packing | None]] = []
+    if mode == "mxfp4" and model_type == "gpt_oss":  # its experts are mxfp4 as published, the rest is converted
+        overrides.append((("re:(?!.*experts).*",), q.mlx(8, 64)))
+    if model_type in _MLX_ROUTER_8_BIT:
+        overrides.append((_ROUTERS, q.mlx(8, 64)))
+    elif model_type in _MLX_ROUTER_PLAIN:
+        covers = MLX_COVERS - {"router"}
+    name = f"mlx_{bits}bit" if mode == "affine" else f"mlx_{mode}"
+    if (mode, group) not in (("affine", 64), ("mxfp4", 32), ("mxfp8", 32), ("nvfp4", 16)):
+        name += f"_g{group}"
+    return Quantization(
+        name,
+        q.mlx(bits, group, mode),
+        kept=kept,
+        overrides=tuple(overrides),
+        covers=covers,
+        group=group,
+        as_shipped=shipped,
+        holds=TOWERS,
+        note="embedding and head are quantised too",
+    )
+
+
+#: Formats by name, each as its usual writer makes it.
+_NAMED: dict[str, Quantization] = {
+    each.name: each
+    for each in (
+        _linear("awq", q.awq()),
+        _linear("gptq", q.gptq(), biases_inside=True),
+        _linear("gptq_8bit", q.gptq(8), biases_inside=True),
+        _linear("gptq_3bit", q.gptq(3), biases_inside=True),
+        _linear("nf4", q.bnb_4bit()),
+        _linear("nf4_double", q.bnb_4bit(nested=True)),
+        _linear("bnb_int8", q.bnb_int8()),
+        _linear("fp8_block", q.fp8_tiles(4)),
+        _linear("fp8_channel", q.channel(8)),
+        _linear("int8_channel", q.channel(8, name="int8")),
+        _linear("w4a16", q.packed_int(4, 128)),
+        _linear("hqq", q.hqq(4, 64)),
+        _linear("mxfp8", Packing("mxfp8", bits=8, groups=((32, 1),))),
+    )
+}
+
+_ALIASES = {
+    "fp8_dynamic": "fp8_channel",
+    "w8a8_fp8": "fp8_channel",
+    "w8a8": "int8_channel",
+    "w8a8_int8": "int8_channel",
+    "int8_w8a8": "int8_channel",
+    "bnb": "nf4",
+    "bnb_4bit": "nf4",
+    "bitsandbytes": "nf4",
+    "bnb_nf4": "nf4",
+    "load_in_4bit": "nf4",
+    "bnb_8bit": "bnb_int8",
+    "load_in_8bit": "bnb_int8",
+    "llm_int8": "bnb_int8",
+    "gptq_4bit": "gptq",
+    "gptq_int4": "gptq",
+    "gptq_int8": "gptq_8bit",
+    "awq_int4": "awq",
+    "awq_4bit": "awq",
+    "fp4": "nvfp4",
+    "w4a16_nvfp4": "nvfp4",
+    "auto": "",
+    "q4": "q4_k_m",
+    "q5": "q5_k_m",
+    "q6": "q6_k",
+    "q8": "q8_0",
+    "q4_k": "q4_k_m",
+    "q5_k": "q5_k_m",
+    "q3_k": "q3_k_m",
+    "mxfp4_moe": "mxfp4_moe",
+}
+_FILE_TYPES = {name.casefold(): name for name in FILE_TYPES if name not in ("F32", "F16", "BF16")}
+_MLX_NAME = re.compile(r"(?:mlx_)?([234568])_?bit(?:_g(\d{1,4}))?", re.ASCII)
+
+
+def format_names() -> list[str]:
+    """Every name of a weights format, for completion and help."""
+    mlx = [f"{bits}bit" for bits in (8, 6, 5, 4, 3)]
+    numbers = [name for name, dtype in DTYPES.items() if name not in _FILE_TYPES and not dtype.head_scale_bytes]
+    return [*numbers, *_NAMED, *mlx, *_FILE_TYPES.values()]
+
+
+def parse_weights_format(text: str, architecture: Architecture) -> WeightsFormat:
+    """What a name of a weights format means for one model.
+
+    The name of the format in which the model ships means that one; ``4bit`` and ``8bit`` are MLX's, as on its models'
+    names; ``q4`` and ``q8`` are llama.cpp's usual file types, Q4_K_M and Q8_0.
+
+    Raises:
+        InputError: an unknown name, with the nearest known one.
+
+    >>> import kvcalc
+    >>> model = kvcalc.load("llama-3.1-8b")
+    >>> [parse_weights_format(name, model).name for name in ("bf16", "q4_k_m", "4bit", "awq")]
+    ['bfloat16', 'Q4_K_M', 'mlx_4bit', 'awq']
+    """
+    folded = text.strip().casefold().removeprefix("torch.").replace("-", "_")
+    folded = _ALIASES.get(folded, folded)
+    own = architecture.quantization
+    if own is not None and folded and (own.name == folded or own.name.startswith(f"{folded}_")):
+        return own
+    if folded in _FILE_TYPES:
+        return FileType(_FILE_TYPES[folded])
+    if folded in _NAMED:
+        return _NAMED[folded]
+    mlx = _MLX_NAME.fullmatch(folded)
+    if mlx is not None:
+        return mlx_format(architecture.model_type, int(mlx[1]), int(mlx[2] or 64))
+    if not folded:
+        return shipped_format(architecture)
+    try:
+        return Plain(parse_dtype(text), parse_dtype(architecture.dtype))
+    except InputError:
+        known = format_names()
+        hint = did_you_mean(folded, [*known, *_ALIASES]) or f"known formats: {', '.join(known)}"
+        raise InputError(f"unknown weights format {quote(text)}", hint=hint) from None
+
+
+def shipped_format(architecture: Architecture) -> WeightsFormat:
+    """The format in which a model ships: its declared quantisation, or its own numbers."""
+    if architecture.quantization is not None:
+        return architecture.quantization
+    own = parse_dtype(architecture.dtype)
+    return Plain(own, own)
+
+
+def asked(own: Quantization) -> Quantization:
+    """A declared format as one that is asked for by name: without what only a checkpoint holds."""
+    return replace(own, as_shipped=False)
