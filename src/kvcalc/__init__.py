@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from kvcalc.architecture import Architecture as Architecture
-    from kvcalc.checking import check as check
+    from kvcalc.budgets.checking import check as check
     from kvcalc.device import Device as Device
     from kvcalc.engines.base import WorkingMemory as WorkingMemory
     from kvcalc.errors import KVCalcError as KVCalcError
@@ -45,7 +45,7 @@ _HOMES = {
     "NotModelledError": "kvcalc.errors",
     "UnsupportedError": "kvcalc.errors",
     "WorkingMemory": "kvcalc.engines.base",
-    "check": "kvcalc.checking",
+    "check": "kvcalc.budgets.checking",
     "capacity": "kvcalc.fitting",
     "footprint": "kvcalc.footprint",
     "kv_cache_bytes": "kvcalc.footprint",

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kvcalc
-from kvcalc.budget import Check, Subject, baseline, compare, judge, judge_all
-from kvcalc.checking import read_subjects
+from kvcalc.budgets.checking import read_subjects
+from kvcalc.budgets.file import find_budget_file, load_baseline, load_budgets
+from kvcalc.budgets.verdict import Check, Subject, baseline, compare, judge, judge_all
 from kvcalc.errors import InputError, KVCalcError
-from kvcalc.sources.budget_file import find_budget_file, load_baseline, load_budgets
 from kvcalc.units import GiB
 
 MODEL = kvcalc.load("gemma-3-27b")
@@ -329,7 +329,7 @@ def test_an_engine_option_of_a_hint_fits(budgets):
 def test_a_hint_never_says_what_does_not_fit(context, batch, limit):
     from pathlib import Path
 
-    from kvcalc.sources.budget_file import Budget, LocatedBudget
+    from kvcalc.budgets.file import Budget, LocatedBudget
 
     said = {"name": "x", "model": "gemma-3-27b", "context": context, "batch": batch, "limit": f"{limit}GiB"}
     budget = Budget.model_validate(said)

@@ -32,6 +32,7 @@ MAY_IMPORT |= {
     "growth": FOUNDATIONS | {"engines", "setup", "fitting"},
     "levers": FOUNDATIONS | {"engines", "setup", "fitting"},
     "sources": FOUNDATIONS,
+    "budgets": FOUNDATIONS | {"invalid", "names", "engines", "setup", "footprint", "fitting", "levers", "sources"},
 }
 
 

@@ -45,10 +45,11 @@ def check(
     units: options.UnitsOption = "binary",
 ) -> int:
     """Check memory budgets: exit 0 if all hold, 1 if one fails, 2 on any error."""
-    from kvcalc import budget, checking
+    from kvcalc.budgets import checking
+    from kvcalc.budgets import verdict as budget
+    from kvcalc.budgets.file import find_budget_file, load_baseline
     from kvcalc.cli import question
     from kvcalc.report.files import check_outputs, write_file
-    from kvcalc.sources.budget_file import find_budget_file, load_baseline
 
     if init:
         return _init(files or [])

@@ -13,13 +13,13 @@ from itertools import islice
 from typing import Any, Literal
 
 from kvcalc.architecture import Architecture
+from kvcalc.budgets.file import BASELINE_VERSION, Budget, LocatedBudget
 from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines import make_engine
 from kvcalc.engines.base import Engine
 from kvcalc.errors import KVCalcError, raise_all
 from kvcalc.footprint import Footprint, footprint_of
 from kvcalc.setup import Setup, prepare
-from kvcalc.sources.budget_file import BASELINE_VERSION, Budget, LocatedBudget
 from kvcalc.units import BINARY_UNITS, format_bytes, largest
 
 Status = Literal["pass", "warn", "fail", "added", "removed"]

@@ -1,4 +1,4 @@
-"""From budget files to verdicts: reads the files, resolves models and devices, and asks :mod:`kvcalc.budget`."""
+"""From budget files to verdicts: reads the files, finds models and devices, and asks :mod:`kvcalc.budgets.verdict`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from kvcalc.architecture import Architecture
-from kvcalc.budget import Subject, Verdict, judge_all
+from kvcalc.budgets.file import LocatedBudget, find_budget_file, load_baseline, load_budgets
+from kvcalc.budgets.verdict import Subject, Verdict, judge_all
 from kvcalc.errors import InputError, KVCalcError, raise_all
 from kvcalc.setup import MTP
-from kvcalc.sources.budget_file import LocatedBudget, find_budget_file, load_baseline, load_budgets
 from kvcalc.sources.resolve import load
 
 
