@@ -46,6 +46,7 @@ def audit(
     tensor_parallel_size: Annotated[
         str | None, typer.Option("--tensor-parallel-size", "-tp", help="Devices that share every layer.")
     ] = None,
+    draft: options.Draft = None,
     start: Annotated[
         str,
         typer.Option(
@@ -72,6 +73,7 @@ def audit(
         count(batch_size, "--batch-size"),
         kv_cache_dtype,
         count(tensor_parallel_size, "--tensor-parallel-size"),
+        question.read_draft(draft),
     )
     try:
         found = audit_log(

@@ -307,6 +307,7 @@ class Question:
         tensor_parallel_size: devices that share every layer.
         stated: the options, formats and sizes that the log or the user states: no reason may contradict them.
         taken: names of the log's figures that the configuration was taken from: they are held against nothing.
+        draft: the model that proposes tokens, or the model's own prediction layers.
         notes: what was assumed where the log is silent.
     """
 
@@ -318,6 +319,7 @@ class Question:
     tensor_parallel_size: int = 1
     stated: frozenset[str] = frozenset()
     taken: frozenset[str] = frozenset()
+    draft: Architecture | Literal["mtp"] | None = None
     notes: tuple[str, ...] = ()
 
     def setup(self, architecture: Architecture) -> Setup:
@@ -332,6 +334,7 @@ class Question:
             engine_options=self.options,
             kv_cache_dtype=self.kv_cache_dtype,
             tensor_parallel_size=self.tensor_parallel_size,
+            draft=self.draft,
         )
 
 
@@ -345,6 +348,7 @@ class Given:
     batch_size: int | None = None
     kv_cache_dtype: str | None = None
     tensor_parallel_size: int | None = None
+    draft: Architecture | Literal["mtp"] | None = None
 
 
 @dataclass(frozen=True)

@@ -260,7 +260,7 @@ def _question(start: Start, given: Given) -> Question:
         given.tensor_parallel_size or 1,
         frozenset(names),
         frozenset(taken),
-        notes,
+        notes=notes,
     )
 
 

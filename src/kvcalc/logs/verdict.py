@@ -312,7 +312,7 @@ def _difference(found: Audit, architecture: Architecture) -> str | None:
     token_bytes = Decimal(size) / (question.context * question.batch_size)
     tokens = []
     for row in found.rows:
-        if row.verdict == "disagrees" and row.difference is not None:
+        if row.verdict == "disagrees" and row.difference is not None and not row.figure.startswith("recurrent"):
             if row.unit == "tokens" and row.figure.startswith(("KV cache", "estimated", "max_total")):
                 tokens.append(row.difference)
             elif row.unit.replace("GB", "GiB") in UNIT_BYTES and token_bytes:

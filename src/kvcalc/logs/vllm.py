@@ -27,6 +27,7 @@ from kvcalc.logs.base import (
     changes,
     checked,
     first_that_holds,
+    known_options,
     printed_gib,
     stated_number,
     unchecked,
@@ -47,6 +48,7 @@ _LESS = re.compile(rf"available KV cache memory \({NUMBER} Gi?B\)")
 _ESTIMATE = re.compile(rf"estimated maximum model length is {COUNT}")
 _STORED = re.compile(rf"that can be stored in KV cache \({COUNT}\)")
 _BLOCKS = re.compile(rf"num_gpu_blocks is: {COUNT}|# (?:GPU|CUDA|cuda) blocks: {COUNT}")
+_PADDING_LAYERS = re.compile(r"Add (\d{1,4}) padding layers")
 _OVERRIDE = re.compile(rf"with num_gpu_blocks_override={COUNT}")
 _ATTENTION_BLOCK = re.compile(rf"Setting attention block size to {COUNT} tokens")
 _PAGE_PADDING = re.compile(rf"Padding mamba page size by {NUMBER}%")
@@ -128,6 +130,15 @@ def _blocks(reader: LogReader, line: Line) -> None:
         start = reader.of("vllm", line)
         start.put(line, "blocks", blocks=match[1] or match[2])
         start.stated["old_concurrency"] = str(match[1] is None)
+
+
+def _padding(reader: LogReader, line: Line) -> None:
+    match = _PADDING_LAYERS.search(line.text)
+    if match:
+        start = reader.of("vllm", line)
+        known = start.figures.get("padding_layers")
+        total = int(match[1]) + (int(known.printed) if known is not None else 0)  # 0.29 says it bucket by bucket
+        start.put(line, "layers", padding_layers=str(total))
 
 
 def _override(reader: LogReader, line: Line) -> None:
@@ -284,6 +295,10 @@ _OPTIONS = (
     "pipeline_parallel_size",
     "num_gpu_blocks_override",
     "enable_prefix_caching",
+    "mamba_cache_dtype",
+    "mamba_ssm_cache_dtype",
+    "decode_context_parallel_size",
+    "prefill_context_parallel_size",
 )
 #: Flags that have their default where a start prints its other arguments, or the command that began it.
 _ARGUMENTS = {
@@ -306,10 +321,11 @@ def _question(start: Start, given: Given) -> Question:
     options: dict[str, Any] = {name: stated[name] for name in _OPTIONS if name in stated}
     if "no_prefix_caching" in stated:
         options.setdefault("enable_prefix_caching", False)
+    options, unknown = known_options("vllm", options)
     drafted = stated_number(stated, "num_speculative_tokens", "num_spec_tokens")
     if drafted:
         options["num_speculative_tokens"] = drafted
-    notes = []
+    notes = list(unknown)
     version = stated.get("version")
     if version is not None:
         old = _parsed(version) < _parsed(_OLDEST)
@@ -330,6 +346,7 @@ def _question(start: Start, given: Given) -> Question:
         given.kv_cache_dtype or stated.get("kv_cache_dtype") or stated.get("dtype"),
         given.tensor_parallel_size or stated_number(stated, "tensor_parallel_size") or 1,
         frozenset(names),
+        draft=given.draft or ("mtp" if drafted and stated.get("method", "").endswith("mtp") else None),
         notes=tuple(notes),
     )
 
@@ -356,6 +373,9 @@ def _compare(start: Start, question: Question, architecture: Architecture) -> It
     if estimate is not None:
         yield unchecked("estimated maximum length", estimate) if bounds is None else _estimate(plan, estimate, bounds)
     yield from _block(plan, start)
+    padding = figures.get("padding_layers")
+    if padding is not None:
+        yield checked("padding layers", padding, str(plan.padding_layers))
     yield from _pool_rows(plan, start, bounds, context)
 
 
@@ -427,7 +447,9 @@ def _says(plan: VllmPlan, start: Start, blocks: int, context: int) -> tuple[int,
     block = plan.report(context, 1, GiB)["bytes_per_block"]
     _, concurrent, tokens = plan.logged(context, blocks * block)
     if start.stated.get("old_concurrency") == "True" and plan.num_groups == 1:
-        concurrent = blocks * plan.engine.block_size / context  # V0 and the first V1 did not round a request to blocks
+        # V0 and the first V1 count tokens, and do not round a request to blocks.
+        tokens = blocks * plan.engine.block_size
+        concurrent = tokens / context
     return tokens, f"{concurrent:.2f}"
 
 
@@ -519,6 +541,7 @@ LOG = EngineLog(
         ("# GPU blocks:", _blocks),
         ("# CUDA blocks:", _blocks),
         ("# cuda blocks:", _blocks),
+        ("padding layers, may waste", _padding),
         ("with num_gpu_blocks_override=", _override),
         ("Setting attention block size", _attention_block),
         ("Padding mamba page size by", _attention_block),
