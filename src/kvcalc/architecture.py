@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from kvcalc.errors import InputError, UnsupportedError, did_you_mean, quote
 from kvcalc.layout import Layout
-from kvcalc.quantization import Quantization
+from kvcalc.quantization import DeclaredCache, Quantization
 from kvcalc.units import check_count
 
 #: The largest count of elements in one tensor or state.
@@ -333,6 +333,7 @@ class Architecture:
         mtp_shipped: whether the checkpoint holds those layers.
         towers: the tensors of the encoders of images and sound that a checkpoint carries; no part of ``parameters``.
         quantization: the formats in which the checkpoint ships, where they are not ``dtype``.
+        declared_cache: the format of K and V that the checkpoint declares; some engines follow it.
         provenance: sources, notes and measured bytes; like what its checkpoint is made of, no part of equality.
 
     A spec file or :func:`kvcalc.load` makes one; :func:`kvcalc.read_config` makes one from a config.json.
@@ -353,6 +354,7 @@ class Architecture:
     mtp_shipped: bool = field(default=True, compare=False)
     towers: tuple[Tensor, ...] = field(default=(), compare=False)
     quantization: Quantization | None = field(default=None, compare=False)
+    declared_cache: DeclaredCache | None = field(default=None, compare=False)
     provenance: Provenance = field(default=Provenance(), compare=False)
 
     def __post_init__(self) -> None:

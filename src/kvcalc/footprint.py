@@ -60,7 +60,12 @@ class Footprint:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know: about the model, its weights, and what the engine does with it."""
-        seen = (*self.architecture.provenance.notes, *self.weights.notes, *self.kv_cache.notes)
+        seen = (
+            *self.architecture.provenance.notes,
+            *self.weights.notes,
+            *self.setup.cache_notes,
+            *self.kv_cache.notes,
+        )
         return tuple(dict.fromkeys(seen))
 
 

@@ -238,6 +238,14 @@ class Plain:
         return lambda tensor, layer: stored if everything or tensor.linear else own
 
 
+@dataclass(frozen=True, slots=True)
+class DeclaredCache:
+    """The format of K and V that a checkpoint declares, and whose word it is (``modelopt``, ``compressed-tensors``)."""
+
+    dtype: str
+    by: str
+
+
 # --- which modules -----------------------------------------------------------------------------------------------
 
 #: How checkpoints spell the beginning of a role, beside the words of Llama's and DeepSeek's classes.
@@ -259,13 +267,22 @@ _WRAPPERS = re.compile(r"^(?:(?:model|language_model|backbone|transformer|text_m
 _LEAVES = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
 
 
+#: Types whose modules have other names than these, so that the usual ones would mean another module.
+_OWN_NAMES: dict[str, tuple[tuple[str, str], ...]] = {
+    "gemma4": (("mlp.experts", "experts"), ("mlp.gate", "router.proj")),
+}
+
+
 @cache
-def _spelled(role: str) -> tuple[str, ...]:
+def _spelled(role: str, model_type: str = "") -> tuple[str, ...]:
     """The names that a module may have in its layer, the first the role itself.
 
     >>> _spelled("mlp.shared_expert_gate")
     ('mlp.shared_expert_gate', 'feed_forward.shared_expert_gate', 'mixer.shared_expert_gate', 'ffn.shared_expert_gate')
     """
+    for beginning, own in _OWN_NAMES.get(model_type, ()):
+        if f"{role}.".startswith(f"{beginning}."):
+            return (own + role[len(beginning) :],)
     names = [role]
     for beginning, others in _SPELLINGS:
         if f"{role}.".startswith(f"{beginning}."):
@@ -276,7 +293,7 @@ def _spelled(role: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def module_names(role: str, layer: int | None, num_layers: int) -> tuple[str, ...]:
+def module_names(role: str, layer: int | None, num_layers: int, model_type: str = "") -> tuple[str, ...]:
     """The full names that a module may have, without the wrappers before ``layers``.
 
     A prediction layer is counted on from the last layer, or under ``mtp``.
@@ -284,7 +301,7 @@ def module_names(role: str, layer: int | None, num_layers: int) -> tuple[str, ..
     >>> module_names("self_attn.q_proj", 3, 32)[:2]
     ('layers.3.self_attn.q_proj', 'layers.3.attention.q_proj')
     """
-    spelled = _spelled(role)
+    spelled = _spelled(role, model_type)
     if layer is None:
         return spelled
     names = tuple(f"layers.{layer}.{each}" for each in spelled)
@@ -358,16 +375,19 @@ def compiled(expression: str) -> re.Pattern[str]:
 
 # --- one checkpoint's formats ------------------------------------------------------------------------------------
 
-#: Modules that a checkpoint of some model types holds as one matrix: the parts after the first have no inputs and
-#: scalars of their own.
-_ONE_MATRIX: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("phi3", "phi4_multimodal", "phi4mm"), ("self_attn.k_proj", "self_attn.v_proj", "mlp.up_proj")),
-    **dict.fromkeys(("glm4", "glm", "chatglm"), ("mlp.up_proj",)),
-    **dict.fromkeys(
-        ("falcon", "gpt_neox", "bloom", "mpt", "gpt2", "gpt_bigcode", "qwen", "internlm2", "baichuan", "dbrx"),
-        ("self_attn.k_proj", "self_attn.v_proj"),
-    ),
-    **dict.fromkeys(("qwen3_next", "qwen3_5", "qwen3_5_moe"), ("self_attn.gate_proj",)),
+_QKV = ("self_attn.qkv_proj", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"))
+_GATE_UP = ("mlp.gate_up_proj", ("mlp.gate_proj", "mlp.up_proj"))
+_QUERY_GATE = ("self_attn.q_proj", ("self_attn.q_proj", "self_attn.gate_proj"))
+_QKVZ = ("linear_attn.in_proj_qkvz", ("linear_attn.in_proj_qkv", "linear_attn.in_proj_z"))
+_BA = ("linear_attn.in_proj_ba", ("linear_attn.in_proj_b", "linear_attn.in_proj_a"))
+#: Modules that checkpoints of some model types hold as one matrix, under its name.
+_ONE_MATRIX: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    **dict.fromkeys(("phi3", "phi4_multimodal", "phi4mm", "chatglm"), (_QKV, _GATE_UP)),
+    **dict.fromkeys(("glm4", "glm"), (_GATE_UP,)),
+    **dict.fromkeys(("falcon", "gpt_neox", "bloom", "mpt", "gpt2", "gpt_bigcode", "qwen", "internlm2"), (_QKV,)),
+    **dict.fromkeys(("baichuan", "baichuan_m1", "dbrx"), (_QKV,)),
+    **dict.fromkeys(("qwen3_5", "qwen3_5_moe"), (_QUERY_GATE,)),
+    "qwen3_next": (_QUERY_GATE, _QKVZ, _BA),
 }
 
 
@@ -411,7 +431,9 @@ class Quantization:
         kept = Modules(self.kept)
         overrides = [(Modules(names), packing) for names, packing in self.overrides]
         own = plain(parse_dtype(architecture.dtype))
-        parts = _ONE_MATRIX.get(architecture.model_type, ())
+        one = _ONE_MATRIX.get(architecture.model_type, ())
+        whole = {part: name for name, parts in one for part in parts}
+        first = {parts[0] for _, parts in one}
         num_layers = architecture.num_layers
 
         def packing_of(tensor: Tensor, layer: int | None) -> Packing:
@@ -420,14 +442,14 @@ class Quantization:
             bias = role != tensor.role
             if (bias and (not self.biases_inside or role.endswith("conv1d"))) or (tensor.columns == 1 and not bias):
                 return stays
-            names = module_names(role, layer, num_layers)
+            names = module_names(whole.get(role, role), layer, num_layers, architecture.model_type)
             packing = self.packing if self._covers(tensor, role, bias) else None
             packing = next((each for listed, each in overrides if listed.has(names)), packing)
             if packing is None or kept.has(names) or (tensor.columns % self.group and not bias):
                 packing = stays
             elif bias:
                 packing = ABSENT
-            elif role in parts:
+            elif role in whole and role not in first:
                 packing = packing.as_part()
             if self.cache_scales and role in ("self_attn.k_proj", "self_attn.v_proj"):
                 return replace(packing, matrix_bytes=packing.matrix_bytes + 4)

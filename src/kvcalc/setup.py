@@ -70,6 +70,16 @@ class Setup:
         """Devices that the model is spread over: tensor parallel x pipeline stages."""
         return self.tensor_parallel_size * self.engine.pipeline_stages
 
+    @property
+    def cache_notes(self) -> tuple[str, ...]:
+        """Whether K and V are in the format that the checkpoint declares, where it declares one."""
+        declared = self.architecture.declared_cache
+        if declared is None:
+            return ()
+        if self.k_dtype.name == self.v_dtype.name == declared.dtype:
+            return (f"K and V are {declared.dtype}, as the checkpoint declares",)
+        return (f"the checkpoint declares a cache in {declared.dtype}",)
+
     @cached_property
     def weights(self) -> Weights:
         """The parameters, and their bytes on one device."""

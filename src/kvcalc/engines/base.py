@@ -142,6 +142,8 @@ class Engine:
     sources: ClassVar[tuple[str, ...]]
     not_modelled: ClassVar[tuple[str, ...]] = ()
     evidence: ClassVar[str] = ""
+    #: Whose declared cache format is this engine's default (see ``DeclaredCache``).
+    follows_cache_of: ClassVar[frozenset[str]] = frozenset()
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
 
     @classmethod
@@ -206,7 +208,10 @@ class Engine:
         return {}
 
     def default_kv_dtypes(self, architecture: Architecture) -> tuple[DType, DType]:
-        """The formats of K and V where the user names none: the model's own."""
+        """The formats of K and V where the user names none: what the checkpoint declares, or the model's own."""
+        declared = architecture.declared_cache
+        if declared is not None and declared.by in self.follows_cache_of:
+            return parse_dtype(declared.dtype), parse_dtype(declared.dtype)
         key = parse_dtype(architecture.k_dtype or architecture.dtype)
         return key, parse_dtype(architecture.v_dtype) if architecture.v_dtype else key
 

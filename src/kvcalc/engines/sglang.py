@@ -345,6 +345,7 @@ class SGLang(EngineOptions):
         "exact on every recorded figure of SGLang's own pool functions, and on its CPU allocations; "
         "no GPU server was run"
     )
+    follows_cache_of: ClassVar[frozenset[str]] = frozenset({"modelopt"})
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "disable_hybrid_swa_memory": (False,),
         "swa_full_tokens_ratio": (0.5, 0.2, 0.1),

@@ -214,6 +214,7 @@ class TensorRTLLM(EngineOptions):
     evidence: ClassVar[str] = (
         "read from the source, never run; one server's printed figures (MLA, fp8) agree to the last printed digit"
     )
+    follows_cache_of: ClassVar[frozenset[str]] = frozenset({"modelopt"})
 
     tokens_per_block: int = Field(32, ge=1, le=2**20, description="tokens of a block")
     max_attention_window: tuple[int, ...] | None = Field(

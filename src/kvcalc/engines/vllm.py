@@ -489,6 +489,7 @@ class Vllm(EngineOptions):
         "with one request, against the planner of 0.33.0 on random models of every kind of layer, and against figures "
         "that servers printed"
     )
+    follows_cache_of: ClassVar[frozenset[str]] = frozenset({"modelopt", "compressed-tensors"})
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "disable_hybrid_kv_cache_manager": (False,),
         "async_scheduling": (False,),

@@ -75,6 +75,7 @@ def build(spec: ModelSpec) -> Architecture:
         tensors=_model_tensors(spec, builder, len(order)),
         mtp_shipped=spec.mtp_tensors != "none",
         quantization=declared.weights if declared is not None else None,
+        declared_cache=declared.cache if declared is not None else None,
         mtp_layers=tuple(builder.mtp_layer(entry, len(order) + at) for at, entry in enumerate(mtp)),
         provenance=Provenance(
             sources=spec.sources, notes=(*spec.notes, *(declared.notes if declared is not None else ()))

@@ -13,6 +13,8 @@ from kvcalc.sources.safetensors import INDEX_NAME, read_weights, with_stored_wei
 
 #: Far above any published config.json: the longest list every layer of the model.
 LARGEST_CONFIG = 2**22
+#: What ModelOpt before 0.31 writes about formats beside a config.json, which says nothing of them.
+SIDECAR = "hf_quant_config.json"
 
 
 def load_checkpoint(path: Path) -> Architecture:
@@ -39,6 +41,9 @@ def load_checkpoint(path: Path) -> Architecture:
 
 def _architecture(path: Path) -> Architecture:
     config = parse_config(read_bytes(path, LARGEST_CONFIG), str(path))
+    sidecar = path.with_name(SIDECAR)
+    if path.name == "config.json" and sidecar.is_file():
+        config = {**config, "hf_quant_config": parse_config(read_bytes(sidecar, LARGEST_CONFIG), str(sidecar))}
     from kvcalc.sources.config import read_config  # a file that is no JSON needs none of its rules
 
     name = path.resolve().parent.name if path.name == "config.json" else path.stem

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from http.client import HTTPException, HTTPMessage
 from pathlib import Path
@@ -23,7 +24,7 @@ from urllib.request import HTTPRedirectHandler, OpenerDirector, Request, build_o
 
 from kvcalc.architecture import Architecture
 from kvcalc.errors import InputError, KVCalcError, NetworkError, quote
-from kvcalc.sources.checkpoint import LARGEST_CONFIG, parse_config
+from kvcalc.sources.checkpoint import LARGEST_CONFIG, SIDECAR, parse_config
 from kvcalc.sources.files import read_bytes
 from kvcalc.sources.safetensors import (
     INDEX_NAME,
@@ -174,6 +175,9 @@ def _from_cache(name: str, revision: str) -> HubModel | None:
     folder = Path(config).parent
     source = f"hf:{name}#{folder.name} in the local cache"
     table = parse_config(read_bytes(Path(config), LARGEST_CONFIG), config)
+    sidecar = folder / SIDECAR
+    if sidecar.is_file():
+        table = {**table, "hf_quant_config": parse_config(read_bytes(sidecar, LARGEST_CONFIG), str(sidecar))}
     try:
         return HubModel(name, table, read_weights(folder), source)
     except InputError:
@@ -354,6 +358,10 @@ class _Repository:
         source = f"hf:{self.name}#{self.revision}"
         table = parse_config(config.data, f"{_CONFIG} of {source}")
         weights = self._weights()
+        if weights is not None and weights.elements is None and "quantization_config" not in table:
+            with suppress(_NoSuchFile):
+                sidecar = self._read(SIDECAR, LARGEST_CONFIG)
+                table = {**table, "hf_quant_config": parse_config(sidecar.data, f"{SIDECAR} of {source}")}
         note = f"hf:{self.name} has no safetensors file: the weights are computed from its {_CONFIG}"
         return HubModel(self.name, table, weights, source, () if weights else (note,))
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from kvcalc import quantization as q
 from kvcalc.errors import InputError, quote
-from kvcalc.quantization import Packing, Quantization
+from kvcalc.quantization import DeclaredCache, Packing, Quantization
 from kvcalc.weight_formats import mlx_format
 
 _MOST_MODULES = 500_000
@@ -33,12 +33,12 @@ class Declared:
     """What a checkpoint declares: the formats of its weights (None: not modelled), that of its cache, and notes."""
 
     weights: Quantization | None
-    cache_dtype: str | None = None
+    cache: DeclaredCache | None = None
     notes: tuple[str, ...] = ()
 
 
 def declared_table(*places: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The table that states a checkpoint's formats, out of a config.json's tables, the inner one first.
+    """The table that states a checkpoint's formats, out of a config.json's tables, the outer one first.
 
     ``hf_quant_config`` is the sidecar of that name, which counts where no ``quantization_config`` is.
 
@@ -85,14 +85,14 @@ def read_quantization(table: Mapping[str, Any], model_type: str, dtype: str = "b
     if not isinstance(method, str) or len(method) > 100:
         raise InputError(f"quant_method must be a short text, not {quote(method)}", location="quant_method")
     method = method.casefold().replace("_", "-")
-    cache = _cache_dtype(table, method)
+    cache = _cache(table, method)
     if method == "fp8" and table.get("quant_algo"):
         method = "modelopt"
     reader = _READERS.get(method) or (_READERS["modelopt"] if method.startswith("modelopt") else None)
     weights = reader(table, model_type) if reader is not None else None
     if weights is not None and method == "bitsandbytes" and weights.name != "bnb_int8":
         weights = replace(weights, packing=q.bnb_4bit(weights.name.endswith("_double"), dtype))
-    if weights is not None and method.startswith("modelopt") and cache == "fp8_e4m3":
+    if weights is not None and method.startswith("modelopt") and cache is not None and cache.dtype == "fp8_e4m3":
         weights = replace(weights, cache_scales=True)
     if weights is not None and method in _WITHOUT_PREDICTION:
         weights = replace(weights, holds=q.TOWERS)
@@ -468,20 +468,18 @@ _READERS = {
 _CACHE_ALGORITHMS = {"fp8": "fp8_e4m3", "nvfp4": "nvfp4"}
 
 
-def _cache_dtype(table: Mapping[str, Any], method: str) -> str | None:
-    """The cache format that a checkpoint declares, or None.
+def _cache(table: Mapping[str, Any], method: str) -> DeclaredCache | None:
+    """The cache format that a checkpoint declares.
 
     As vLLM 0.33.0 reads it (utils/torch_utils.py, get_kv_cache_quant_algo_string; attention.py): the scheme first,
     ModelOpt's word for it otherwise.
     """
     inner = table.get("quantization")
     stated = {**table, **inner} if isinstance(inner, Mapping) else table
+    by = "modelopt" if method.startswith("modelopt") or stated.get("quant_algo") else method
     scheme = stated.get("kv_cache_scheme")
+    word = scheme if isinstance(scheme, str) else stated.get("kv_cache_quant_algo") if by == "modelopt" else None
+    dtype = _CACHE_ALGORITHMS.get(word.casefold()) if isinstance(word, str) else None
     if isinstance(scheme, Mapping) and scheme.get("type") == "float":
-        return {8: "fp8_e4m3", 4: "nvfp4"}.get(scheme.get("num_bits", 0))
-    if isinstance(scheme, str):
-        return _CACHE_ALGORITHMS.get(scheme.casefold())
-    algorithm = stated.get("kv_cache_quant_algo")
-    if method.startswith("modelopt") and isinstance(algorithm, str):
-        return _CACHE_ALGORITHMS.get(algorithm.casefold())
-    return None
+        dtype = {8: "fp8_e4m3", 4: "nvfp4"}.get(scheme.get("num_bits", 0))
+    return DeclaredCache(dtype, by) if dtype is not None else None

@@ -97,7 +97,7 @@ def config_to_spec(config: Mapping[str, Any], name: str = "config") -> ModelSpec
         "dtype": dtype,
         "k_dtype": cache_dtype,
         "v_dtype": cache_dtype,
-        "quantization": declared_table(table, outer),
+        "quantization": declared_table(outer, table),
     }
     return _validated(stated | fields)
 

@@ -1,0 +1,116 @@
+"""What a checkpoint says of its formats: which engine follows its cache format, which table counts, and sidecars."""
+
+import json
+
+import pytest
+
+import kvcalc
+from kvcalc.errors import InputError
+from kvcalc.sources.quantization_config import declared_table, read_quantization
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+}
+MODELOPT = {"quant_method": "modelopt", "quant_algo": "FP8", "ignore": ["lm_head"]}
+SCHEME = {"dynamic": False, "num_bits": 8, "type": "float"}
+LINEAR = 16 * (2 * 2048 * 2048 + 2 * 2048 * 512 + 3 * 2048 * 8192)
+
+
+def cache_bytes(config, engine):
+    return kvcalc.kv_cache_bytes(kvcalc.read_config(config), context=4096, engine=engine)
+
+
+@pytest.mark.parametrize(
+    ("stated", "engine", "part"),
+    [
+        (MODELOPT | {"kv_cache_scheme": SCHEME}, "vllm", 2),
+        (MODELOPT | {"kv_cache_scheme": SCHEME}, "sglang", 2),
+        (MODELOPT | {"kv_cache_quant_algo": "FP8"}, "vllm", 2),
+        (MODELOPT | {"kv_cache_quant_algo": None}, "vllm", 1),
+        (MODELOPT | {"kv_cache_scheme": SCHEME}, "transformers", 1),
+        (MODELOPT | {"kv_cache_scheme": SCHEME}, "ideal", 1),
+        ({"quant_method": "compressed-tensors", "kv_cache_scheme": SCHEME}, "vllm", 2),
+        ({"quant_method": "compressed-tensors", "kv_cache_scheme": SCHEME}, "sglang", 1),
+        ({"quant_method": "compressed-tensors", "kv_cache_scheme": None}, "vllm", 1),
+        ({"quant_method": "fp8", "kv_cache_quant_algo": "FP8"}, "vllm", 1),
+    ],
+)
+def test_a_declared_cache_format_is_the_default_where_the_engine_follows_it(stated, engine, part):
+    plain = cache_bytes(LLAMA, engine)
+    assert cache_bytes(LLAMA | {"quantization_config": stated}, engine) == plain // part
+
+
+def test_an_explicit_format_wins_over_the_declared_one_and_a_note_says_what_holds():
+    model = kvcalc.read_config(LLAMA | {"quantization_config": MODELOPT | {"kv_cache_scheme": SCHEME}})
+    followed = kvcalc.footprint(model, context=4096, engine="vllm")
+    assert "K and V are fp8_e4m3, as the checkpoint declares" in followed.notes
+    chosen = kvcalc.footprint(model, context=4096, engine="vllm", kv_cache_dtype="bf16")
+    assert chosen.kv_cache.bytes == 2 * followed.kv_cache.bytes
+    assert "the checkpoint declares a cache in fp8_e4m3" in chosen.notes
+
+
+def test_the_sidecar_counts_in_a_folder_where_the_config_says_nothing(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(LLAMA))
+    sidecar = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"}}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(sidecar))
+    model = kvcalc.load(str(tmp_path))
+    footprint = kvcalc.footprint(model, context=4096, engine="vllm")
+    assert footprint.setup.k_dtype.name == "fp8_e4m3"
+    norms, table = 33 * 2048, 128256 * 2048
+    # Two scalars beside each of the seven matrices of a layer, and one scale of K and of V.
+    assert footprint.weights.bytes == LINEAR + 2 * (norms + table) + 16 * (7 * 8 + 8)
+
+
+def test_the_outer_table_counts_before_that_of_the_text_part():
+    outer, inner = {"quantization_config": {"quant_method": "awq"}}, {"quantization_config": {"quant_method": "gptq"}}
+    assert declared_table(outer, inner) == {"quant_method": "awq"}
+    assert declared_table({}, inner) == {"quant_method": "gptq"}
+    assert declared_table({"quantization_config": None}, {"quantization": {"bits": 4, "group_size": 64}}) == {
+        "quant_method": "mlx",
+        "bits": 4,
+        "group_size": 64,
+    }
+
+
+def test_an_unknown_method_is_said_to_be_not_modelled():
+    model = kvcalc.read_config(LLAMA | {"quantization_config": {"quant_method": "aqlm"}})
+    counted = kvcalc.footprint(model, context=4096)
+    assert counted.weights.bytes == 2 * counted.weights.parameters
+    assert any(note.startswith("not modelled: what aqlm stores") for note in counted.notes)
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [
+        {"quant_method": 4},
+        {"quant_method": "awq", "bits": "four"},
+        {"quant_method": "awq", "bits": 0},
+        {"quant_method": "fp8", "weight_block_size": [128]},
+        {"quant_method": "fp8", "modules_to_not_convert": 7},
+        {"quant_method": "gptq", "dynamic": []},
+        {"quant_method": "mlx", "mode": "affine2"},
+        {"quant_method": "compressed-tensors", "config_groups": {"group_0": 1}},
+    ],
+)
+def test_values_that_are_none_are_refused(stated):
+    with pytest.raises(InputError):
+        read_quantization(stated, "llama")
+
+
+def test_bf16_asks_for_the_unquantised_weights_and_the_note_names_what_ships():
+    shipped = kvcalc.footprint(kvcalc.load("gpt-oss-20b"), context=4096).weights
+    assert (shipped.bytes, shipped.dtype, shipped.exact) == (13_761_264_768, "mxfp4", True)
+    plain = kvcalc.footprint(kvcalc.load("gpt-oss-20b"), context=4096, weights_dtype="bf16").weights
+    assert plain.bytes == 2 * plain.parameters
+    assert plain.notes[0] == "the checkpoint ships in mxfp4"
+    assert (
+        kvcalc.footprint(kvcalc.load("gpt-oss-20b"), context=4096, weights_dtype="mxfp4").weights.bytes == shipped.bytes
+    )
