@@ -301,6 +301,7 @@ class Provenance:
         exact_weights: the parameter count was proved against a published or instantiated figure.
         weight_bytes: bytes of the tensors measured in files by storage format, or None where no file was read.
         weight_elements: numbers in those tensors, or None likewise.
+        reference: the model as it was asked for (``gemma-2-2b@5:1``), or nothing.
     """
 
     sources: tuple[str, ...] = ()
@@ -309,6 +310,7 @@ class Provenance:
     exact_weights: bool = False
     weight_bytes: dict[str, int] | None = None
     weight_elements: int | None = None
+    reference: str = ""
 
 
 _T = TypeVar("_T")

@@ -8,7 +8,7 @@ drawn through a curve that bends at windows, pads and blocks.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Literal
@@ -22,7 +22,7 @@ from kvcalc.setup import Setup, prepare
 from kvcalc.sources.devices import load_device
 from kvcalc.units import MAX_BYTES, MAX_TOKENS, check_count, largest
 
-_UTILIZATION = re.compile(r"0(?:\.[0-9]{1,9})?|1(?:\.0{1,9})?|\.[0-9]{1,9}", re.ASCII)
+_UTILIZATION = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?|\.[0-9]{1,9})\s?(%?)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -325,16 +325,17 @@ def required_memory(setup: Setup, context: int, batch_size: int) -> int | None:
 
 
 def parse_utilization(text: str) -> Fraction:
-    """A part of a device as an exact fraction: ``0.92`` is 23/25.
+    """A part of a device as an exact fraction: ``0.92`` and ``92%`` are 23/25.
 
     Raises:
         InputError: no decimal above 0 and at most 1.
 
-    >>> parse_utilization("0.92")
-    Fraction(23, 25)
+    >>> parse_utilization("0.92"), parse_utilization("92%")
+    (Fraction(23, 25), Fraction(23, 25))
     """
-    value = Fraction(text.strip()) if _UTILIZATION.fullmatch(text.strip()) else Fraction(0)
-    if value <= 0:
+    match = _UTILIZATION.fullmatch(text.strip())
+    value = Fraction(0) if match is None else Fraction(match[1]) / (100 if match[2] else 1)
+    if not 0 < value <= 1:
         reason = f"the memory utilization must be a decimal above 0, at most 1, not {quote(text)}"
         raise InputError(reason, hint="as in --gpu-memory-utilization 0.9")
     return value
@@ -381,3 +382,61 @@ def replicas(setup: Setup, memory: Memory, context: int, sizes: Iterable[int]) -
         except RefusalError as error:
             answers.append(Replica(size, size, None, error.message))
     return answers
+
+
+#: The most devices that one replica is tried on, where their number is not given.
+_LARGEST_GROUP = 64
+
+
+def group_sizes(devices: int | None) -> list[int]:
+    """The tensor-parallel sizes worth comparing: those that use all the devices, or powers of two up to 64.
+
+    >>> group_sizes(6), group_sizes(None)
+    ([1, 2, 3, 6], [1, 2, 4, 8, 16, 32, 64])
+    """
+    if devices is None:
+        return [2**power for power in range(_LARGEST_GROUP.bit_length())]
+    return [size for size in range(1, devices + 1) if devices % size == 0]
+
+
+def best_replica(compared: Sequence[Replica], devices: int | None, sequences: int) -> Replica:
+    """The replica whose copies serve the most on so many devices; without a number, ``sequences`` on the fewest."""
+    if devices is not None:
+        served = [replica.sequences(devices) for replica in compared]
+        return compared[max(range(len(compared)), key=lambda at: MAX_TOKENS if served[at] is None else served[at] or 0)]
+    needed = [(count, at) for at, each in enumerate(compared) if (count := each.devices_for(sequences)) is not None]
+    return compared[min(needed, default=(0, 0))[1]]
+
+
+def serves(compared: Sequence[Replica], devices: int | None, sequences: int) -> bool:
+    """Whether some way to use the devices serves so many sequences at a time."""
+    needed = [replica.devices_for(sequences) for replica in compared]
+    return any(count is not None and (devices is None or count <= devices) for count in needed)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A workload on the frontier: it fits, and one token or one sequence more does not."""
+
+    context: int
+    batch_size: int
+    required_kv_memory: int
+
+
+def frontier(setup: Setup, memory: Memory) -> tuple[list[Point], list[Point]]:
+    """The largest batch at round contexts up to the model's own, and the longest context at round batch sizes."""
+
+    def point(context: int, batch_size: int) -> Point:
+        return Point(context, batch_size, setup.plan.required_kv_memory(context, batch_size))
+
+    made_for = setup.served.max_context or 2**20
+    contexts = dict.fromkeys([*(2**power for power in range(10, made_for.bit_length())), made_for])
+    at_contexts = [point(context, batch) for context in contexts if (batch := max_batch_size(setup, memory, context))]
+    at_batches: list[Point] = []
+    for batch_size in (2**power for power in range(20)):
+        longest = max_context(setup, memory, batch_size)
+        if longest is not None and longest < 1024:
+            break
+        if longest is not None:
+            at_batches.append(point(longest, batch_size))
+    return at_contexts, at_batches

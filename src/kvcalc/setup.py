@@ -46,6 +46,11 @@ class Setup:
     weights_dtype: str | None = None
     draft: Architecture | None = None
 
+    @property
+    def reference(self) -> str:
+        """The model as it was asked for; its name, where it was not."""
+        return self.architecture.provenance.reference or self.architecture.name
+
     @cached_property
     def served(self) -> Architecture:
         """The model with the layers and tensors of its draft after its own."""

@@ -23,10 +23,11 @@ BINARY_UNITS = {"B": 1, "KiB": KiB, "MiB": MiB, "GiB": GiB, "TiB": TiB, "PiB": 2
 DECIMAL_UNITS = {"B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "PB": 10**15}
 _UNITS = {**BINARY_UNITS, **DECIMAL_UNITS}
 _UNITS_FOLDED = {name.casefold(): size for name, size in _UNITS.items()}
+_UNITS_FOLDED |= {name.removesuffix("b"): size for name, size in _UNITS_FOLDED.items() if len(name) > 1}  # 80G, 24Gi
 
 _MOST_COUNTS = 2**20
 
-_TOKENS = re.compile(r"([0-9]{1,15}(?:_[0-9]{3})*)([kKmM]?)", re.ASCII)
+_TOKENS = re.compile(r"([0-9]{1,15}(?:[_,][0-9]{3})*)(?:\.([0-9]{1,6}))?\s?(?:([kKmM])i?)?", re.ASCII)
 _BYTES = re.compile(r"([0-9]{1,24}(?:\.[0-9]{1,9})?)\s?([A-Za-z]{1,5})", re.ASCII)
 _TOKEN_SCALE = {"": 1, "k": 1024, "m": 1024**2}
 
@@ -117,22 +118,27 @@ def check_count(value: object, what: str, *, least: int = 1, most: int = MAX_TOK
 
 
 def parse_count(text: str, what: str = "tokens", *, least: int = 1, most: int = MAX_TOKENS) -> int:
-    """A count such as ``32768``, ``131_072``, ``32k`` or ``1M``.
+    """A count such as ``32768``, ``131,072``, ``131_072``, ``32k``, ``1.5k`` or ``1M``.
 
     Raises:
-        InputError: not a count, or outside ``least`` to ``most``.
+        InputError: not a count, not a whole one, or outside ``least`` to ``most``.
 
-    >>> parse_count("32k"), parse_count("1M")
-    (32768, 1048576)
+    >>> parse_count("32k"), parse_count("1M"), parse_count("131,072"), parse_count("1.5k")
+    (32768, 1048576, 131072, 1536)
     """
     stripped = text.strip()
     match = _TOKENS.fullmatch(stripped)
-    if match is None:
+    whole, left = 0, 1
+    if match is not None:
+        digits, fraction = match[1].replace("_", "").replace(",", ""), match[2] or ""
+        scale = _TOKEN_SCALE[(match[3] or "").lower()]
+        whole, left = divmod(int(digits + fraction) * scale, 10 ** len(fraction))
+    if match is None or left:
         raise InputError(
             f"{what} must be a whole number such as 32768, 32k or 1M, not {quote(stripped)}",
-            hint="k is 1024 and M is 1024 x 1024; no fractions, signs or other units",
+            hint="k is 1024 and M is 1024 x 1024; no signs or other units",
         )
-    return check_count(int(match[1].replace("_", "")) * _TOKEN_SCALE[match[2].lower()], what, least=least, most=most)
+    return check_count(whole, what, least=least, most=most)
 
 
 def parse_counts(text: str, what: str = "tokens") -> Sequence[int]:
@@ -146,7 +152,13 @@ def parse_counts(text: str, what: str = "tokens") -> Sequence[int]:
     >>> parse_counts("1k,4k"), parse_counts("1k..4k/1k"), list(parse_counts("512,1k..2k/512"))
     ([1024, 4096], range(1024, 4097, 1024), [512, 1024, 1536, 2048])
     """
-    ranges = [_parse_range(part, what) for part in text.split(",")]
+    parts = text.split(",")
+    if any(re.fullmatch(r"0[0-9]+", part) for part in parts[1:]):
+        hint = f"{''.join(parts)}, or {'_'.join(parts)}"
+        raise InputError(
+            f"{what} is a list with commas: {quote(text.strip())} reads as {len(parts)} numbers", hint=hint
+        )
+    ranges = [_parse_range(part, what) for part in parts]
     if len(ranges) == 1 and len(ranges[0]) > 1:
         return ranges[0]
     if sum(map(len, ranges)) > _MOST_COUNTS:

@@ -28,9 +28,11 @@ def test_compare_gives_the_bytes_of_section_5_2(kvcalc):
         ("compare", ("compare", *SECTION_5_2, "-c", "32k")),
         ("sweep", ("sweep", "gemma-2-2b", "gemma-2-2b@global", "-c", "1k,4k")),
         ("paper", ("paper",)),
-        ("presets", ("presets",)),
+        ("models", ("models",)),
+        ("models", ("models", "gemma-3-27b")),
+        ("devices", ("devices",)),
         ("engines", ("engines",)),
-        ("engines", ("engines", "show", "ideal")),
+        ("engines", ("engines", "ideal")),
     ],
 )
 def test_json_follows_the_published_schema(kvcalc, command, arguments):
@@ -137,7 +139,7 @@ def test_markdown_tables_keep_their_columns_whatever_a_reference_holds(kvcalc, t
 
 
 def test_an_output_file_holds_what_standard_output_would_have_shown(kvcalc, tmp_path):
-    target = tmp_path / "report.json"
+    target = tmp_path / "report.csv"
     arguments = ("show", "gemma-3-1b", "-c", "4k", "--format", "csv")
     ran = kvcalc(*arguments, "-o", str(target))
     assert (ran.code, ran.out) == (0, "")

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from kvcalc.cli import complete
+from kvcalc.cli.app import COMMANDS
 
 
 def completed(process, line: str) -> list[str]:
@@ -50,9 +51,7 @@ def test_completing_loads_no_model_and_no_renderer():
     assert {"pydantic", "rich.table", "kvcalc.engines.vllm"}.isdisjoint(loaded)
 
 
-@pytest.mark.parametrize(
-    "command", ["show", "compare", "sweep", "fit", "search", "check", "audit", "paper", "presets", "engines"]
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_help_page_leads_with_a_sentence_and_ends_with_examples_a_line_each(kvcalc, command):
     lines = kvcalc(command, "--help").out.rstrip().splitlines()
     assert lines[2].strip()[0].isupper()

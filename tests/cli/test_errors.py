@@ -22,7 +22,6 @@ QUESTIONS = {
     "nothing slides": (("show", "llama-3.1-8b@sw=512", "-c", "1k"), "no local layers", "5:1/sw=512"),
     "unknown engine": (("show", "gemma-2-2b", "-c", "1k", "--engine", "ideall"), "unknown engine", "'ideal'?"),
     "unknown option": (("show", "gemma-2-2b", "--contxt", "1k"), "no such option: --contxt", "--help"),
-    "missing context": (("show", "gemma-2-2b"), "missing option '--context'", "--help"),
     "unknown command": (("shwo", "gemma-2-2b"), "no such command 'shwo'", "--help"),
     "unknown format": (("show", "gemma-2-2b", "-c", "1k", "--format", "jsn"), "unknown format 'jsn'", "'json'?"),
     "unknown dtype": (("show", "gemma-2-2b", "-c", "1k", "--kv-cache-dtype", "q8"), "unknown dtype 'q8'", "'q8_0'?"),
@@ -31,7 +30,12 @@ QUESTIONS = {
     "no engine option": (("show", "gemma-2-2b", "-c", "1k", "-E", "a"), "is not KEY=VALUE", ""),
     "no folder": (("show", "gemma-2-2b", "-c", "1k", "-o", "/no/such/folder/x"), "cannot write the file", ""),
     "too long a table": (("sweep", "gemma-2-2b", "-c", "1..20000"), "more than the 10,000", "--format csv"),
-    "several engines": (("show", "gemma-2-2b", "-c", "1k", "--engine", "ideal,llama.cpp"), "one engine", "compare"),
+    "several engines": (("show", "gemma-2-2b", "--engine", "ideal,vllm"), "--engine takes one value", "compare"),
+    "several contexts": (("show", "gemma-2-2b", "-c", "8k,32k"), "--context takes one value", "kvcalc sweep"),
+    "several batches": (("show", "gemma-2-2b", "-b", "4,8"), "--batch-size takes one value", "kvcalc compare"),
+    "a list or a number": (("sweep", "gemma-2-2b", "-c", "131,072"), "reads as 2 numbers", "131072"),
+    "an engine inside": (("show", "gemma-2-2b", "-e", "LM Studio"), "is no engine of its own", "llama.cpp"),
+    "two formats": (("show", "gemma-2-2b", "--json", "-o", "x.csv"), "contradict each other", "leave --format out"),
 }
 
 

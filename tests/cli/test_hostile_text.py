@@ -133,7 +133,7 @@ def test_every_format_is_tried():
 def test_a_picture_shows_names_as_they_are(folder, kvcalc, suffix):
     models = [f"./{name}.toml" for name in NAMES]
     ran = kvcalc("sweep", *models, "-c", "1k,2k", "--plot", f"x.{suffix}", "--format", "json")
-    assert (ran.code, ran.err) == (0, "")
+    assert (ran.code, ran.err) == (0, f"wrote x.{suffix}\n")
     if suffix == "svg":
         ElementTree.parse(folder / "x.svg")  # noqa: S314 - our own picture
 

@@ -169,7 +169,7 @@ VLLM_LOG += "INFO Available KV cache memory: 40.0 GiB\nINFO GPU KV cache size: 2
         ("check ours.toml -o config.json", "config.json"),
         ("check ours.toml --save-baseline config.json", "config.json"),
         ("show config.json -c 1k -o config.json", "config.json"),
-        ("show . -c 1k --format csv -o config.json", "config.json"),
+        ("show . -c 1k --format json -o config.json", "config.json"),
         ("compare config.json gemma-3-1b -c 1k -o config.json", "config.json"),
         ("presets export config.json -o config.json", "config.json"),
         ("audit server.log -c 128k -o server.log", "server.log"),

@@ -23,7 +23,7 @@ def test_a_preset_is_shown_with_its_layers_in_order_and_its_sources(kvcalc):
     assert "▒▒▒▒▒█" * 4 + "▒▒\n" in out
     assert "999,885,952" in out
     assert "config.json of google/gemma-3-1b-pt" in out
-    checked("presets", kvcalc("presets", "show", "gemma-3-1b", "--format", "json").out)
+    checked("models", kvcalc("presets", "show", "gemma-3-1b", "--format", "json").out)
     assert kvcalc("presets", "show", "gemma-3-1").code == 2
 
 

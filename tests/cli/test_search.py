@@ -62,9 +62,9 @@ def test_all_streams_every_candidate_in_the_order_of_the_grid(kvcalc):
     assert found(kvcalc, *SECTION_5_2, "--all")["search"]["candidates"] == 32
 
 
-def test_a_memory_that_no_candidate_fits_is_still_an_answer(kvcalc):
+def test_a_memory_that_no_candidate_fits_is_the_answer_no(kvcalc):
     ran = kvcalc("search", "gemma-2-2b", "--ratios", "5:1", "--windows", "512", "-c", "32k", "--memory", "1GiB")
-    assert ran.code == 0
+    assert ran.code == 1
     assert "no candidate fits" in ran.out
 
 

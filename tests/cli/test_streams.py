@@ -45,7 +45,7 @@ def test_a_missing_stream_is_dev_null(words, code, streams):
 @pytest.mark.parametrize("words", [f"{SHOW} -o answer.csv", "check holds.toml -o answer.csv"])
 def test_an_answer_into_a_file_needs_no_standard_output(folder, words):
     ran = shell(words, ">&-")
-    assert (ran.returncode, ran.stderr) == (0, "")
+    assert (ran.returncode, ran.stderr) == (0, "wrote answer.csv\n")
     assert (folder / "answer.csv").stat().st_size
 
 

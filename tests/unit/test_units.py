@@ -38,7 +38,7 @@ def test_k_is_1024_and_m_is_its_square(text, count):
     assert parse_count(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "k", "-1", "+1", "1.5k", "1e3", "1 k", "1kk", "1g", "½", "١", "1_0", "9" * 500])
+@pytest.mark.parametrize("text", ["", "k", "-1", "+1", "1.1k", "1.5", "1e3", "1,00", "1kk", "½", "١", "1_0", "9" * 500])
 def test_what_is_no_count_is_refused(text):
     with pytest.raises(InputError, match="must be a whole number"):
         parse_count(text)

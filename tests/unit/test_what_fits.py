@@ -95,7 +95,7 @@ def test_a_utilization_is_exact_where_a_float_is_not():
     assert capacity(GEMMA_27B, device_memory=odd, gpu_memory_utilization="0.29").pool.usable_bytes == expected
 
 
-@pytest.mark.parametrize("text", ["0", "1.01", "-0.5", "90%", "1e-1", "nan", "", "0.0"])
+@pytest.mark.parametrize("text", ["0", "1.01", "-0.5", "101%", "1e-1", "nan", "", "0.0"])
 def test_a_utilization_is_a_decimal_above_0_and_at_most_1(text):
     with pytest.raises(InputError):
         parse_utilization(text)

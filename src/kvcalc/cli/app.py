@@ -10,41 +10,55 @@ from typing import Annotated
 import typer
 
 from kvcalc import __version__
-from kvcalc.cli.command import TextCommand, TextGroup
+from kvcalc.cli.command import Command, CommandGroup
 from kvcalc.cli.process import complain, complain_about, drop_what_cannot_be_written, interrupted
-from kvcalc.cli.words import COMMAND
+from kvcalc.cli.words import COMMAND, option_name, usual
 from kvcalc.errors import KVCalcError, printable
 from kvcalc.sources.files import READ
 
-#: Every command, in the order of the help page; each is a function of its name in a module of its name.
-COMMANDS = ("show", "compare", "sweep", "fit", "search", "check", "audit", "paper", "schema")
-#: Commands with commands of their own: a Typer app in a module of their name.
-GROUPS = ("presets", "engines")
+#: Every command by what it is for, in the order of the help page; each is a function of its name in a module of its
+#: name.
+PURPOSES = {
+    "Ask": ("show", "compare", "sweep", "fit"),
+    "Design": ("search", "paper"),
+    "Guard": ("check", "audit"),
+    "Look up": ("models", "devices", "engines", "schema"),
+}
+COMMANDS = tuple(name for names in PURPOSES.values() for name in names)
+_EXAMPLES = (
+    "kvcalc gemma-3-27b                                    what it takes\n"
+    "kvcalc fit llama-3.1-8b --gpu rtx-4090 -e llama.cpp   does it fit my card\n"
+    "kvcalc fit gemma-3-27b --gpus 2xh100-sxm -c 8k        how many users\n"
+    "kvcalc compare gemma-2-2b@global gemma-2-2b@5:1       which layers to train\n"
+    "kvcalc check budgets.toml --format github             a budget in CI"
+)
 
 
-def make_app(names: Iterable[str] = (*COMMANDS, *GROUPS)) -> typer.Typer:
+class _Group(CommandGroup):
+    purposes = PURPOSES
+
+
+def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
     """The command line with those commands: loading the modules of all takes longer than most answers."""
     app = typer.Typer(
         name="kvcalc",
         help="How much memory do the weights and the KV cache of a model take, in this engine, to the byte.",
-        epilog="kvcalc compare gemma-2-2b@global gemma-2-2b@5:1/sw=1024 -c 32k",
+        epilog=_EXAMPLES,
+        context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": option_name},
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        cls=TextGroup,
+        cls=_Group,
     )
     app.callback(invoke_without_command=True)(root)
     for name in names:
         module = import_module(f"kvcalc.cli.{name}")
-        if name in GROUPS:
-            app.add_typer(module.app, name=name)
-        else:
-            app.command(name, epilog=module.EXAMPLES, cls=TextCommand)(getattr(module, name))
+        app.command(name, epilog=module.EXAMPLES, cls=Command)(getattr(module, name))
     return app
 
 
 def root(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and leave.")] = False,
+    version: Annotated[bool, typer.Option("--version", "-V", help="Print the version and leave.")] = False,
 ) -> None:
     """Answer what stands before a command."""
     if version:
@@ -56,18 +70,19 @@ def root(
 
 def run(arguments: list[str] | None = None) -> int:
     """Run a command line; every way to fail ends here, as one message and one exit code."""
-    words = sys.argv[1:] if arguments is None else arguments
-    COMMAND.set(("kvcalc", *words))
+    typed = sys.argv[1:] if arguments is None else arguments
+    COMMAND.set(("kvcalc", *typed))
     READ.set(set())
-    asked = words[0] if words else ""
     try:
-        app = make_app([asked]) if asked in (*COMMANDS, *GROUPS) else make_app()
+        words = usual(typed, COMMANDS)
+        asked = words[0] if words else ""
+        app = make_app([asked]) if asked in COMMANDS else make_app()
         code = app(words, prog_name="kvcalc", standalone_mode=False)
         sys.stdout.flush()
     except KVCalcError as error:
         complain(error.render())
     except typer.TyperException as error:
-        complain(f"error: {printable(_lowered(error.format_message()))}\nhint: see '{_command_path(error)} --help'")
+        complain(f"error: {printable(_lowered(error.format_message()))}\nhint: {_hint(error)}")
     except SystemExit as left:  # a shell's completion ends with 0; Typer turns a closed pipe into 1: "no" here
         drop_what_cannot_be_written()
         return 0 if left.code == 0 else 2
@@ -87,6 +102,6 @@ def _lowered(message: str) -> str:
     return (message[:1].lower() + message[1:]).rstrip(".").replace("\n", " ")
 
 
-def _command_path(error: typer.TyperException) -> str:
+def _hint(error: typer.TyperException) -> str:
     context = getattr(error, "ctx", None)
-    return str(context.command_path) if context is not None else "kvcalc"
+    return f"see '{context.command_path if context is not None else 'kvcalc'} --help'"

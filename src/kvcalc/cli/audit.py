@@ -36,16 +36,12 @@ def audit(
     model: Annotated[
         str | None, typer.Option("--model", metavar="MODEL", help="The model, where the log does not name a preset.")
     ] = None,
-    engine: Annotated[str | None, typer.Option("--engine", help="Whose rules apply. Default: the log's.")] = None,
+    engine: options.OptionalEngineName = None,
     engine_option: options.EngineOptions = None,
-    context: Annotated[
-        str | None, typer.Option("--context", "-c", "--max-model-len", help="Tokens of one sequence; k is 1024.")
-    ] = None,
-    batch_size: Annotated[str | None, typer.Option("--batch-size", "-b", help="Sequences.")] = None,
+    context: options.OptionalContext = None,
+    batch_size: options.OptionalBatchSize = None,
     kv_cache_dtype: options.KVCacheDtype = None,
-    tensor_parallel_size: Annotated[
-        str | None, typer.Option("--tensor-parallel-size", "-tp", help="Devices that share every layer.")
-    ] = None,
+    tensor_parallel_size: options.OptionalTensorParallelSize = None,
     draft: options.Draft = None,
     start: Annotated[
         str,
@@ -53,14 +49,11 @@ def audit(
             "--start", help="Which starts count: the last of every engine and model (last), all, or a number."
         ),
     ] = "last",
-    format: options.Format = "table",  # noqa: A002 - the option's name
+    format: options.Format = None,  # noqa: A002 - the option's name
     output: options.Output = None,
 ) -> int:
-    """Audit a log: reported, predicted and the difference; exit 0 if they agree to the printed digit, 1 if not."""
-
-    def count(text: str | None, option: str) -> int | None:
-        return None if text is None else parse_count(text, option)
-
+    """An engine's log against the prediction."""
+    target = question.target(format, output)
     wanted = None if start in ("last", "all") else parse_count(start, "--start")
     report = _read(log)
     if report.cut:
@@ -69,10 +62,10 @@ def audit(
     given = Given(
         engine,
         {},
-        count(context, "--context"),
-        count(batch_size, "--batch-size"),
+        context,
+        batch_size,
         kv_cache_dtype,
-        count(tensor_parallel_size, "--tensor-parallel-size"),
+        tensor_parallel_size,
         question.read_draft(draft),
     )
     try:
@@ -81,12 +74,12 @@ def audit(
             model=None if model is None else question.load_with_hints(model),
             reference=model or "",
             given=given,
-            options=question.parse_engine_options(engine_option or [], engines) if engine_option else None,
+            options=dict(question.parse_engines(engines, engine_option)) if engine_option else None,
         )
     except InputError as error:
         raise error.at(log) from None
     shown = _shown(found, start, wanted, log)
-    question.answer(_document(log, found, shown), format, output)
+    target.write(_document(log, found, shown))
     return 1 if any(each.verdict == "disagrees" for each in shown) else 0
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from kvcalc.cli import complete, options
+from kvcalc.cli import options
 
 EXAMPLES = (
     "kvcalc check\n"
@@ -34,23 +34,19 @@ def check(
     init: Annotated[
         bool, typer.Option("--init", help="Write a first budgets.toml for a model, or for the config.json here.")
     ] = False,
-    format: Annotated[  # noqa: A002 - the option's name
-        str,
-        typer.Option(
-            "--format", help="table, json, csv, markdown, html, junit or github.", autocompletion=complete.formats
-        ),
-    ] = "table",
+    format: options.CheckFormat = None,  # noqa: A002 - the option's name
     output: options.Output = None,
     explain: options.Explain = False,
     units: options.UnitsOption = "binary",
 ) -> int:
-    """Check memory budgets: exit 0 if all hold, 1 if one fails, 2 on any error."""
+    """Memory budgets in CI: exit 1 if one fails."""
     from kvcalc.budgets import checking
     from kvcalc.budgets import verdict as budget
     from kvcalc.budgets.file import find_budget_file, load_baseline
     from kvcalc.cli import question
     from kvcalc.report.files import check_outputs, write_file
 
+    target = question.target(format, output)
     if init:
         return _init(files or [])
     before = None if baseline is None else load_baseline(Path(baseline))
@@ -59,15 +55,15 @@ def check(
     for hint in dict.fromkeys(hint for each in subjects for hint in each.architecture.provenance.hints):
         question.say(f"hint: {hint}")
     verdicts = budget.judge_all(subjects, before)
-    document = _document(verdicts, question.parse_units(units), paths)
+    document = _document(verdicts, units, paths)
     if explain:
         made = ((verdict.name, verdict.footprint) for verdict in verdicts if verdict.footprint is not None)
         steps = (question.footprint_derivation(each, f"KV cache of {name}, step by step") for name, each in made)
         document = replace(document, derivations=tuple(steps))
     saved = None if save_baseline is None else Path(save_baseline)
     renewed = saved is not None and baseline is not None and saved.resolve() == Path(baseline).resolve()
-    check_outputs(None if output is None else Path(output), None if renewed else saved)
-    question.answer(document, format, output)
+    check_outputs(target.path, None if renewed else saved)
+    target.write(document)
     if saved is not None:
         import json
 

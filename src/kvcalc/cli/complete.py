@@ -29,7 +29,8 @@ def engine_options(ctx: typer.Context, incomplete: str) -> list[str]:
     """The options of the engines that were named, as ``KEY=``; with the engine before them where there are several."""
     from kvcalc.engines import REGISTRY, engine_class
 
-    named = [name for name in str(ctx.params.get("engine") or "").split(",") if name in REGISTRY]
+    chosen = ctx.params.get("engine") or ()
+    named = [name for name in ([chosen] if isinstance(chosen, str) else chosen) if name in REGISTRY]
     keys = [(name, option.name) for name in named for option in engine_class(name).option_help()]
     return _starting(incomplete, (f"{key}=" if len(named) == 1 else f"{name}.{key}=" for name, key in keys))
 

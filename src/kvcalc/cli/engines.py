@@ -1,64 +1,47 @@
-"""``kvcalc engines``: whose rules are known, and one engine's options, formula and sources."""
+"""``kvcalc engines [NAME]``: whose rules are known, and one engine's options, formula and sources."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from kvcalc.cli import complete, options
-from kvcalc.cli.command import TextCommand, TextGroup
+from kvcalc.cli import complete, options, question
+from kvcalc.engines import REGISTRY, engine_class, engine_name
+from kvcalc.engines.base import Engine
+from kvcalc.report.document import Column, Document, Section
+from kvcalc.report.shapes import EngineHelpRecord
 
-app = typer.Typer(
-    help="List the engines, or show one: options, defaults, version followed, formula, sources, what is left out.",
-    epilog="kvcalc engines\nkvcalc engines show vllm",
-    rich_markup_mode=None,
-    cls=TextGroup,
-)
+EXAMPLES = "kvcalc engines\nkvcalc engines vllm"
 
 
-@app.callback(invoke_without_command=True)
 def engines(
-    context: typer.Context,
-    format: options.Format = "table",  # noqa: A002 - the option's name
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Show this engine and its options.", autocompletion=complete.engines),
+    ] = None,
+    format: options.Format = None,  # noqa: A002 - the option's name
     output: options.Output = None,
 ) -> int:
-    """List the engines with the version that each one follows."""
-    if context.invoked_subcommand is not None:
+    """The engines, or one: options, formula, sources."""
+    target = question.target(format, output)
+    if name is not None:
+        target.write(_one(engine_class(engine_name(name))))
         return 0
-    from kvcalc.cli import question
-    from kvcalc.engines import REGISTRY, engine_class
-    from kvcalc.report.document import Column, Document, Section
-
-    rows = [_row(engine_class(name)) for name in REGISTRY]
+    rows = [_record(engine_class(each)) for each in REGISTRY]
     columns = (
         Column("engine", lambda row: row["name"]),
         Column("follows", lambda row: row["follows"]),
         Column("what it prices", lambda row: row["summary"]),
         Column("evidence", lambda row: row["evidence"], drop_order=1),
     )
-    document = Document("Engines", (), (Section(columns, rows),), rows, "engines")
-    question.answer(document, format, output)
+    target.write(Document("Engines", (), (Section(columns, rows),), rows, "engines"))
     return 0
 
 
-@app.command("show", cls=TextCommand)
-def show_engine(
-    name: Annotated[
-        str,
-        typer.Argument(
-            metavar="NAME", help="An engine, as 'kvcalc engines' lists it.", autocompletion=complete.engines
-        ),
-    ],
-    format: options.Format = "table",  # noqa: A002 - the option's name
-    output: options.Output = None,
-) -> int:
-    """Show one engine: its options with their defaults, its formula, its sources and what it leaves out."""
-    from kvcalc.cli import question
-    from kvcalc.engines import engine_class
-    from kvcalc.report.document import Column, Document, Section
-
-    row = _row(engine_class(name))
+def _one(engine: type[Engine]) -> Document:
+    """Everything that is known of one engine."""
+    row = _record(engine)
     facts = [("follows", row["follows"]), ("evidence", row["evidence"])]
     facts += [("formula", line) for line in row["formula"].splitlines()]
     facts += [("source", source) for source in row["sources"]]
@@ -72,12 +55,10 @@ def show_engine(
     sections = [Section(two, facts)]
     if row["options"]:
         sections.append(Section(option_columns, row["options"], "Options (-E KEY=VALUE)"))
-    document = Document(f"{name}: {row['summary']}", (), tuple(sections), [row], "engines")
-    question.answer(document, format, output)
-    return 0
+    return Document(f"{row['name']}: {row['summary']}", (), tuple(sections), [row], "engines")
 
 
-def _row(engine: Any) -> dict[str, Any]:
+def _record(engine: type[Engine]) -> EngineHelpRecord:
     return {
         "name": engine.name,
         "summary": engine.summary,

@@ -19,18 +19,40 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from fractions import Fraction
+from typing import Annotated
 
 import typer
 
-from kvcalc.cli import complete, options
-
-if TYPE_CHECKING:
-    from kvcalc.engines.base import WorkingMemory
-    from kvcalc.fitting import Capacity, Memory, Replica
-    from kvcalc.levers import Lever
-    from kvcalc.report.document import Section
-    from kvcalc.setup import Setup
+from kvcalc.cli import options, question
+from kvcalc.device import Device
+from kvcalc.engines.base import WorkingMemory
+from kvcalc.errors import InputError
+from kvcalc.fitting import (
+    Capacity,
+    Memory,
+    Point,
+    Replica,
+    best_replica,
+    capacity_of,
+    find_device,
+    fits,
+    frontier,
+    group_sizes,
+    options_on,
+    replicas,
+    required_memory,
+    serves,
+)
+from kvcalc.footprint import footprint_of
+from kvcalc.levers import Lever, levers
+from kvcalc.report.document import Column, Document, Section
+from kvcalc.report.records import footprint_record
+from kvcalc.report.shapes import CapacityRecord, LeverRecord, PoolRecord, SplitRecord
+from kvcalc.setup import Setup
+from kvcalc.sources.devices import load_device, parse_devices
+from kvcalc.sources.resolve import split_variant
+from kvcalc.units import exact_bytes, parse_count
 
 EXAMPLES = (
     "kvcalc fit gemma-3-27b --device h100-80gb --engine vllm -c 128k\n"
@@ -38,7 +60,14 @@ EXAMPLES = (
     "kvcalc fit gemma-3-27b --devices 8xh100-80gb --engine vllm -c 32k --sequences 50"
 )
 
-_LARGEST_GROUP = 64
+Wanted = Annotated[
+    int | None,
+    typer.Option(
+        metavar="COUNT",
+        help="How many devices serve so many sequences?",
+        parser=options.reads(lambda text: parse_count(text, "--sequences")),
+    ),
+]
 
 
 def fit(
@@ -47,111 +76,97 @@ def fit(
     batch_size: options.OptionalBatchSize = None,
     memory: options.Memory = None,
     device: options.Device = None,
-    devices: Annotated[
-        str | None, typer.Option(help="Several devices: 8xh100-80gb.", autocompletion=complete.devices)
-    ] = None,
-    kv_memory: Annotated[str | None, typer.Option(help="Memory of the KV cache alone, on one device.")] = None,
-    reserve: options.Reserve = "0B",
+    devices: options.Devices = None,
+    kv_memory: options.KVMemory = None,
+    reserve: options.Reserve = 0,
     gpu_memory_utilization: options.GpuMemoryUtilization = None,
-    sequences: Annotated[str | None, typer.Option(help="How many devices serve so many sequences?")] = None,
+    sequences: Wanted = None,
     kv_cache_dtype: options.KVCacheDtype = None,
     weights_dtype: options.WeightsDtype = None,
     tensor_parallel_size: options.OptionalTensorParallelSize = None,
     engine: options.EngineName = "ideal",
     engine_option: options.EngineOptions = None,
-    encoder_tokens: options.EncoderTokens = "0",
+    encoder_tokens: options.EncoderTokens = 0,
     draft: options.Draft = None,
-    format: options.Format = "table",  # noqa: A002 - the option's name
+    format: options.Format = None,  # noqa: A002 - the option's name
     output: options.Output = None,
     explain: options.Explain = False,
     units: options.UnitsOption = "binary",
 ) -> int:
-    """Say what fits: the longest context, the largest batch, the frontier, and what would make a workload fit."""
-    from kvcalc.cli import question
-    from kvcalc.fitting import capacity_of
-    from kvcalc.report.document import Document
-    from kvcalc.report.records import footprint_record
-    from kvcalc.setup import prepare
-    from kvcalc.sources.resolve import split_variant
-    from kvcalc.units import parse_count
-
-    tokens = None if context is None else parse_count(context, "--context")
-    batch = None if batch_size is None else parse_count(batch_size, "--batch-size")
-    wanted = None if sequences is None else parse_count(sequences, "--sequences")
-    tp = None if tensor_parallel_size is None else parse_count(tensor_parallel_size, "--tensor-parallel-size")
-    given = question.parse_engine_options(engine_option or [], question.split_list(engine, "--engine"))
-    question.only_one(engine, kv_cache_dtype, "fit")
-    engine = engine.strip()  # as the list of engines has it
+    """Whether it fits, and what would make it fit."""
+    target = question.target(format, output)
     place = _place(memory, device, devices, kv_memory, reserve, gpu_memory_utilization)
-    chosen, assumed = _with_device_options(engine, given[engine], place)
-    setup = prepare(
-        question.load_with_hints(model),
-        engine=engine,
-        engine_options=chosen,
-        kv_cache_dtype=kv_cache_dtype,
-        weights_dtype=weights_dtype,
-        tensor_parallel_size=tp or 1,
-        encoder_tokens=parse_count(encoder_tokens, "--encoder-tokens", least=0),
-        draft=question.read_draft(draft),
+    asked = question.setups(
+        [model],
+        engines=[engine],
+        engine_options=engine_option,
+        kv_cache_dtypes=kv_cache_dtype and [kv_cache_dtype],
+        weights_dtypes=weights_dtype and [weights_dtype],
+        tensor_parallel_sizes=[tensor_parallel_size or 1],
+        encoder_tokens=encoder_tokens,
+        draft=draft,
+        device=place.device,
     )
-    compared = _compared(setup, place, tokens, wanted, tp)
-    total = wanted or batch
+    (setup,) = asked
+    tokens = None if context is None else question.resolved([context], asked)[0]
+    compared: list[Replica] = []
+    if place.count is not None or sequences is not None:
+        if tokens is None:
+            raise InputError("how many sequences devices serve depends on their context", hint="say it: -c 32k")
+        sizes = group_sizes(place.count) if tensor_parallel_size is None else [tensor_parallel_size]
+        compared = replicas(setup, place.memory, tokens, sizes)
+    total = sequences or batch_size
     if compared:
-        setup = replace(setup, tensor_parallel_size=_best(compared, place.count, total).tensor_parallel_size)
-    answer = capacity_of(setup, place.memory, tokens, (batch or 1) if not compared else 1)
-    asked = question.Asked(model, setup)
-    shown = asked.footprint(answer.reported_context, answer.batch_size)
-    question.warn_beyond_maximum([asked], [answer.reported_context])
+        best = best_replica(compared, place.count, total or 1)
+        setup = replace(setup, tensor_parallel_size=best.tensor_parallel_size)
+    answer = capacity_of(setup, place.memory, tokens, (batch_size or 1) if not compared else 1)
+    shown = footprint_of(setup, answer.reported_context, answer.batch_size)
     closing = [] if answer.fits else _closing(setup, place.memory, split_variant(model)[0], tokens or 1, answer)
-    frontier = _frontier(setup, place.memory)
+    points = frontier(setup, place.memory)
     sections = [
         _pool_section(answer, place),
         _answer_section(setup, answer, bool(compared)),
         *([_splits_section(compared, place.count, total)] if compared else []),
         *([_levers_section(closing, tokens or 1, answer.batch_size)] if closing else []),
         *([_report_section(answer)] if answer.engine_report else []),
-        *_frontier_sections(frontier),
+        *_frontier_sections(points),
     ]
     document = Document(
-        title=f"What fits: {model} ({setup.served.layout}) in {place.label}",
-        assumptions=question.assumptions([asked], tokens, answer.batch_size),
+        title=f"What fits: {question.titled(setup)} ({setup.served.layout}) in {place.label}",
+        assumptions=question.assumptions([setup], tokens, answer.batch_size),
         sections=tuple(sections),
         records=[footprint_record(model, shown)],
         schema="fit",
         extra={
             "pool": _pool_record(answer),
             "capacity": _capacity_record(answer),
-            "frontier": [vars(point) for points in frontier for point in points],
+            "frontier": [vars(point) for line in points for point in line],
             "levers": [_lever_record(lever, made) for lever, made in closing],
             "splits": [_split_record(split, place.count, total) for split in compared],
         },
         notes=(
             *_pool_notes(answer),
-            *([f"memory of {place.device}: {place.source}"] if place.source else []),
-            *assumed,
-            *([] if answer.refusal is None else [f"{engine} refuses to start: {answer.refusal.message}"]),
+            *_about(place.device, setup, engine_option or ()),
+            *([] if answer.refusal is None else [f"{setup.engine.name} refuses to start: {answer.refusal.message}"]),
             *([] if closing or answer.fits else ["no single lever closes the gap: combine several, or more memory"]),
             *shown.notes,
         ),
         derivations=(
-            (question.derivation(asked, "KV cache, step by step", answer.reported_context, answer.batch_size),)
+            (question.derivation(setup, "KV cache, step by step", answer.reported_context, answer.batch_size),)
             if explain
             else ()
         ),
-        units=question.parse_units(units),
+        units=units,
     )
-    question.answer(document, format, output)
-    if tokens is None or (batch is None and wanted is None):
-        return 0
-    return 0 if _serves(answer, compared, place.count, total) else 1
+    target.write(document)
+    served = serves(compared, place.count, total or 1) if compared else answer.fits
+    return 0 if served else 1
 
 
 def _closing(
     setup: Setup, memory: Memory, reference: str, context: int, answer: Capacity
 ) -> list[tuple[Lever, Capacity]]:
     """Every lever with which the workload fits, and what fits with it."""
-    from kvcalc.fitting import capacity_of, fits
-    from kvcalc.levers import levers
 
     def holds(changed: Setup, tokens: int, sequences: int) -> bool:
         return fits(changed, memory, tokens, sequences)
@@ -160,136 +175,49 @@ def _closing(
     return [(each, capacity_of(each.setup, memory, each.context, each.batch_size)) for each in found]
 
 
-def _serves(answer: Capacity, compared: Sequence[Replica], count: int | None, total: int | None) -> bool:
-    if not compared:
-        return answer.fits
-    needed = [split.devices_for(total or 1) for split in compared]
-    return any(devices is not None and (count is None or devices <= count) for devices in needed)
-
-
 @dataclass(frozen=True)
 class _Place:
-    """Where the model is to run: one budget a device, how it was typed, and how many devices there are."""
+    """Where the model is to run: the memory of one device, how it is called, and how many devices there are."""
 
     memory: Memory
     label: str
-    device: str = ""
-    device_memory: int | None = None
+    device: Device | None = None
     count: int | None = None
-    source: str = ""
 
 
 def _place(
-    memory: str | None,
+    memory: int | None,
     device: str | None,
     devices: str | None,
-    kv_memory: str | None,
-    reserve: str,
-    utilization: str | None,
+    kv_memory: int | None,
+    reserve: int,
+    utilization: Fraction | None,
 ) -> _Place:
-    from kvcalc.errors import InputError
-    from kvcalc.fitting import Memory, find_device, parse_utilization
-    from kvcalc.units import parse_bytes
-
     if sum(each is not None for each in (memory, device, devices, kv_memory)) != 1:
         raise InputError(
             "fit needs one memory", hint="--memory 24GiB, --device, --devices 8xNAME, or --kv-memory 40GiB"
         )
-    part = None if utilization is None else parse_utilization(utilization)
-    kept = parse_bytes(reserve, "--reserve")
     if kv_memory is not None:
-        size = parse_bytes(kv_memory, "--kv-memory")
-        return _Place(Memory(size, None, part, kept), f"a KV cache of {kv_memory}")
+        return _Place(Memory(kv_memory, None, utilization, reserve), f"a KV cache of {exact_bytes(kv_memory)}")
     if memory is not None:
-        size = parse_bytes(memory, "--memory")
-        return _Place(Memory(None, find_device(None, size), part, kept), memory, device_memory=size)
-    from kvcalc.sources.devices import load_device, parse_devices
-
+        return _Place(Memory(None, find_device(None, memory), utilization, reserve), exact_bytes(memory))
     count, found = (None, load_device(device)) if device is not None else parse_devices(devices or "")
-    budget = Memory(None, found, part, kept)
     label = found.name if count is None else f"{count} x {found.name}"
-    return _Place(budget, label, found.name, found.memory_bytes, count, found.source)
+    return _Place(Memory(None, found, utilization, reserve), label, found, count)
 
 
-def _with_device_options(engine: str, given: dict[str, str], place: _Place) -> tuple[dict[str, Any], list[str]]:
-    """The options with those that the engine chooses by the device, and what was assumed."""
-    from kvcalc.engines import engine_class
-
-    if not place.device or place.device_memory is None:
-        return dict(given), []
-    found = engine_class(engine).device_options(place.device_memory, place.device)
-    added = {key: value for key, value in found.items() if key not in given}
-    notes = [f"{key}={value}: what {engine} chooses on {place.device}" for key, value in added.items()]
-    return {**given, **added}, notes
-
-
-def _compared(setup: Setup, place: _Place, context: int | None, wanted: int | None, tp: int | None) -> list[Replica]:
-    """What a replica of each size serves, where several devices are in question."""
-    from kvcalc.errors import InputError
-    from kvcalc.fitting import replicas
-
-    if place.count is None and wanted is None:
-        return []
-    if context is None:
-        raise InputError("how many sequences devices serve depends on their context", hint="say it: -c 32k")
-    if tp is not None:
-        sizes = [tp]
-    elif place.count is None:
-        sizes = [2**power for power in range(_LARGEST_GROUP.bit_length())]
-    else:
-        sizes = [size for size in range(1, place.count + 1) if place.count % size == 0]
-    return replicas(setup, place.memory, context, sizes)
-
-
-def _best(compared: Sequence[Replica], count: int | None, total: int | None) -> Replica:
-    """The split that serves the most sequences on these devices; without a number of them, with the fewest devices."""
-
-    def most(split: Replica) -> int:
-        served = split.sequences(count or 0)
-        return 2**62 if served is None else served
-
-    if count is not None:
-        return max(compared, key=most)
-    able = [(split.devices_for(total or 1), at, split) for at, split in enumerate(compared)]
-    fewest = min(((devices, at) for devices, at, _ in able if devices is not None), default=(0, 0))
-    return compared[fewest[1]]
-
-
-@dataclass(frozen=True)
-class _Point:
-    """A workload on the frontier: it fits, and one more of what was asked for does not."""
-
-    context: int
-    batch_size: int
-    required_kv_memory: int
-
-
-def _frontier(setup: Setup, memory: Memory) -> tuple[list[_Point], list[_Point]]:
-    """The largest batch at round contexts, and the longest context at round batch sizes."""
-    from kvcalc.fitting import max_batch_size, max_context
-
-    def point(context: int, batch: int) -> _Point:
-        return _Point(context, batch, setup.plan.required_kv_memory(context, batch))
-
-    made_for = setup.served.max_context or 2**20
-    at_contexts: list[_Point] = []
-    for context in [*(2**power for power in range(10, made_for.bit_length())), made_for]:
-        batch = max_batch_size(setup, memory, context)
-        if batch and (not at_contexts or at_contexts[-1].context != context):
-            at_contexts.append(point(context, batch))
-    at_batches: list[_Point] = []
-    for power in range(20):
-        longest = max_context(setup, memory, 2**power)
-        if longest is not None and longest < 1024:
-            break
-        if longest is not None:
-            at_batches.append(point(longest, 2**power))
-    return at_contexts, at_batches
+def _about(device: Device | None, setup: Setup, given: Sequence[str]) -> Iterator[str]:
+    """Where a device's memory comes from, and what the engine chooses by it."""
+    if device is None:
+        return
+    yield f"memory of {device.name}: {device.source}"
+    typed = {text.partition("=")[0].rpartition(".")[2].replace("-", "_") for text in given}
+    for key, value in options_on(setup.engine.name, {}, device).items():
+        if key not in typed:
+            yield f"{key}={value}: what {setup.engine.name} chooses on {device.name}"
 
 
 def _pool_section(answer: Capacity, place: _Place) -> Section:
-    from kvcalc.report.document import Column, Section
-
     pool = answer.pool
     rows: list[tuple[str, int]] = []
     if pool.device_memory is not None and pool.utilization is not None:
@@ -322,8 +250,6 @@ def _working_rows(working: WorkingMemory | None) -> list[tuple[str, int]]:
 
 
 def _answer_section(setup: Setup, answer: Capacity, on_replica: bool) -> Section:
-    from kvcalc.report.document import Column, Section
-
     rows = []
     required = answer.required_kv_memory
     if answer.context is not None:
@@ -351,9 +277,7 @@ def _answer_section(setup: Setup, answer: Capacity, on_replica: bool) -> Section
     return Section(tuple(columns), rows, f"What fits on one replica (tp {size})" if on_replica else "What fits")
 
 
-def _extreme(setup: Setup, answer: Capacity, what: str, unit: str) -> dict[str, Any]:
-    from kvcalc.fitting import required_memory
-
+def _extreme(setup: Setup, answer: Capacity, what: str, unit: str) -> dict[str, str | int | None]:
     of_context = unit == "tokens"
     most = answer.max_context if of_context else answer.max_batch_size
     if most is None:
@@ -370,9 +294,7 @@ def _extreme(setup: Setup, answer: Capacity, what: str, unit: str) -> dict[str, 
 
 
 def _report_section(answer: Capacity) -> Section:
-    from kvcalc.report.document import Column, Section
-
-    def shown(value: Any) -> str:
+    def shown(value: object) -> str:
         if isinstance(value, bool) or value is None:
             return {True: "yes", False: "no", None: "none"}[value]
         # vLLM logs its concurrency with two decimals.
@@ -387,9 +309,7 @@ def _report_section(answer: Capacity) -> Section:
     return Section(columns, rows, f"The engine's own figures at {answer.reported_context:,} tokens")
 
 
-def _frontier_sections(frontier: tuple[list[_Point], list[_Point]]) -> Iterator[Section]:
-    from kvcalc.report.document import Column, Section
-
+def _frontier_sections(frontier: tuple[list[Point], list[Point]]) -> Iterator[Section]:
     by_context = (
         Column("context", lambda point: point.context, "count"),
         Column("largest batch", lambda point: point.batch_size, "count"),
@@ -407,8 +327,6 @@ def _frontier_sections(frontier: tuple[list[_Point], list[_Point]]) -> Iterator[
 
 
 def _levers_section(levers: Sequence[tuple[Lever, Capacity]], context: int, batch_size: int) -> Section:
-    from kvcalc.report.document import Column, Section
-
     columns = (
         Column("lever", lambda row: row[0].name),
         Column("change", lambda row: row[0].flags),
@@ -421,14 +339,12 @@ def _levers_section(levers: Sequence[tuple[Lever, Capacity]], context: int, batc
 
 
 def _splits_section(compared: Sequence[Replica], count: int | None, total: int | None) -> Section:
-    from kvcalc.report.document import Column, Section
-
     rows = [_split_record(split, count, total) for split in compared]
     most = max((row["sequences"] for row in rows if row["sequences"] is not None), default=0)
     needed = [each for row in rows if (each := row["devices_needed"]) is not None and each <= (count or each)]
     fewest = min(needed, default=None)
 
-    def verdict(row: dict[str, Any]) -> str:
+    def verdict(row: SplitRecord) -> str:
         if row["refusal"]:
             return str(row["refusal"])
         words = []
@@ -452,7 +368,7 @@ def _splits_section(compared: Sequence[Replica], count: int | None, total: int |
     return Section(tuple(columns), rows, "Groups of devices that share every layer, and replicas of them")
 
 
-def _pool_record(answer: Capacity) -> dict[str, Any]:
+def _pool_record(answer: Capacity) -> PoolRecord:
     pool = answer.pool
     working = pool.working_memory
     return {
@@ -479,7 +395,7 @@ def _pool_notes(answer: Capacity) -> list[str]:
     return notes
 
 
-def _capacity_record(answer: Capacity) -> dict[str, Any]:
+def _capacity_record(answer: Capacity) -> CapacityRecord:
     return {
         "fits": answer.fits,
         "context": answer.context,
@@ -494,7 +410,7 @@ def _capacity_record(answer: Capacity) -> dict[str, Any]:
     }
 
 
-def _lever_record(lever: Lever, answer: Capacity) -> dict[str, Any]:
+def _lever_record(lever: Lever, answer: Capacity) -> LeverRecord:
     return {
         "lever": lever.name,
         "flags": lever.flags,
@@ -504,7 +420,7 @@ def _lever_record(lever: Lever, answer: Capacity) -> dict[str, Any]:
     }
 
 
-def _split_record(split: Replica, count: int | None, total: int | None) -> dict[str, Any]:
+def _split_record(split: Replica, count: int | None, total: int | None) -> SplitRecord:
     return {
         "tensor_parallel_size": split.tensor_parallel_size,
         "devices_per_replica": split.devices,
@@ -517,7 +433,7 @@ def _split_record(split: Replica, count: int | None, total: int | None) -> dict[
     }
 
 
-def _decimal(fraction: Any) -> str:
+def _decimal(fraction: Fraction) -> str:
     """The decimal that a utilization was: its denominator divides a power of ten.
 
     >>> from fractions import Fraction

@@ -3,43 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from kvcalc.cli import options
+from kvcalc import paper as section
+from kvcalc.cli import options, pictures, question
+from kvcalc.footprint import Footprint
+from kvcalc.report.document import Chart, Column, Document, Section, Series, growth_columns
+from kvcalc.report.records import footprint_record
+from kvcalc.report.shapes import ExhibitRecord
 
-EXAMPLES = (
-    "kvcalc paper\n"
-    "kvcalc paper --plot figures.pdf\n"
-    "kvcalc paper --format json\n"
-    "kvcalc paper --format markdown -o section-5.2.md"
-)
+EXAMPLES = "kvcalc paper\nkvcalc paper --plot figures.pdf\nkvcalc paper --format json\nkvcalc paper -o section-5.2.md"
 
 
 def paper(
-    format: options.Format = "table",  # noqa: A002 - the option's name
+    format: options.Format = None,  # noqa: A002 - the option's name
     output: options.Output = None,
     plot: options.Plot = None,
     explain: options.Explain = False,
     units: options.UnitsOption = "decimal",
 ) -> int:
-    """Show section 5.2 of the Gemma 3 report: figures 3 to 6 and every claim, published beside computed."""
-    from kvcalc import paper as section
-    from kvcalc.cli import pictures, question
-    from kvcalc.report.document import Document
-    from kvcalc.report.records import footprint_record
-
-    question.check_plot(plot)
-    asked = question.ask([section.RECONSTRUCTION])
-    rebuilt = asked[0].setup.architecture
+    """Gemma 3's section 5.2, published and computed."""
+    target = question.target(format, output, plot)
+    asked = question.setups([section.RECONSTRUCTION])
+    rebuilt = asked[0].architecture
     counterpart = question.load_with_hints(section.COUNTERPART)
     bars, curve = section.figure_5(rebuilt), section.figure_6(rebuilt)
     claims = [*section.claims(rebuilt), *section.claims(counterpart)[:2]]
 
     layouts = dict.fromkeys([*section.FIGURE_5_LAYOUTS, *section.FIGURE_6_LAYOUTS])
-    variants = question.ask([f"{section.RECONSTRUCTION}@{word}" for word in layouts])
+    variants = question.setups([f"{section.RECONSTRUCTION}@{word}" for word in layouts])
     labels = [word.replace("/", " ") for word in layouts]
 
-    def records() -> Iterator[dict[str, Any]]:
+    def records() -> Iterator[ExhibitRecord]:
         for word, made in zip(section.FIGURE_5_LAYOUTS, bars, strict=True):
             yield {"exhibit": "Fig. 5", **footprint_record(f"{section.RECONSTRUCTION}@{word}", made)}
         for row in curve:
@@ -68,22 +62,16 @@ def paper(
         )
         if explain
         else (),
-        units=question.parse_units(units),
+        units=units,
         charts=_charts(bars, curve),
-        strips=tuple(
-            pictures.strip(label, one.setup.architecture) for label, one in zip(labels, variants, strict=True)
-        ),
-        grid=pictures.grid_of(labels, variants, section.FIGURE_5_CONTEXT, 1) if format == "html" else None,
+        strips=tuple(pictures.strip(label, one.architecture) for label, one in zip(labels, variants, strict=True)),
+        grid=pictures.grid(labels, variants, section.FIGURE_5_CONTEXT, 1) if target.format_name == "html" else None,
     )
-    question.answer(document, format, output, plot)
+    target.write(document)
     return 0
 
 
-def _charts(bars: Sequence[Any], curve: Sequence[Sequence[Any]]) -> tuple[Any, ...]:
-    from kvcalc import paper as section
-    from kvcalc.cli import pictures
-    from kvcalc.report.document import Chart, Series
-
+def _charts(bars: Sequence[Footprint], curve: Sequence[Sequence[Footprint]]) -> tuple[Chart, ...]:
     change = "change of perplexity"
     ratios = Series("2B and 9B", (section.RATIO_PERPLEXITY_BOUND,) * len(section.ABLATED_RATIOS))
     windows = (
@@ -116,36 +104,28 @@ def _charts(bars: Sequence[Any], curve: Sequence[Sequence[Any]]) -> tuple[Any, .
     )
 
 
-def _growth(curve: Sequence[Sequence[Any]]) -> list[tuple[int, list[int]]]:
-    from kvcalc.paper import FIGURE_6_CONTEXTS
-
-    pairs = zip(FIGURE_6_CONTEXTS, curve, strict=True)
+def _growth(curve: Sequence[Sequence[Footprint]]) -> list[tuple[int, list[int]]]:
+    pairs = zip(section.FIGURE_6_CONTEXTS, curve, strict=True)
     return [(tokens, [made.kv_cache.bytes for made in row]) for tokens, row in pairs]
 
 
-def _evidence() -> Any:
-    from kvcalc.paper import EVIDENCE
-    from kvcalc.report.document import Column, Section
-
+def _evidence() -> Section:
     columns = (
         Column("exhibit", lambda row: row.figure),
         Column("varied", lambda row: row.varied),
         Column("models", lambda row: row.models, drop_order=1),
         Column("change of perplexity", lambda row: f"within ±{row.bound}"),
     )
-    return Section(columns, EVIDENCE, "Fig. 3 and 4: quality, as published (bounds, not points)")
+    return Section(columns, section.EVIDENCE, "Fig. 3 and 4: quality, as published (bounds, not points)")
 
 
-def _figure_5(bars: Sequence[Any]) -> Any:
-    from kvcalc.paper import FIGURE_5_LAYOUTS
-    from kvcalc.report.document import Column, Section
-
+def _figure_5(bars: Sequence[Footprint]) -> Section:
     columns = (
         Column("configuration", lambda row: row[0].replace("/", " ")),
         Column("layers", lambda row: row[1].architecture.layout, drop_order=1),
         Column("model", lambda row: row[1].weights.bytes, "bytes"),
         Column("KV cache", lambda row: row[1].kv_cache.bytes, "bytes"),
-        Column("overhead", lambda row: row[1].overhead, "percent"),
+        Column("KV over weights", lambda row: row[1].overhead, "percent"),
         Column(
             "memory",
             lambda row: (row[1].weights.bytes, row[1].kv_cache.bytes),
@@ -154,23 +134,18 @@ def _figure_5(bars: Sequence[Any]) -> Any:
             legend=("model", "KV cache"),
         ),
     )
-    rows = list(zip(FIGURE_5_LAYOUTS, bars, strict=True))
+    rows = list(zip(section.FIGURE_5_LAYOUTS, bars, strict=True))
     return Section(columns, rows, "Fig. 5: model and KV cache, computed at 32,768 tokens")
 
 
-def _figure_6(curve: Sequence[Sequence[Any]]) -> Any:
-    from kvcalc.paper import FIGURE_6_LAYOUTS
-    from kvcalc.report.document import Column, Section, growth_columns
-
+def _figure_6(curve: Sequence[Sequence[Footprint]]) -> Section:
     rows = _growth(curve)
-    labels = [word.replace("/", " ") for word in FIGURE_6_LAYOUTS]
+    labels = [word.replace("/", " ") for word in section.FIGURE_6_LAYOUTS]
     columns = (Column("context", lambda row: row[0], "count"), *growth_columns(labels, rows))
     return Section(columns, rows, "Fig. 6: KV cache over the context, computed")
 
 
-def _claims(claims: Sequence[Any]) -> Any:
-    from kvcalc.report.document import Column, Section
-
+def _claims(claims: Sequence[section.Claim]) -> Section:
     columns = (
         Column("published", lambda row: row.published),
         Column("computed", lambda row: row.computed),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from kvcalc.architecture import Architecture, is_local, kind_label
 from kvcalc.errors import KVCalcError
@@ -11,9 +10,6 @@ from kvcalc.footprint import Footprint
 from kvcalc.report.cells import format_percent
 from kvcalc.report.document import Chart, Grid, Series, Strip
 from kvcalc.setup import Setup
-
-if TYPE_CHECKING:
-    from kvcalc.cli.question import Asked
 
 #: Figures in one page's grid: about 150 kB of them.
 MOST_FIGURES = 9_000
@@ -57,21 +53,15 @@ def strip(label: str, model: Architecture) -> Strip:
     return Strip(label, tuple(distinct), tuple(distinct.index(kinds[index]) for index in model.order))
 
 
-def strips(asked: Iterable[Asked]) -> tuple[Strip, ...]:
+def strips(setups: Iterable[Setup]) -> tuple[Strip, ...]:
     """The layers of each distinct model."""
-    return tuple(strip(label, model) for label, model in {e.reference: e.setup.architecture for e in asked}.items())
+    return tuple(strip(label, model) for label, model in {e.reference: e.architecture for e in setups}.items())
 
 
-def grid(
-    labels: Sequence[str],
-    setups: Sequence[Setup],
-    weights_bytes: Sequence[int],
-    context: int,
-    batch_size: int,
-) -> Grid:
+def grid(labels: Sequence[str], setups: Sequence[Setup], context: int, batch_size: int) -> Grid:
     """Exact KV bytes at round contexts and batch sizes, and at those asked for.
 
-    Many configurations get fewer of them: a page stays under 300 kB.
+    Many setups get fewer of them: a page stays under 300 kB.
     """
     tops = max(2**20, context)
     powers = [2**power for power in range(10, tops.bit_length() + 1) if 2**power <= tops]
@@ -86,7 +76,7 @@ def grid(
     tokens, sequences = next((pair for pair in choices if len(pair[0]) * len(pair[1]) <= most), choices[-1])
     return Grid(
         tuple(labels),
-        tuple(weights_bytes),
+        tuple(each.weights.bytes for each in setups),
         tuple(sorted(tokens)),
         tuple(sorted(sequences)),
         tuple(
@@ -96,12 +86,6 @@ def grid(
         context,
         batch_size,
     )
-
-
-def grid_of(labels: Sequence[str], asked: Sequence[Asked], context: int, batch_size: int) -> Grid:
-    """The grid of the configurations that were asked for."""
-    weights = [each.footprint(context, batch_size).weights.bytes for each in asked]
-    return grid(labels, [each.setup for each in asked], weights, context, batch_size)
 
 
 def _kv_bytes(setup: Setup, context: int, batch_size: int) -> int | None:

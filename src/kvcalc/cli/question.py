@@ -1,79 +1,105 @@
-"""From what was typed to footprints: the reading that all commands share."""
+"""From what was typed to setups, and from a document to where it goes: what all commands share."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
 from kvcalc.architecture import Architecture
+from kvcalc.cli.options import OWN_CONTEXT
 from kvcalc.cli.process import complain
 from kvcalc.cli.words import COMMAND
 from kvcalc.derivation import checked
-from kvcalc.engines import REGISTRY
-from kvcalc.engines.base import Engine, Plan
-from kvcalc.errors import InputError, did_you_mean, printable, quote
-from kvcalc.footprint import Footprint, footprint_of
-from kvcalc.report.document import Derivation, Document, Units
+from kvcalc.device import Device
+from kvcalc.engines import REGISTRY, engine_name
+from kvcalc.errors import InputError, printable, quote
+from kvcalc.fitting import find_device, options_on
+from kvcalc.footprint import Footprint
+from kvcalc.report.document import Derivation, Document
 from kvcalc.report.files import check_outputs, write, write_file
-from kvcalc.report.formats import FORMATS, render
+from kvcalc.report.formats import FORMATS, format_of_file, render
 from kvcalc.setup import MTP, Setup, prepare
 from kvcalc.sources.resolve import load
-from kvcalc.units import parse_count
-
-_UNITS: tuple[Literal["binary"], Literal["decimal"], Literal["bytes"]] = ("binary", "decimal", "bytes")
+from kvcalc.weights_steps import weights_steps
 
 
-@dataclass(frozen=True)
-class Asked:
-    """One setup to price, with the model as typed."""
-
-    reference: str
-    setup: Setup
-
-    def footprint(self, context: int, batch_size: int) -> Footprint:
-        """The configuration at one context and batch size."""
-        return footprint_of(self.setup, context, batch_size)
-
-
-def ask(
+def setups(
     references: Sequence[str],
     *,
-    engine: str = "ideal",
+    engines: Sequence[str] = ("ideal",),
     engine_options: Sequence[str] | None = None,
-    kv_cache_dtype: str | None = None,
-    weights_dtype: str | None = None,
-    tensor_parallel_size: str = "1",
-    encoder_tokens: str = "0",
+    kv_cache_dtypes: Sequence[str] | None = None,
+    weights_dtypes: Sequence[str] | None = None,
+    tensor_parallel_sizes: Sequence[int] = (1,),
+    encoder_tokens: int = 0,
     draft: str | None = None,
-) -> list[Asked]:
-    """Every combination of models, engines and KV formats, in the order in which they were typed."""
-    engines = split_list(engine, "--engine")
-    options = parse_engine_options(engine_options or [], engines)
-    formats = split_list(kv_cache_dtype, "--kv-cache-dtype") if kv_cache_dtype is not None else [None]
-    tp = parse_count(tensor_parallel_size, "--tensor-parallel-size")
-    encoder = parse_count(encoder_tokens, "--encoder-tokens", least=0)
+    device: Device | None = None,
+) -> list[Setup]:
+    """Every combination of models, engines, sizes and formats, in the order in which they were typed.
+
+    Args:
+        device: what the engines choose by the device is an option of theirs, where it is not given.
+    """
+    chosen = parse_engines(engines, engine_options or ())
     drafted = read_draft(draft)
-    models = {reference: load_with_hints(reference) for reference in dict.fromkeys(references)}
+    models = [load_with_hints(reference) for reference in references]
     return [
-        Asked(
-            reference,
-            prepare(
-                models[reference],
-                engine=name,
-                engine_options=options[name],
-                kv_cache_dtype=kv_format,
-                weights_dtype=weights_dtype,
-                tensor_parallel_size=tp,
-                encoder_tokens=encoder,
-                draft=drafted,
-            ),
+        prepare(
+            model,
+            engine=name,
+            engine_options=options_on(name, options, device),
+            kv_cache_dtype=kv_format,
+            weights_dtype=weights_format,
+            tensor_parallel_size=size,
+            encoder_tokens=encoder_tokens,
+            draft=drafted,
         )
-        for reference in references
-        for name in engines
-        for kv_format in formats
+        for model, (name, options), size, weights_format, kv_format in product(
+            models, chosen, tensor_parallel_sizes, weights_dtypes or (None,), kv_cache_dtypes or (None,)
+        )
     ]
+
+
+def parse_engines(names: Sequence[str], options: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
+    """Each engine with its options: ``KEY=VALUE``, or ``ENGINE.KEY=VALUE`` where there are several.
+
+    >>> parse_engines(["ideal", "vLLM==0.25.1"], ["vllm.block-size=32"])
+    [('ideal', {}), ('vllm', {'version': '0.25.1', 'block_size': '32'})]
+    """
+    engines = [_with_version(name) for name in names]
+    known = {name for name, _ in engines}
+    given: dict[str, dict[str, str]] = {name: {} for name in known}
+    for text in options:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise InputError(f"engine option {quote(text)} is not KEY=VALUE", hint="as in -E block_size=32")
+        owner = next((name for name in REGISTRY if key.startswith(f"{name}.")), None)
+        if owner is not None:
+            key = key.removeprefix(f"{owner}.")
+        elif len(known) == 1:
+            owner = engines[0][0]
+        else:
+            hint = f"say whose option it is, as in -E {engines[-1][0]}.{key}={value}"
+            raise InputError(f"engine option {quote(key)} among several engines", hint=hint)
+        key = key.replace("-", "_")
+        if owner not in given:
+            raise InputError(f"option {quote(text)} is for {owner}, which was not asked for", hint=f"--engine {owner}")
+        if key in given[owner]:
+            raise InputError(f"engine option {quote(key)} is given twice")
+        given[owner][key] = value
+    return [(name, {**version, **given[name]}) for name, version in engines]
+
+
+def _with_version(text: str) -> tuple[str, dict[str, str]]:
+    """An engine and the version behind ``==``, ``@`` or ``:``."""
+    for mark in ("==", "@", ":"):
+        name, found, version = text.partition(mark)
+        if found:
+            return engine_name(name), {"version": version}
+    return engine_name(text), {}
 
 
 def read_draft(draft: str | None) -> Architecture | Literal["mtp"] | None:
@@ -81,6 +107,18 @@ def read_draft(draft: str | None) -> Architecture | Literal["mtp"] | None:
     if draft is None:
         return None
     return MTP if draft == MTP else load_with_hints(draft)
+
+
+def place(memory: int | None, device: str | None) -> Device | None:
+    """The device of that name, or one of that size without a name; nothing where neither is given."""
+    if memory is not None and device is not None:
+        raise InputError("one memory is enough", hint="--memory or --device, not both")
+    return find_device(device, memory)
+
+
+def named(device: Device | None) -> Device | None:
+    """A device that has a name: an engine chooses its options by those, not by a size alone."""
+    return device if device is not None and device.name else None
 
 
 def load_with_hints(reference: str) -> Architecture:
@@ -91,13 +129,25 @@ def load_with_hints(reference: str) -> Architecture:
     return architecture
 
 
-def warn_beyond_maximum(asked: Iterable[Asked], contexts: Iterable[int]) -> None:
-    """Say on standard error where a context is longer than the model was made for."""
+def resolved(contexts: Sequence[int], asked: Iterable[Setup]) -> Sequence[int]:
+    """The contexts in tokens: the models' own in place of ``max``, and a warning where one is beyond it.
+
+    Raises:
+        InputError: the models' own context is asked for, and none of them states one.
+    """
+    made_for = {each.architecture.name: each.architecture.max_context for each in asked}
+    stated = [tokens for tokens in made_for.values() if tokens is not None]
+    if OWN_CONTEXT in contexts:
+        if not stated:
+            raise InputError(
+                f"{next(iter(made_for))} does not state the context it was made for", hint="say it: -c 32k"
+            )
+        contexts = [tokens or min(stated) for tokens in contexts]
     longest = max(contexts)
-    for architecture in {each.setup.architecture.name: each.setup.architecture for each in asked}.values():
-        if architecture.max_context is not None and longest > architecture.max_context:
-            made_for = f"{architecture.name} was made for {architecture.max_context:,} tokens"
-            say(f"warning: {made_for}; {longest:,} is beyond that")
+    for name, most in made_for.items():
+        if most is not None and longest > most:
+            say(f"warning: {name} was made for {most:,} tokens; {longest:,} is beyond that")
+    return contexts
 
 
 def say(line: str) -> None:
@@ -105,149 +155,156 @@ def say(line: str) -> None:
     complain(printable(line))
 
 
-def split_list(text: str, option: str) -> list[str]:
-    """The parts of a list with commas between them; an empty part is a mistake."""
-    parts = [part.strip() for part in text.split(",")]
-    if not all(parts):
-        raise InputError(f"{option} has an empty part in {quote(text)}", hint="write a,b,c")
-    return parts
-
-
-def only_one(engine: str, kv_cache_dtype: str | None, command: str) -> None:
-    """Refuse lists of engines or KV formats, for a command that answers for one of each."""
-    if "," in engine or "," in (kv_cache_dtype or ""):
-        raise InputError(f"{command} answers for one engine and one KV format", hint="kvcalc compare takes several")
-
-
-def parse_engine_options(given: Sequence[str], engines: Sequence[str]) -> dict[str, dict[str, str]]:
-    """``KEY=VALUE`` options by engine; ``ENGINE.KEY=VALUE`` where there are several.
-
-    >>> parse_engine_options(["vllm.block_size=32"], ["ideal", "vllm"])
-    {'ideal': {}, 'vllm': {'block_size': '32'}}
-    """
-    options: dict[str, dict[str, str]] = {engine: {} for engine in engines}
-    for text in given:
-        key, equals, value = text.partition("=")
-        if not equals or not key:
-            raise InputError(f"engine option {quote(text)} is not KEY=VALUE", hint="as in -E block_size=32")
-        owner = next((name for name in REGISTRY if key.startswith(f"{name}.")), None)
-        if owner is not None:
-            key = key.removeprefix(f"{owner}.")
-        elif len(engines) == 1:
-            owner = engines[0]
-        else:
-            hint = f"say whose option it is, as in -E {engines[-1]}.{key}={value}"
-            raise InputError(f"engine option {quote(key)} among several engines", hint=hint)
-        if owner not in options:
-            raise InputError(f"option {quote(text)} is for {owner}, which was not asked for", hint=f"--engine {owner}")
-        if key in options[owner]:
-            raise InputError(f"engine option {quote(key)} is given twice")
-        options[owner][key] = value
-    return options
-
-
-def parse_units(text: str) -> Units:
-    """``binary``, ``decimal`` or ``bytes``."""
-    for units in _UNITS:
-        if text == units:
-            return units
-    hint = did_you_mean(text, _UNITS) or f"known: {', '.join(_UNITS)}"
-    raise InputError(f"unknown --units {quote(text)}", hint=hint)
-
-
-def assumptions(asked: Sequence[Asked], context: int | None, batch_size: int) -> tuple[str, ...]:
+def assumptions(asked: Sequence[Setup], context: int | None, batch_size: int | None) -> tuple[str, ...]:
     """What holds for every row, stated once; what differs between rows is left to them."""
     stated = []
     if context is not None:
         stated.append(f"context {context:,} tokens")
-    stated.append(f"batch size {batch_size:,}")
-    setups = [each.setup for each in asked]
-    formats = {_kv_format(setup.k_dtype.name, setup.v_dtype.name) for setup in setups}
-    if len(formats) == 1:
-        stated.append(f"K and V {formats.pop()}")
-    weights = {each.footprint(1, 1).weights.dtype for each in asked}
-    if len(weights) == 1:
-        stated.append(f"weights {weights.pop()}")
-    engines = {engine_label(each.setup) for each in asked}
-    if len(engines) == 1:
-        stated.append(f"engine {engines.pop()}")
-    devices = {each.setup.devices for each in asked}
-    if devices != {1}:
-        stated.append(f"one of {max(devices)} devices")
-    if setups[0].encoder_tokens:
-        stated.append(f"encoder {setups[0].encoder_tokens:,} tokens")
+    if batch_size is not None:
+        stated.append(f"batch size {batch_size:,}")
+    for what, describe in _DIFFERENCES:
+        described = {describe(each) for each in asked}
+        if len(described) == 1 and described != {""}:
+            stated.append(f"{what} {described.pop()}".strip())
     return tuple(stated)
+
+
+def titled(setup: Setup) -> str:
+    """A model as a title names it: as typed, and the preset that answers where that has another name."""
+    name, base = setup.architecture.name, setup.reference.partition("@")[0]
+    same = base.rpartition("/")[2] in (name, f"{name}.toml") or not setup.reference
+    return setup.reference if same or base.startswith("hf:") else f"{setup.reference} ({name})"
 
 
 def engine_label(setup: Setup) -> str:
     """An engine with its version and the options that were given."""
     engine = setup.engine
-    listed = "".join(f" {key}={value}" for key, value in engine.given_options.items())
+    given = {key: value for key, value in engine.given_options.items() if key != "version"}
+    listed = "".join(f" {key}={value}" for key, value in given.items())
     version = "" if engine.name == "ideal" else f" {engine.followed_version}"
     return f"{engine.name}{version}{listed}"
 
 
-def _kv_format(key: str, value: str) -> str:
+def kv_format(setup: Setup) -> str:
+    """The formats of K and V in a word."""
+    key, value = setup.k_dtype.name, setup.v_dtype.name
     return key if key == value else f"{key}/{value}"
 
 
-def kv_format(asked: Asked) -> str:
-    """The formats of K and V in a word."""
-    return _kv_format(asked.setup.k_dtype.name, asked.setup.v_dtype.name)
+def _devices(setup: Setup) -> str:
+    return f"one of {setup.devices} devices" if setup.devices > 1 else ""
 
 
-def derivation(asked: Asked, title: str, context: int, batch_size: int) -> Derivation:
-    """The engine's formula for one configuration."""
-    return setup_derivation(asked.setup, title, context, batch_size)
+def _encoder(setup: Setup) -> str:
+    return f"encoder {setup.encoder_tokens:,} tokens" if setup.encoder_tokens else ""
 
 
-def setup_derivation(setup: Setup, title: str, context: int, batch_size: int) -> Derivation:
-    """The engine's formula for what was prepared, at one context and batch size."""
-    return _derivation(setup.engine, setup.plan, title, context, batch_size)
+def _draft(setup: Setup) -> str:
+    return f"draft {setup.draft.name}" if setup.draft is not None else ""
+
+
+def _weights_format(setup: Setup) -> str:
+    return setup.weights.dtype
+
+
+#: What a setup is beside its model, and what it is called; what is alike is stated once, what differs names the rows.
+_DIFFERENCES: tuple[tuple[str, Callable[[Setup], str]], ...] = (
+    ("engine", engine_label),
+    ("", _devices),
+    ("weights", _weights_format),
+    ("K and V", kv_format),
+    ("", _encoder),
+    ("", _draft),
+)
+
+
+def labels(asked: Sequence[Setup]) -> list[str]:
+    """The model of each row, with its engine, formats and devices where they differ between rows.
+
+    One model throughout is in the title, and not said again.
+    """
+    parts: list[list[str]] = [[each.reference] for each in asked]
+    for _, describe in _DIFFERENCES:
+        described = [describe(each) for each in asked]
+        if len(set(described)) > 1:
+            prefix = "weights " if describe is _weights_format else ""
+            for part, word in zip(parts, described, strict=True):
+                part.append(f"{prefix}{word}" or "one device")
+    if len({part[0] for part in parts}) == 1 and len(parts[0]) > 1:
+        parts = [part[1:] for part in parts]
+    return [", ".join(part) for part in parts]
+
+
+def derivation(setup: Setup, title: str, context: int, batch_size: int) -> Derivation:
+    """The engine's formula for a setup, at one context and batch size."""
+    plan = setup.plan
+    excluded = ("activations, CUDA graphs and fragmentation", *setup.engine.not_modelled)
+    quantities = checked(plan.explain(context, batch_size), plan.kv_bytes(context, batch_size))
+    return Derivation(title, quantities, setup.engine.sources, excluded)
 
 
 def footprint_derivation(footprint: Footprint, title: str) -> Derivation:
     """The engine's formula for a footprint that was made elsewhere."""
-    return setup_derivation(footprint.setup, title, footprint.context, footprint.batch_size)
+    return derivation(footprint.setup, title, footprint.context, footprint.batch_size)
 
 
-def _derivation(engine: Engine, plan: Plan, title: str, context: int, batch_size: int) -> Derivation:
-    excluded = ("activations, CUDA graphs and fragmentation", *engine.not_modelled)
-    quantities = checked(plan.explain(context, batch_size), plan.kv_bytes(context, batch_size))
-    return Derivation(title, quantities, engine.sources, excluded)
-
-
-def weights_derivation(asked: Asked) -> Derivation:
+def weights_derivation(setup: Setup) -> Derivation:
     """The parameters by part and their bytes."""
-    from kvcalc.weights_steps import weights_steps
-
-    setup = asked.setup
     tp, stages = setup.tensor_parallel_size, setup.engine.pipeline_stages
     steps = weights_steps(setup.served, setup.weights_dtype, tp, stages)
     return Derivation("Weights, step by step", checked(steps, setup.weights.bytes), setup.served.provenance.sources)
 
 
-def for_people(format_name: str) -> bool:
-    """Whether a format shows the sections; programs read the records alone, and any number of them."""
-    return format_name not in FORMATS or FORMATS[format_name].reads == "sections"
+@dataclass(frozen=True)
+class Target:
+    """Where an answer goes, and in which format.
+
+    Attributes:
+        format_name: a name of :data:`kvcalc.report.formats.FORMATS`.
+        path: the file, or None for standard output.
+        plot: the file of a picture, or None.
+    """
+
+    format_name: str
+    path: Path | None = None
+    plot: Path | None = None
+
+    @property
+    def for_people(self) -> bool:
+        """Whether the format shows the sections; programs read the records alone, and any number of them."""
+        return FORMATS[self.format_name].reads == "sections"
+
+    def write(self, document: Document) -> None:
+        """Render a document to its place, and its charts to the picture; say which files were written."""
+        check_outputs(self.path, self.plot)
+        document = replace(document, command=COMMAND.get())
+        pieces = render(document, self.format_name, to_file=self.path is not None)
+        if self.plot is not None:
+            from kvcalc.report.charts import draw
+
+            write_file(self.plot, [draw(document, self.plot)])
+        write(pieces, self.path)
+        for written in (self.path, self.plot):
+            if written is not None:
+                say(f"wrote {written}")
 
 
-def check_plot(plot: str | None) -> None:
-    """Refuse a picture that cannot be drawn before anything is computed."""
+def target(format_name: str | None, output: str | None, plot: str | None = None) -> Target:
+    """Where an answer goes: the format as stated, else by the suffix of the file, else a table.
+
+    Raises:
+        InputError: a suffix that says another format, or a picture that cannot be drawn; before anything is computed.
+    """
     if plot is not None:
         from kvcalc.report.charts import check_target
 
         check_target(Path(plot))
-
-
-def answer(document: Document, format_name: str, output: str | None, plot: str | None = None) -> None:
-    """Render a document to standard output or to a file, and its charts to a picture where one is asked for."""
-    path = None if output is None else Path(output)
-    check_outputs(path, None if plot is None else Path(plot))
-    document = replace(document, command=COMMAND.get())
-    pieces = render(document, format_name, to_file=path is not None)
-    if plot is not None:
-        from kvcalc.report.charts import draw
-
-        write_file(Path(plot), [draw(document, Path(plot))])
-    write(pieces, path)
+    by_suffix = None if output is None else format_of_file(output)
+    if format_name is not None and by_suffix not in (None, "table", format_name):
+        hint = f"leave --format out, or name the file *{(FORMATS[format_name].suffixes or ('',))[0]}"
+        raise InputError(f"--format {format_name} and a file {quote(output)} contradict each other", hint=hint)
+    return Target(
+        format_name or by_suffix or "table",
+        None if output is None else Path(output),
+        None if plot is None else Path(plot),
+    )

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kvcalc.cli import complete, options
+from kvcalc.cli.schemas import schema_names, schema_of
+from kvcalc.report.files import write
 
 EXAMPLES = "kvcalc schema\nkvcalc schema show\nkvcalc schema spec -o spec.schema.json"
 
@@ -19,12 +22,7 @@ def schema(
     ] = None,
     output: options.Output = None,
 ) -> int:
-    """Print the JSON Schema of a command's --format json, or of a file that kvcalc reads; without a name, list them."""
-    from pathlib import Path
-
-    from kvcalc.cli.schemas import schema_names, schema_of
-    from kvcalc.report.files import write
-
+    """The JSON Schema of an answer, or of a file."""
     if name is None:
         text = "".join(f"{each}\n" for each in schema_names())
     else:

@@ -15,18 +15,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from kvcalc.cli import complete, options
-
-if TYPE_CHECKING:
-    from kvcalc.device import Device
-    from kvcalc.fitting import Memory
-    from kvcalc.report.document import Chart, Section
-    from kvcalc.report.document import Grid as PageGrid
-    from kvcalc.search import Candidate, Configuration, Found, Grid
+from kvcalc import search as grid_search
+from kvcalc.cli import options, pictures, question
+from kvcalc.errors import InputError, UnsupportedError, quote
+from kvcalc.fitting import Memory, fits, options_on
+from kvcalc.footprint import footprint_of
+from kvcalc.layout import Layout, parse_layout
+from kvcalc.report.document import Chart, Column, Document, Section, Series
+from kvcalc.report.document import Grid as PageGrid
+from kvcalc.report.records import footprint_record
+from kvcalc.report.shapes import FoundRecord
+from kvcalc.search import Candidate, Configuration, Found, Grid
+from kvcalc.sources.resolve import split_variant
+from kvcalc.units import exact_bytes, parse_count, parse_counts
 
 #: Configurations that a page's sliders and layer strips show.
 _MOST_ON_A_PAGE = 20
@@ -38,88 +43,113 @@ EXAMPLES = (
 )
 
 
+def _ratios(text: str) -> Sequence[Layout]:
+    layouts = [parse_layout(word.strip()) for word in text.split(",")]
+    for layout in layouts:
+        if layout.local is None or layout.window is not None:
+            raise InputError(f"a ratio is L:G or global, not {quote(str(layout))}", hint="windows go to --windows")
+    return layouts
+
+
+Ratios = Annotated[
+    Sequence[Layout] | None,
+    typer.Option(
+        metavar="LIST", help="Layouts: global,1:1,5:1. Default: the model's own order.", parser=options.reads(_ratios)
+    ),
+]
+Windows = Annotated[
+    Sequence[int] | None,
+    typer.Option(
+        metavar="LIST",
+        help="Windows: 512,1k or 256..64k/256. Default: its own.",
+        parser=options.reads(lambda text: parse_counts(text, "--windows")),
+    ),
+]
+Top = Annotated[
+    int,
+    typer.Option(
+        metavar="COUNT",
+        help="How many of the candidates with the least memory to keep.",
+        parser=options.reads(lambda text: parse_count(text, "--top", most=100_000)),
+    ),
+]
+
+
 def search(
     model: options.Model,
-    context: options.Contexts,
-    ratios: Annotated[str | None, typer.Option(help="Layouts: global,1:1,5:1. Default: the model's own order.")] = None,
-    windows: Annotated[str | None, typer.Option(help="Windows: 512,1k or 256..64k/256. Default: its own.")] = None,
-    batch_size: options.BatchSize = "1",
+    context: options.Contexts = (options.OWN_CONTEXT,),
+    ratios: Ratios = None,
+    windows: Windows = None,
+    batch_size: options.BatchSize = 1,
     memory: options.Memory = None,
     device: options.Device = None,
-    reserve: options.Reserve = "0B",
+    reserve: options.Reserve = 0,
     gpu_memory_utilization: options.GpuMemoryUtilization = None,
     kv_cache_dtype: options.KVCacheDtypes = None,
-    weights_dtype: Annotated[
-        str | None,
-        typer.Option(help="Formats of the weights with commas between them.", autocompletion=complete.dtypes),
-    ] = None,
-    tensor_parallel_size: options.TensorParallelSize = "1",
-    engine: options.EngineNames = "ideal",
+    weights_dtype: options.WeightsDtypes = None,
+    tensor_parallel_size: options.TensorParallelSize = 1,
+    engine: options.EngineNames = ("ideal",),
     engine_option: options.EngineOptions = None,
-    encoder_tokens: options.EncoderTokens = "0",
+    encoder_tokens: options.EncoderTokens = 0,
     draft: options.Draft = None,
-    top: Annotated[str, typer.Option(help="How many of the candidates with the least memory to keep.")] = "50",
+    top: Top = 50,
     pareto: Annotated[bool, typer.Option("--pareto", help="Only what none beats in memory and local layers.")] = False,
     every: Annotated[
         bool, typer.Option("--all", help="Every candidate as it comes; with --format csv or json.")
     ] = False,
-    format: options.Format = "table",  # noqa: A002 - the option's name
+    format: options.Format = None,  # noqa: A002 - the option's name
     output: options.Output = None,
     plot: options.Plot = None,
     explain: options.Explain = False,
     units: options.UnitsOption = "binary",
 ) -> int:
-    """Search layouts, windows and formats for what fits a memory, with the Pareto front of memory and local layers."""
-    from kvcalc import search as grid_search
-    from kvcalc.cli import pictures, question
-    from kvcalc.errors import InputError, UnsupportedError
-    from kvcalc.report.document import Document
-    from kvcalc.units import parse_count, parse_counts
-
-    question.check_plot(plot)
-    engines = question.split_list(engine, "--engine")
-    grid = grid_search.Grid(
-        ratios=_ratios(ratios),
-        windows=parse_counts(windows, "--windows") if windows is not None else (),
-        contexts=parse_counts(context, "--context"),
-        engines=engines,
-        kv_cache_dtypes=question.split_list(kv_cache_dtype, "--kv-cache-dtype") if kv_cache_dtype else (None,),
-        weights_dtypes=question.split_list(weights_dtype, "--weights-dtype") if weights_dtype else (None,),
-    )
-    sequences = parse_count(batch_size, "--batch-size")
-    kept = parse_count(top, "--top", most=100_000)
-    budget, label, place = _budget(memory, device, reserve, gpu_memory_utilization)
-    if every and question.for_people(format):
+    """Layouts and formats that fit a memory."""
+    target = question.target(format, output, plot)
+    if every and target.for_people:
         raise InputError("--all streams rows for programs", hint="add --format csv or --format json")
+    place = question.place(memory, device)
+    if place is None and (reserve or gpu_memory_utilization is not None):
+        raise InputError("a reserve or a utilization needs a memory", hint="add --memory 24GiB or --device NAME")
+    room = None if place is None else Memory(None, place, gpu_memory_utilization, reserve)
+    label = None if place is None else place.name or exact_bytes(place.memory_bytes)
+    chosen = question.parse_engines(engine, engine_option or ())
+    given = {name: options_on(name, options, question.named(place)) for name, options in chosen}
+    architecture = question.load_with_hints(model)
+    (setup,) = question.setups([model])
+    grid = grid_search.Grid(
+        ratios=ratios or (),
+        windows=windows or (),
+        contexts=question.resolved(context, [setup]),
+        engines=[name for name, _ in chosen],
+        kv_cache_dtypes=kv_cache_dtype or (None,),
+        weights_dtypes=weights_dtype or (None,),
+    )
     base, shared = _base(model, grid), _flags(batch_size, tensor_parallel_size, encoder_tokens, draft)
-    given = question.parse_engine_options(engine_option or [], engines)
-    given = {name: {**_device_options(name, place), **options} for name, options in given.items()}
     for ratio in grid.ratios:
         if ratio.hint is not None:
             question.say(f"hint: {ratio.hint}")
-    architecture = question.load_with_hints(model)
     walk = grid_search.Walk(
         architecture,
         base,
         grid,
         engine_options=given,
-        tensor_parallel_size=parse_count(tensor_parallel_size, "--tensor-parallel-size"),
-        encoder_tokens=parse_count(encoder_tokens, "--encoder-tokens", least=0),
+        tensor_parallel_size=tensor_parallel_size,
+        encoder_tokens=encoder_tokens,
         draft=question.read_draft(draft),
     )
 
     def flags(configuration: Configuration) -> Sequence[str]:
         return [*shared, *_engine_flags(configuration, given)]
 
-    def record(configuration: Configuration, at: int, marked: bool | None) -> dict[str, Any]:
-        return _record(configuration, at, sequences, budget, marked, flags(configuration))
+    def record(configuration: Configuration, at: int, marked: bool | None) -> FoundRecord:
+        return _record(configuration, at, batch_size, room, marked, flags(configuration))
 
     size = grid.size
     with _interruptible() as stopped:
         watch = _Watch(size, stopped)
         if every:
 
-            def rows() -> Iterator[dict[str, Any]]:
+            def rows() -> Iterator[FoundRecord]:
                 walked = 0
                 for configuration in walk.configurations():
                     for at in grid.contexts:
@@ -129,10 +159,10 @@ def search(
                         yield record(configuration, at, None)
 
             extra = {"search": {"candidates": size}}
-            question.answer(Document("", (), (), rows(), "search", extra), format, output)
+            target.write(Document("", (), (), rows(), "search", extra))
             watch.close()
             return 130 if stopped() else 0
-        found = grid_search.search(walk, grid.contexts, budget, batch_size=sequences, top=kept, go_on=watch)
+        found = grid_search.search(walk, grid.contexts, room, batch_size=batch_size, top=top, go_on=watch)
         watch.close()
     if found.refused and not found.walked:
         raise UnsupportedError(found.reason, hint="every candidate was refused for such a reason")
@@ -141,7 +171,7 @@ def search(
     shown = found.front if pareto else sorted([*others, *found.front])
     document = Document(
         title=f"{size:,} candidates for {model}" + (f" in {label}" if label else ""),
-        assumptions=_assumptions(grid, sequences, label, found),
+        assumptions=_assumptions(grid, batch_size, label, found),
         sections=tuple(_sections(shown, front, grid, pareto)),
         records=(record(each.configuration, each.context, each.number in front) for each in shown),
         schema="search",
@@ -155,20 +185,20 @@ def search(
             }
         },
         derivations=tuple(
-            question.setup_derivation(
+            question.derivation(
                 each.configuration.setup,
                 f"KV cache of {each.configuration.reference} at {each.context:,} tokens, step by step",
                 each.context,
-                sequences,
+                batch_size,
             )
             for each in shown
         )
         if explain
         else (),
-        notes=tuple(_notes(found, size, architecture.name, shown, flags)),
-        units=question.parse_units(units),
+        notes=tuple(_notes(found, grid, architecture.name, shown, flags)),
+        units=units,
         charts=tuple(_charts(shown, front, grid)),
-        grid=_page_grid(shown, sequences, grid) if format == "html" and shown else None,
+        grid=_page_grid(shown, batch_size, grid) if target.format_name == "html" and shown else None,
         strips=tuple(
             pictures.strip(reference, model)
             for reference, model in {
@@ -176,76 +206,32 @@ def search(
             }.items()
         )[:_MOST_ON_A_PAGE],
     )
-    question.answer(document, format, output, plot)
-    return 130 if found.interrupted else 0
-
-
-def _ratios(text: str | None) -> list[Any]:
-    from kvcalc.cli.question import split_list
-    from kvcalc.errors import InputError, quote
-    from kvcalc.layout import parse_layout
-
-    layouts = [parse_layout(word) for word in split_list(text, "--ratios")] if text is not None else []
-    for layout in layouts:
-        if layout.local is None or layout.window is not None:
-            raise InputError(f"a ratio is L:G or global, not {quote(str(layout))}", hint="windows go to --windows")
-    return layouts
-
-
-def _budget(
-    memory: str | None, device: str | None, reserve: str, utilization: str | None
-) -> tuple[Memory | None, str, Device | None]:
-    from kvcalc.errors import InputError
-    from kvcalc.fitting import Memory, find_device, parse_utilization
-    from kvcalc.units import parse_bytes
-
-    part = None if utilization is None else parse_utilization(utilization)
-    kept = parse_bytes(reserve, "--reserve")
-    if memory is not None and device is not None:
-        raise InputError("search takes one memory", hint="--memory or --device, not both")
-    if memory is not None:
-        place = find_device(None, parse_bytes(memory, "--memory"))
-        return Memory(None, place, part, kept), memory, None
-    if device is not None:
-        from kvcalc.sources.devices import load_device
-
-        found = load_device(device)
-        return Memory(None, found, part, kept), found.name, found
-    if kept or part is not None:
-        raise InputError("a reserve or a utilization needs a memory", hint="add --memory 24GiB or --device NAME")
-    return None, "", None
-
-
-def _device_options(engine: str, device: Device | None) -> dict[str, str]:
-    """What the engine chooses by the device, spelt as on the command line."""
-    from kvcalc.engines import engine_class
-
-    if device is None:
-        return {}
-    chosen = engine_class(engine).device_options(device.memory_bytes, device.name)
-    return {key: str(value) for key, value in chosen.items()}
+    target.write(document)
+    if found.interrupted:
+        return 130
+    return 1 if room is not None and not found.fitting else 0
 
 
 def _base(model: str, grid: Grid) -> str:
-    from kvcalc.errors import InputError
-    from kvcalc.sources.resolve import split_variant
-
     base, variant = split_variant(model)
     if variant is None or not (grid.ratios or grid.windows):
         return model
     raise InputError("the model has a layout, and the search varies it", hint=f"kvcalc search {base} --ratios ...")
 
 
-def _flags(batch_size: str, tensor_parallel_size: str, encoder_tokens: str, draft: str | None) -> list[str]:
+def _flags(batch_size: int, tensor_parallel_size: int, encoder_tokens: int, draft: str | None) -> list[str]:
     """What every row's command has in common, defaults left out."""
     flags = []
-    for flag, value, default in (("-b", batch_size, "1"), ("-tp", tensor_parallel_size, "1")):
-        flags += [flag, value] if value != default else []
-    flags += ["--encoder-tokens", encoder_tokens] if encoder_tokens != "0" else []
-    return [*flags, *(["--draft", draft] if draft else [])]
+    for flag, value, default in (
+        ("-b", batch_size, 1),
+        ("-tp", tensor_parallel_size, 1),
+        ("--encoder-tokens", encoder_tokens, 0),
+    ):
+        flags += [flag, str(value)] if value != default else []
+    return [*flags, *(["--draft", draft] if draft is not None else [])]
 
 
-def _engine_flags(configuration: Configuration, given: dict[str, dict[str, str]]) -> Iterator[str]:
+def _engine_flags(configuration: Configuration, given: dict[str, dict[str, Any]]) -> Iterator[str]:
     name = configuration.setup.engine.name
     if name != "ideal":
         yield from ("--engine", name)
@@ -270,11 +256,7 @@ def _record(
     budget: Memory | None,
     marked: bool | None,
     flags: Sequence[str],
-) -> dict[str, Any]:
-    from kvcalc.fitting import fits
-    from kvcalc.footprint import footprint_of
-    from kvcalc.report.records import footprint_record
-
+) -> FoundRecord:
     setup, standing = configuration.setup, configuration.standing
     footprint = footprint_of(setup, context, batch_size)
     attention = configuration.attention_layers
@@ -292,7 +274,7 @@ def _record(
     }
 
 
-def _assumptions(grid: Grid, batch_size: int, label: str, found: Found) -> tuple[str, ...]:
+def _assumptions(grid: Grid, batch_size: int, label: str | None, found: Found) -> tuple[str, ...]:
     stated = [f"batch size {batch_size:,}", f"engine {', '.join(grid.engines)}"]
     for what, formats in (("K and V", grid.kv_cache_dtypes), ("weights", grid.weights_dtypes)):
         stated.append(f"{what} {', '.join(word or 'as the engine has them' for word in formats)}")
@@ -302,8 +284,6 @@ def _assumptions(grid: Grid, batch_size: int, label: str, found: Found) -> tuple
 
 
 def _sections(shown: Sequence[Candidate], front: set[int], grid: Grid, pareto: bool) -> Iterator[Section]:
-    from kvcalc.report.document import Column, Section
-
     several: list[Column] = []
     if len(grid.engines) > 1:
         several.append(Column("engine", lambda each: each.configuration.setup.engine.name))
@@ -319,14 +299,16 @@ def _sections(shown: Sequence[Candidate], front: set[int], grid: Grid, pareto: b
         Column("total", lambda each: each.memory_bytes, "bytes"),
         Column("local", _local_layers),
     ]
-    evidence = Column("in the report", lambda each: each.configuration.standing.label, drop_order=1)
+    # What the report measured is about layouts: it says nothing where none is varied.
+    standing = Column("in the report", lambda each: each.configuration.standing.label, drop_order=1)
+    evidence = [standing] if grid.ratios or grid.windows else []
     if not pareto:
         columns = (
             *common[:1],
             Column("context", lambda each: each.context, "count"),
             *common[1:],
             Column("front", lambda each: "front" if each.number in front else ""),
-            evidence,
+            *evidence,
         )
         if shown:
             yield Section(columns, shown, "The least memory first")
@@ -334,13 +316,11 @@ def _sections(shown: Sequence[Candidate], front: set[int], grid: Grid, pareto: b
     for context in dict.fromkeys(each.context for each in shown):
         rows = [each for each in shown if each.context == context]
         title = f"Pareto front at {context:,} tokens: no candidate has both less memory and fewer local layers"
-        yield Section((*common, evidence), rows, title)
+        yield Section((*common, *evidence), rows, title)
 
 
 def _charts(shown: Sequence[Candidate], front: set[int], grid: Grid) -> Iterator[Chart]:
     """Memory over local layers, a group of points a context, and a line through each front."""
-    from kvcalc.report.document import Chart, Series
-
     if not shown:
         return
     series = []
@@ -364,15 +344,12 @@ def _charts(shown: Sequence[Candidate], front: set[int], grid: Grid) -> Iterator
 
 def _page_grid(shown: Sequence[Candidate], batch_size: int, grid: Grid) -> PageGrid:
     """The sliders of a page: the first distinct configurations."""
-    from kvcalc.cli import pictures
-
     distinct = list({id(each.configuration): each.configuration for each in shown}.values())[:_MOST_ON_A_PAGE]
     labels = []
     for each in distinct:
         words = [each.reference, *([each.setup.engine.name] if len(grid.engines) > 1 else [])]
         labels.append(", ".join([*words, *filter(None, (each.kv_cache_dtype, each.weights_dtype))]))
-    weights = [each.setup.weights.bytes for each in distinct]
-    return pictures.grid(labels, [each.setup for each in distinct], weights, shown[0].context, batch_size)
+    return pictures.grid(labels, [each.setup for each in distinct], shown[0].context, batch_size)
 
 
 def _local_layers(candidate: Candidate) -> str:
@@ -380,20 +357,21 @@ def _local_layers(candidate: Candidate) -> str:
 
 
 def _notes(
-    found: Found, size: int, name: str, shown: Sequence[Candidate], flags: Callable[[Configuration], Sequence[str]]
+    found: Found, grid: Grid, name: str, shown: Sequence[Candidate], flags: Callable[[Configuration], Sequence[str]]
 ) -> Iterator[str]:
     if found.interrupted:
-        yield f"interrupted after {found.walked:,} of {size:,} candidates: the best of those"
+        yield f"interrupted after {found.walked:,} of {grid.size:,} candidates: the best of those"
     if not found.fitting:
         yield "no candidate fits"
     if found.refused:
         yield f"{found.refused:,} candidates left out: {found.reason}"
-    texts = dict.fromkeys(each.configuration.standing.text for each in shown[:10])
-    yield from (f"the report: {text}" for text in texts)
-    yield (
-        f"the report's bounds are for its own 2B and 9B text-only models, not for {name}; between and beyond its "
-        "points nothing is predicted"
-    )
+    if grid.ratios or grid.windows:
+        texts = dict.fromkeys(each.configuration.standing.text for each in shown[:10])
+        yield from (f"the report: {text}" for text in texts)
+        yield (
+            f"the report's bounds are for its own 2B and 9B text-only models, not for {name}; between and beyond its "
+            "points nothing is predicted"
+        )
     if shown:
         first = shown[0]
         yield f"to see a row: {command(first.configuration, first.context, flags(first.configuration))}"

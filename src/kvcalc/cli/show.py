@@ -1,93 +1,89 @@
-"""``kvcalc show MODEL``: one model, its weights, its KV cache by layer kind, the total and the overhead."""
+"""``kvcalc show MODEL``: one model, its weights, its KV cache by layer kind, the total."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from kvcalc.cli import options
+from kvcalc.cli import options, pictures, question
+from kvcalc.footprint import Footprint, footprint_of
+from kvcalc.report.cells import UNIT_TABLES
+from kvcalc.report.document import Column, Document, Section, Units
+from kvcalc.report.records import footprint_record
+from kvcalc.units import format_bytes
 
 EXAMPLES = (
     "kvcalc show gemma-3-27b -c 128k\n"
-    "kvcalc show gemma-3-27b@global -c 32k -b 4 --explain\n"
-    "kvcalc show llama-3.1-8b -c 8k --kv-cache-dtype fp8 --format json"
+    "kvcalc show google/gemma-3-27b-it --engine vllm -b 4 --tp 2\n"
+    "kvcalc show gemma-3-27b@global -c 32k --explain\n"
+    "kvcalc show llama-3.1-8b -c 8k --kv-cache-dtype fp8 -o llama.json"
 )
 
 
 def show(
     model: options.Model,
-    context: options.ContextTokens,
-    batch_size: options.BatchSize = "1",
+    context: options.Context = options.OWN_CONTEXT,
+    batch_size: options.BatchSize = 1,
     kv_cache_dtype: options.KVCacheDtype = None,
     weights_dtype: options.WeightsDtype = None,
-    tensor_parallel_size: options.TensorParallelSize = "1",
+    tensor_parallel_size: options.TensorParallelSize = 1,
     engine: options.EngineName = "ideal",
     engine_option: options.EngineOptions = None,
-    encoder_tokens: options.EncoderTokens = "0",
+    encoder_tokens: options.EncoderTokens = 0,
     draft: options.Draft = None,
-    format: options.Format = "table",  # noqa: A002 - the option's name
+    format: options.Format = None,  # noqa: A002 - the option's name
     output: options.Output = None,
     explain: options.Explain = False,
     units: options.UnitsOption = "binary",
 ) -> int:
-    """Show what one model takes: its weights, its KV cache by layer kind, the total and the overhead."""
-    from kvcalc.cli import pictures, question
-    from kvcalc.errors import InputError
-    from kvcalc.report.document import Document
-    from kvcalc.report.records import footprint_record
-    from kvcalc.units import parse_count
-
-    tokens, sequences = parse_count(context, "--context"), parse_count(batch_size, "--batch-size")
-    asked = question.ask(
+    """What one model takes: weights, KV cache, total."""
+    target = question.target(format, output)
+    (setup,) = asked = question.setups(
         [model],
-        engine=engine,
+        engines=[engine],
         engine_options=engine_option,
-        kv_cache_dtype=kv_cache_dtype,
-        weights_dtype=weights_dtype,
-        tensor_parallel_size=tensor_parallel_size,
+        kv_cache_dtypes=kv_cache_dtype and [kv_cache_dtype],
+        weights_dtypes=weights_dtype and [weights_dtype],
+        tensor_parallel_sizes=[tensor_parallel_size],
         encoder_tokens=encoder_tokens,
         draft=draft,
     )
-    if len(asked) > 1:
-        raise InputError("show answers for one engine and one KV format", hint="kvcalc compare takes several")
-    one = asked[0]
-    footprint = one.footprint(tokens, sequences)
-    question.warn_beyond_maximum(asked, [tokens])
+    (tokens,) = question.resolved([context], asked)
+    footprint = footprint_of(setup, tokens, batch_size)
+    steps = question.derivation(setup, "KV cache, step by step", tokens, batch_size), question.weights_derivation(setup)
     document = Document(
-        title=f"{one.reference}: {footprint.architecture.layout}",
-        assumptions=question.assumptions(asked, tokens, sequences),
-        sections=(_section(footprint),),
-        records=[footprint_record(one.reference, footprint)],
+        title=_verdict(footprint, units),
+        assumptions=(footprint.architecture.layout, *question.assumptions(asked, tokens, batch_size)),
+        sections=(_section(footprint, units),),
+        records=[footprint_record(setup.reference, footprint)],
         schema="show",
         notes=footprint.notes,
-        derivations=(
-            question.derivation(one, "KV cache, step by step", tokens, sequences),
-            question.weights_derivation(one),
-        )
-        if explain
-        else (),
-        units=question.parse_units(units),
+        derivations=steps if explain else (),
+        units=units,
         strips=pictures.strips(asked),
-        grid=pictures.grid_of([one.reference], asked, tokens, sequences) if format == "html" else None,
+        grid=pictures.grid([setup.reference], asked, tokens, batch_size) if target.format_name == "html" else None,
     )
-    question.answer(document, format, output)
+    target.write(document)
     return 0
 
 
-def _section(footprint: Any) -> Any:
-    from kvcalc.report.document import Column, Section
+def _verdict(footprint: Footprint, units: Units) -> str:
+    """The answer in a line."""
+    sizes = (footprint.total_bytes, footprint.weights.bytes, footprint.kv_cache.bytes)
+    total, weights, cache = (format_bytes(size, UNIT_TABLES[units], 2) for size in sizes)
+    each = " on each device" if footprint.devices > 1 else ""
+    return f"{question.titled(footprint.setup)}: {total}{each} = {weights} weights + {cache} KV cache"
 
+
+def _section(footprint: Footprint, units: Units) -> Section:
     weights, cache = footprint.weights, footprint.kv_cache
     estimated = "" if weights.exact else " (estimated)"
-    rows: list[dict[str, Any]] = [
+    rows: list[dict[str, str | int | float | None]] = [
         {"part": f"KV: {row.label}", "layers": row.count, "tokens": row.tokens or None, "bytes": row.bytes}
         for row in cache.layers
     ]
     if cache.padding_bytes:
         rows.append({"part": "KV: padding", "bytes": cache.padding_bytes})
     totals = {len(rows), len(rows) + 1}
-    count = f"{weights.parameters:,} parameters"
-    rows.append({"part": "KV cache", "bytes": cache.bytes, "share": footprint.overhead, "of": "of the weights"})
-    rows.append({"part": f"weights: {count}{estimated}", "bytes": weights.bytes})
+    rows.append({"part": "KV cache", "bytes": cache.bytes, "share": footprint.overhead})
+    rows.append({"part": f"weights: {weights.parameters:,} parameters{estimated}", "bytes": weights.bytes})
     if weights.active_parameters != weights.parameters:
         rows.append({"part": f"  of them active: {weights.active_parameters:,} parameters"})
     totals.add(len(rows))
@@ -96,12 +92,13 @@ def _section(footprint: Any) -> Any:
         rows.append({"part": "KV while decoding", "bytes": cache.steady_bytes})
     if cache.ideal_bytes != cache.bytes:
         rows.append({"part": "KV by the report's accounting", "bytes": cache.ideal_bytes})
+    exactly = Column("exactly", lambda row: row.get("bytes"), "exact_bytes", drop_order=1)
     columns = (
         Column("part", lambda row: row["part"]),
         Column("layers", lambda row: row.get("layers"), "count"),
-        Column("token slots", lambda row: row.get("tokens"), "count", drop_order=2),
+        Column("tokens x batch", lambda row: row.get("tokens"), "count", drop_order=2),
         Column("memory", lambda row: row.get("bytes"), "bytes"),
-        Column("exactly", lambda row: row.get("bytes"), "exact_bytes", drop_order=1),
-        Column("overhead", lambda row: row.get("share"), "percent"),
+        *([exactly] if units != "bytes" else []),
+        Column("KV over weights", lambda row: row.get("share"), "percent"),
     )
     return Section(columns, rows, totals=frozenset(totals))

@@ -25,16 +25,56 @@ REGISTRY = {
 }
 
 
+#: Other names by their letters and digits alone, and the engine that they mean.
+_OTHER_NAMES = {
+    "hf": "transformers",
+    "huggingface": "transformers",
+    "llama": "llama.cpp",
+    "llamaserver": "llama.cpp",
+    "mlx": "mlx-lm",
+    "tensorrt": "tensorrt-llm",
+    "trt": "tensorrt-llm",
+    "trtllm": "tensorrt-llm",
+}
+#: Programs that people name, and what they run inside.
+_BUILT_ON = {
+    "gpt4all": "llama.cpp",
+    "jan": "llama.cpp",
+    "koboldcpp": "llama.cpp",
+    "llamafile": "llama.cpp",
+    "lmstudio": "llama.cpp (or mlx-lm, for MLX models)",
+    "textgenerationwebui": "llama.cpp or transformers, by the loader that is chosen",
+}
+
+
+def engine_name(text: str) -> str:
+    """The engine's name in the registry, from any usual spelling.
+
+    Raises:
+        InputError: no such engine; for a program that runs one of ours inside, with that one as the hint.
+
+    >>> engine_name("vLLM"), engine_name("llama_cpp"), engine_name("trt-llm")
+    ('vllm', 'llama.cpp', 'tensorrt-llm')
+    """
+    if text in REGISTRY:
+        return text
+    letters = "".join(filter(str.isalnum, text.casefold()))
+    known = {"".join(filter(str.isalnum, name)): name for name in REGISTRY} | _OTHER_NAMES
+    if letters in known:
+        return known[letters]
+    if letters in _BUILT_ON:
+        raise InputError(f"{quote(text)} is no engine of its own", hint=f"it runs {_BUILT_ON[letters]}")
+    hint = did_you_mean(text, REGISTRY) or f"known engines: {', '.join(REGISTRY)};"
+    raise InputError(f"unknown engine {quote(text)}", hint=f"{hint} see 'kvcalc engines'")
+
+
 def engine_class(name: str) -> type[Engine]:
-    """The class of an engine by its name.
+    """The class of an engine by its name, in any usual spelling.
 
     Raises:
         InputError: no such engine.
     """
-    if name not in REGISTRY:
-        hint = did_you_mean(name, REGISTRY) or f"known engines: {', '.join(REGISTRY)};"
-        raise InputError(f"unknown engine {quote(name)}", hint=f"{hint} see 'kvcalc engines'")
-    module, class_name = REGISTRY[name]
+    module, class_name = REGISTRY[engine_name(name)]
     found: type[Engine] = getattr(import_module(module), class_name)
     return found
 

@@ -48,6 +48,8 @@ def _cell(kind: str, value: Any) -> str:
         return f"{value:,}"
     if kind == "percent":
         return format_percent(value)
+    if kind == "ratio":
+        return f"{value:,.2f}x"
     return str(value)
 
 

@@ -13,9 +13,10 @@ from typing import Any, Literal
 
 from kvcalc.derivation import Quantity
 
-#: How a value is shown. ``bytes`` columns share one unit where it shows every value; ``percent`` is a ratio; ``bars``
-#: is a tuple of byte counts; a ``remark`` is a sentence, which a table shows on a line of its own below the row.
-Kind = Literal["text", "count", "bytes", "exact_bytes", "percent", "bars", "verdict", "remark"]
+#: How a value is shown. ``bytes`` columns share one unit where it shows every value; ``percent`` and ``ratio`` are
+#: quotients; ``bars`` is a tuple of byte counts; a ``remark`` is a sentence, which a table shows on a line of its own
+#: below the row.
+Kind = Literal["text", "count", "bytes", "exact_bytes", "percent", "ratio", "bars", "verdict", "remark"]
 Units = Literal["binary", "decimal", "bytes"]
 
 
@@ -42,7 +43,7 @@ class Column:
     @property
     def right_aligned(self) -> bool:
         """Numbers stand at the right, words and bars at the left."""
-        return self.kind in ("count", "bytes", "exact_bytes", "percent")
+        return self.kind in ("count", "bytes", "exact_bytes", "percent", "ratio")
 
 
 @dataclass(frozen=True)

@@ -173,15 +173,34 @@ class PresetRecord(TypedDict):
     bytes_per_token: Count
     max_context: int | None
     dtype: str
-    hf_id: str | None
+    hf_ids: Annotated[list[str], Field(description="the Hub's names: that of these numbers, then others alike")]
+    ollama_tags: list[str]
     sources: list[str]
     notes: list[str]
 
 
-class PresetsAnswer(_Answer):
-    """``kvcalc presets``."""
+class ModelsAnswer(_Answer):
+    """``kvcalc models``."""
 
     rows: list[PresetRecord]
+
+
+class DeviceRecord(TypedDict):
+    """One device preset."""
+
+    name: str
+    title: str
+    memory_bytes: Annotated[Count, Field(description="the total that a program sees")]
+    measured: Annotated[bool, Field(description="a program printed the figure")]
+    source: str
+    unified: Annotated[bool, Field(description="the memory is shared with the processor")]
+    aliases: list[str]
+
+
+class DevicesAnswer(_Answer):
+    """``kvcalc devices``."""
+
+    rows: list[DeviceRecord]
 
 
 class OptionRecord(TypedDict):
@@ -446,7 +465,8 @@ ANSWERS = {
     "fit": FitAnswer,
     "search": SearchAnswer,
     "paper": PaperAnswer,
-    "presets": PresetsAnswer,
+    "models": ModelsAnswer,
+    "devices": DevicesAnswer,
     "engines": EnginesAnswer,
     "check": CheckAnswer,
     "audit": AuditAnswer,

@@ -36,14 +36,12 @@ def load(reference: str) -> Architecture:
         raise InputError(f"{quote(reference)} is no model reference", hint="see 'kvcalc models' for names")
     base, variant = split_variant(reference)
     model = _load_base(base)
-    if variant is None:
-        return model
-    layout = parse_layout(variant)
-    rewritten = _with_weights_of_its_own(model, model.with_layout(layout))
-    if layout.hint is None:
-        return rewritten
-    provenance = replace(rewritten.provenance, hints=(layout.hint,))
-    return rewritten.changed(provenance=provenance)
+    hints: tuple[str, ...] = ()
+    if variant is not None:
+        layout = parse_layout(variant)
+        model = _with_weights_of_its_own(model, model.with_layout(layout))
+        hints = () if layout.hint is None else (layout.hint,)
+    return model.changed(provenance=replace(model.provenance, hints=hints, reference=reference))
 
 
 def _with_weights_of_its_own(model: Architecture, rewritten: Architecture) -> Architecture:
