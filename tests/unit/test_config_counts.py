@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from configs import read
 
+from kvcalc import footprint, kv_cache_bytes
 from kvcalc.sources.config import read_config
 from kvcalc.weights import weights
 
@@ -23,23 +24,30 @@ def test_parameters_are_those_of_the_class(config: dict[str, Any], parameters: i
     assert weights(read_config(config), None).parameters == parameters
 
 
-@pytest.mark.parametrize(
-    ("model_type", "parameters"),
-    [
-        ("apertus", 6979596352),
-        ("axk1", 518983052288),
-        ("bitnet", 2741155840),
-        ("flint", 39785287456),
-        ("helium", 2172643840),
-        ("hyperclovax", 6738677760),
-        ("internlm3", 8804241408),
-        ("iquestcoder", 39794283520),
-        ("kolibri1", 78103055360),
-        ("laguna", 33189975808),
-        ("mimo_v2_flash", 308778768832),
-        ("nanochat", 256573440),
-        ("persimmon", 9397175296),
-    ],
-)
-def test_a_file_of_a_model_type_alone_is_the_default_of_its_class(model_type: str, parameters: int) -> None:
-    assert weights(read_config({"model_type": model_type}), None).parameters == parameters
+# What the classes of transformers 5.24.0 have on the meta device with their default configurations, tied weights once,
+# towers left out; and the elements of their caches after one forward of these tokens.
+DEFAULTS = read("class_defaults.json")
+
+
+@pytest.mark.parametrize("model_type", DEFAULTS)
+def test_a_file_of_a_model_type_alone_is_the_default_of_its_class(model_type: str) -> None:
+    row = DEFAULTS[model_type]
+    model = read_config(row.get("config", {"model_type": model_type}))
+    assert weights(model, None).parameters == row["parameters"]
+    if "cache" in row:
+        tokens, encoder_tokens = row["cache"]["tokens"], row["cache"]["encoder_tokens"]
+        cache = footprint(model, context=tokens, encoder_tokens=encoder_tokens, kv_cache_dtype="bf16").kv_cache
+        assert cache.bytes == 2 * row["cache"]["elements"]
+
+
+UNSEEN = read("unseen_configs.json")
+
+
+@pytest.mark.parametrize("name", UNSEEN)
+def test_files_that_the_reader_had_not_seen(name: str) -> None:
+    row = UNSEEN[name]
+    model = read_config(row["config"], name)
+    if row["kv_bytes"] is not None:
+        assert kv_cache_bytes(model, context=32_768, kv_cache_dtype="bf16") == row["kv_bytes"]
+    if row["parameters"] is not None:
+        assert weights(model, None).parameters == row["parameters"]

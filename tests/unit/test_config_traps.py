@@ -243,8 +243,19 @@ def test_an_unknown_model_type_that_states_its_layers_is_read_with_a_note() -> N
     unknown = model("brand_new", layer_types=types, sliding_window=512)
     assert unknown.layout == "4 sliding (512) + 4 full"
     assert "unknown" in notes(unknown)
+
+
+def test_an_unknown_model_type_with_the_sizes_of_a_plain_decoder_is_estimated() -> None:
+    unknown = model("brand_new")
+    assert unknown.layout == "8 full"
+    assert "a plain decoder" in notes(unknown)
+    for key in ("sliding_window", "attention_chunk_size", "mamba_d_state", "linear_num_heads", "local_attention"):
+        with pytest.raises(NotModelledError, match=f"{key} may change what its layers cache"):
+            model("brand_new", **{key: 64})
+    with pytest.raises(NotModelledError, match="encoder and decoder"):
+        model("brand_new", encoder_layers=4)
     with pytest.raises(NotModelledError, match="does not state its layers"):
-        model("brand_new")
+        read_config({"model_type": "brand_new", "hidden_size": 64})
 
 
 @pytest.mark.parametrize("model_type", ["brand_new", "llama", "gemma3"])
@@ -274,8 +285,9 @@ def test_state_layers_without_a_size_are_refused() -> None:
 
 
 def test_a_near_miss_of_a_model_type_is_named() -> None:
+    assert "did you mean 'llama'?" in notes(model("lama"))
     with pytest.raises(NotModelledError) as refusal:
-        model("lama")
+        model("lama", sliding_window=512)
     assert refusal.value.hint == "did you mean 'llama'?"
 
 

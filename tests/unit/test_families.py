@@ -92,4 +92,4 @@ def test_a_type_without_a_rule_says_why() -> None:
     with pytest.raises(UnsupportedError, match="'xlm-roberta' is an encoder"):
         read_config(PLAIN | {"model_type": "xlm-roberta"})
     with pytest.raises(NotModelledError, match="does not state its layers"):
-        read_config(PLAIN | {"model_type": "never-heard-of"})
+        read_config({"model_type": "never-heard-of"})

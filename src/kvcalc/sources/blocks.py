@@ -279,13 +279,17 @@ def _gated_delta_net(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
 
 
 def _kda(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
-    """Q, K, V, output; two gates of rank d; beta [H, D]; A H, dt H d; gated norm of a head."""
+    """Q, K, V, output; two gates, of rank d or full; beta [H, D]; A H, dt H d; gated norm of a head."""
     H, d, values = shape.num_heads, shape.head_dim, shape.num_heads * shape.head_dim
+    if shape.full_gates:
+        gates = [_linear("state", f"self_attn.{name}_proj", values, hidden_size) for name in "fg"]
+    else:
+        gates = [_linear("state", f"self_attn.{name}_a_proj", d, hidden_size) for name in "fg"]
+        gates += [_linear("state", f"self_attn.{name}_b_proj", values, d) for name in "fg"]
     return (
         *(_linear("state", f"self_attn.{name}_proj", values, hidden_size) for name in "qkv"),
         *(each for name in "qkv" for each in _convolution(f"self_attn.{name}", values, shape)),
-        *(_linear("state", f"self_attn.{name}_a_proj", d, hidden_size) for name in "fg"),
-        *(_linear("state", f"self_attn.{name}_b_proj", values, d) for name in "fg"),
+        *gates,
         _linear("state", "self_attn.b_proj", H, hidden_size),
         _plain("state", "self_attn.A_log", H),
         _plain("state", "self_attn.dt_bias", values),

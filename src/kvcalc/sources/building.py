@@ -223,8 +223,7 @@ class _Builder:
     def _layer(self, entry: LayerSpec, block: str, width: int | None) -> Layer:
         spec = self.spec
         cache, mixer = self._mixer(entry)
-        if not entry.owns_weights:
-            block, mixer = "none", tuple(tensor for tensor in mixer if tensor.part == "state")
+        block = block if entry.owns_weights else "none"
         norms = spec.norms.per_layer if entry.norms is None else entry.norms
         rest = [*blocks.norms(spec.hidden_size, norms, spec.norms.bias)]
         if block == "experts":
@@ -262,7 +261,7 @@ class _Builder:
                 return NoCache(), blocks.attention(D, self.heads(entry))
             case "full" | "sliding" | "chunked":
                 heads = self.heads(entry)
-                return _attention_cache(entry.kind, heads), blocks.attention(D, heads)
+                return _attention_cache(entry.kind, heads), blocks.attention(D, heads) if entry.owns_weights else ()
             case "shared":
                 heads = self.heads(entry.model_copy(update={"kind": entry.of}))
                 return Shared(of=entry.of), blocks.attention(D, heads, owns_kv=False)
@@ -293,7 +292,8 @@ class _Builder:
                 attention = _attention_cache(entry.of, heads)
                 if not isinstance(attention, Full | Sliding):
                     raise InputError("a parallel layer's attention is full or sliding", location="layout")
-                both = (*blocks.attention(D, heads), *blocks.state_mixer(D, state))
+                own = blocks.attention(D, heads) if entry.owns_weights else ()
+                both = (*own, *blocks.state_mixer(D, state))
                 return Parallel(attention=attention, state=blocks.state_cache(D, state)), both
             case "compressed":
                 table = _stated(spec.compressed, "compressed", entry.kind)

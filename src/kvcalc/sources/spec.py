@@ -29,6 +29,8 @@ WidthOrZero = Annotated[int, Field(strict=True, ge=0, le=2**31)]
 KernelSize = Annotated[int, Field(strict=True, ge=1, le=4096)]
 Streams = Annotated[int, Field(strict=True, ge=0, le=64)]
 Letter = Annotated[str, Field(min_length=1, max_length=1)]
+#: The layers that an extra tensor is in: of a cache kind, or with a feed-forward block.
+LayerSet = Literal["all", "full", "sliding", "latent", "cross", "state", "parallel", "dense", "experts"]
 ShortText = Annotated[str, Field(max_length=200)]
 
 
@@ -108,6 +110,7 @@ class StateSpec(Table):
     conv_bias: bool = Field(False, description="a bias on the convolution (and around a short convolution)")
     bias: bool = Field(False, description="biases on the input and output projections")
     norm: bool = Field(True, description="the gated norm of Mamba-2, the norms of Jamba's Mamba-1")
+    full_gates: bool = Field(False, description="gates of full rank in KDA (BailingHybrid)")
     recurrent_dtype: StateDType | None = Field(
         None, description="storage format of the recurrent part; none: float32 in kda and rg_lru, else the model's"
     )
@@ -153,8 +156,10 @@ class ExtraSpec(Table):
     columns: Width = 1
     count: Width = 1
     linear: bool = Field(False, description="a linear layer's matrix, which a quantised format covers")
-    layers: Literal["all", "full", "sliding", "cross", "state", "parallel", "dense", "experts"] | None = Field(
-        None, description="in each layer of this cache kind, or with this feed-forward block; default: in the model"
+    layers: Literal["all", "full", "sliding", "latent", "cross", "state", "parallel", "dense", "experts"] | None = (
+        Field(
+            None, description="in each layer of this cache kind, or with this feed-forward block; default: in the model"
+        )
     )
 
 

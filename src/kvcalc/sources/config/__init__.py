@@ -14,45 +14,18 @@ from pydantic import ValidationError
 
 from kvcalc.architecture import Architecture
 from kvcalc.dtypes import parse_dtype
-from kvcalc.errors import InputError, KVCalcError, NotModelledError, UnsupportedError, did_you_mean, quote
+from kvcalc.errors import InputError, KVCalcError, quote
 from kvcalc.invalid import mistakes
-from kvcalc.sources.building import build, canonical_type
+from kvcalc.sources.building import build
 from kvcalc.sources.config.describe import describe
-from kvcalc.sources.config.family import (
-    Attention,
-    Family,
-    all_families,
-    family_of,
-    with_published_count,
-)
-from kvcalc.sources.config.parts import Experts
+from kvcalc.sources.config.family import with_published_count
 from kvcalc.sources.config.reader import Config, renamed
+from kvcalc.sources.config.recognise import recognise
 from kvcalc.sources.quantization_config import declared_table
 from kvcalc.sources.spec import LETTERS, LayerSpec, ModelSpec
 
 _MOST_KEYS = 10_000
 _LONGEST_NAME = 200
-_NESTINGS = ("text_config", "llm_config", "language_config", "decoder", "text_model_config")
-
-_EXPERTS = Experts(shared_count=("n_shared_experts", "num_shared_experts"))
-#: For a model type without a row, in a file that states its layers.
-_UNKNOWN = Family(attention=Attention(qkv_bias="attention_bias", output_bias="attention_bias"), experts=_EXPERTS)
-_UNKNOWN_LATENT = Family(latent=True, experts=_EXPERTS)
-
-#: Keys that change what a layer caches in a way that only the rule of a model type tells.
-_TELLING_KEYS = (
-    "num_kv_shared_layers",
-    "use_cla",
-    "kv_source_layers",
-    "num_global_key_value_heads",
-    "global_head_dim",
-    "swa_num_key_value_heads",
-    "swa_head_dim",
-    "attention_other_setting",
-    "compress_ratios",
-    "index_head_dim",
-    "block_configs",
-)
 
 
 def read_config(config: Mapping[str, Any], name: str = "config") -> Architecture:
@@ -79,11 +52,11 @@ def config_to_spec(config: Mapping[str, Any], name: str = "config") -> ModelSpec
         raise InputError(f"a config.json is a table, not {quote(type(config).__name__)}")
     if len(config) > _MOST_KEYS or not all(isinstance(key, str) for key in config):
         raise InputError(f"a config.json has at most {_MOST_KEYS:,} keys, all of them texts")
-    table, outer = _text_part(config)
-    model_type, family = _family(table, outer)
-    reader = Config(renamed(table, family.names), model_type, family.defaults, outer)
-    entries, fields = describe(reader, family)
-    notes = [*reader.notes, *_notes(reader, family)]
+    model = recognise(config)
+    table = renamed(model.table, model.family.names)
+    reader = Config(table, model.model_type, model.family.defaults, model.outer)
+    entries, fields = describe(reader, model.family)
+    notes = [*reader.notes, *_assumed(reader), *model.notes]
     cache_dtype, dtype = None, _dtype(reader, notes)
     if dtype not in ("bfloat16", "float16"):
         cache_dtype = "bfloat16"
@@ -91,13 +64,13 @@ def config_to_spec(config: Mapping[str, Any], name: str = "config") -> ModelSpec
     fields |= layout_fields(entries, fields)
     stated = {
         "name": name[:_LONGEST_NAME] or "config",
-        "model_type": model_type,
+        "model_type": model.model_type,
         "sources": ("config.json",),
         "notes": tuple(notes),
         "dtype": dtype,
         "k_dtype": cache_dtype,
         "v_dtype": cache_dtype,
-        "quantization": declared_table(outer, table),
+        "quantization": declared_table(config, model.outer, model.table),
     }
     return _validated(stated | fields)
 
@@ -151,80 +124,6 @@ def _validated(fields: dict[str, Any]) -> ModelSpec:
         raise InputError(f"the file describes no model: {reason}") from None
 
 
-def _text_part(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
-    """The table of the language model, and the table around it (empty where it is the file itself)."""
-    thinker = config.get("thinker_config")
-    if isinstance(thinker, Mapping) and isinstance(thinker.get("text_config"), Mapping):
-        return thinker["text_config"], thinker
-    for nesting in _NESTINGS:
-        part = config.get(nesting)
-        if isinstance(part, Mapping) and (part or (nesting == "text_config" and "hidden_size" not in config)):
-            return part, config
-        if part is not None and not isinstance(part, Mapping):
-            raise InputError(f"{nesting} must be a table, not {quote(part)}", location=nesting)
-    return config, {}
-
-
-def _family(table: Mapping[str, Any], outer: Mapping[str, Any]) -> tuple[str, Family]:
-    """The model type of a file and its row.
-
-    Raises:
-        UnsupportedError: the model keeps no cache.
-        NotModelledError: there is no rule for the type.
-    """
-    for place in (table, outer):
-        stated = place.get("model_type")
-        if stated is not None and (not isinstance(stated, str) or len(stated) > 100):
-            raise InputError(f"model_type must be a short text, not {quote(stated)}", location="model_type")
-    name = table.get("model_type") or outer.get("model_type") or _type_of_class(table, outer)
-    found = family_of(name)
-    if found is None:
-        return canonical_type(name), _unknown(table, canonical_type(name))
-    model_type, family = found
-    if family.encoder_only:
-        raise UnsupportedError(
-            f"{quote(model_type)} is an encoder: it keeps no KV cache",
-            hint="name a model that generates text",
-            location="model_type",
-        )
-    if family.not_modelled is not None:
-        raise NotModelledError(
-            f"model_type {quote(model_type)} is not modelled: {family.not_modelled}",
-            hint="describe the model in a spec file: kvcalc presets export NAME shows one",
-            location="model_type",
-        )
-    return model_type, family
-
-
-def _unknown(table: Mapping[str, Any], model_type: str) -> Family:
-    """The row for an unknown model type that states its layers, if nothing hints at a rule of its own."""
-    if all(table.get(key) is None for key in ("layer_types", "layers_block_type")):
-        raise NotModelledError(
-            f"unknown model_type {quote(model_type)}, and the file does not state its layers (no layer_types)",
-            hint=did_you_mean(model_type, all_families()) or "a file with layer_types, or a spec file, is needed",
-            location="model_type",
-        )
-    for key in _TELLING_KEYS:
-        if table.get(key):
-            raise NotModelledError(
-                f"unknown model_type {quote(model_type)}, and {key} changes what its layers cache",
-                hint="the rule of that model type would be needed: describe the model in a spec file",
-                location=key,
-            )
-    return _UNKNOWN if table.get("kv_lora_rank") is None else _UNKNOWN_LATENT
-
-
-def _type_of_class(table: Mapping[str, Any], outer: Mapping[str, Any]) -> str:
-    """The model type by the name of the model's class, where the file has no model_type."""
-    names = table.get("architectures") or outer.get("architectures")
-    if isinstance(names, list | tuple) and names and isinstance(names[0], str):
-        word = names[0][:100].removesuffix("ForCausalLM").removesuffix("LMHeadModel").lower()
-        known = {model_type.replace("_", ""): model_type for model_type in all_families()}
-        if word in known:
-            return known[word]
-    raise InputError("model_type is missing", hint="is it the config.json of a language model?", location="model_type")
-
-
 def _dtype(reader: Config, notes: list[str]) -> str:
     """The storage format of the weights: torch_dtype, then dtype, in the text part, then around it."""
     stated = None
@@ -243,14 +142,12 @@ def _dtype(reader: Config, notes: list[str]) -> str:
     return dtype
 
 
-def _notes(reader: Config, family: Family) -> list[str]:
-    notes = []
-    if reader.assumed:
-        listed = ", ".join(f"{key} {_shown(value)}" for key, value in reader.assumed.items())
-        notes.append(f"not in the file, so the defaults of {reader.model_type} hold: {listed}")
-    if family is _UNKNOWN or family is _UNKNOWN_LATENT:
-        notes.append(f"model_type {quote(reader.model_type)} is unknown: layers as stated, weights estimated")
-    return notes
+def _assumed(reader: Config) -> list[str]:
+    """What the answer rests on that is not in the file."""
+    if not reader.assumed:
+        return []
+    listed = ", ".join(f"{key} {_shown(value)}" for key, value in reader.assumed.items())
+    return [f"not in the file, so the defaults of {reader.model_type} hold: {listed}"]
 
 
 def _shown(value: Any) -> str:

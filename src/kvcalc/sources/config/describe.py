@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kvcalc.architecture import MOST_LAYERS
 from kvcalc.errors import InputError
+from kvcalc.sources.config.classes import by_class
 from kvcalc.sources.config.family import (
     Attention,
     Encoder,
@@ -18,7 +19,7 @@ from kvcalc.sources.config.family import (
     Switch,
 )
 from kvcalc.sources.config.layers import entries_of
-from kvcalc.sources.config.parts import STATES, Fields, experts
+from kvcalc.sources.config.parts import STATES, Experts, Fields, experts
 from kvcalc.sources.config.reader import (
     CONTEXTS,
     HEAD_DIM,
@@ -37,21 +38,44 @@ from kvcalc.sources.spec import LETTERS, LayerSpec
 def describe(config: Config, family: Family) -> tuple[list[LayerSpec], Fields]:
     """The layers of a model, one entry each, and the other fields of its spec."""
     num_layers = _layer_count(config, family)
-    entries, mtp_layout = entries_of(config, family.order, family.kind_of(), num_layers)
+    latent = family.latent and not _without_latent(config)
+    entries, mtp_layout = entries_of(config, family.order, family.kind_of(latent=latent), num_layers)
     if family.last_is_global and entries[-1].kind == "sliding":
         entries[-1] = LETTERS["F"]
         config.notes.append("the last layer is global, whatever the file says: its model type has it so")
-    hidden_size = config.need(*HIDDEN)
+    if latent and not any(entry.kind == "latent" for entry in entries):
+        raise InputError("no layer of the model has latent attention, which its model type is made of")
+    fields = _of_the_model(config, family)
+    if mtp_layout:
+        fields |= {"mtp_layout": mtp_layout, "mtp_tensors": family.mtp_tensors}
+    fields |= _of_the_layers(config, family, entries, fields["hidden_size"])
+    config.notes += family.notes
+    fields["entries"] = entries
+    if family.special is not None:
+        SPECIAL[family.special](config, fields)
+    entries = fields.pop("entries")
+    fields["num_layers"] = len(entries)
+    fields["extra"] = (*fields.get("extra", ()), *_extra(config, family.extra, fields))
+    if family.no_cache:
+        config.notes.append("every token sees every other, and each step reads them all again: no KV cache is kept")
+        entries = [LayerSpec(kind="encoder")] * len(entries)
+    elif config.value("use_bidirectional_attention") in (True, "all"):
+        config.notes.append("bidirectional attention: an encoder, which keeps no KV cache")
+        entries = [LayerSpec(kind="encoder")] * len(entries)
+    by_class(config, fields)
+    return entries, fields
+
+
+def _of_the_model(config: Config, family: Family) -> Fields:
+    """What stands outside the layers, and what all of them share."""
     fields: Fields = {
-        "hidden_size": hidden_size,
+        "hidden_size": config.need(*HIDDEN),
         "vocab_size": config.need(*VOCABULARY),
         "max_context": config.tokens(*CONTEXTS),
         "tie_embeddings": _tied(config),
         "head_bias": _on(config, family.head_bias),
         "norms": _norms(config, family.norms),
     }
-    if mtp_layout:
-        fields |= {"mtp_layout": mtp_layout, "mtp_tensors": family.mtp_tensors}
     if family.learned_positions is not None:
         fields["learned_positions"] = _positions(config, family.learned_positions)
     if family.embedding_size is not None:
@@ -62,37 +86,34 @@ def describe(config: Config, family: Family) -> tuple[list[LayerSpec], Fields]:
         fields["kv_shared_last_layers"] = config.count(family.kv_shared_last_layers, least=0) or 0
     if family.per_layer_input is not None:
         fields["per_layer_input"] = _per_layer_input(config, family.per_layer_input)
+    if family.encoder is not None:
+        fields["encoder"] = _encoder(config, family.encoder)
+        config.notes.append("the cross-attention cache is as long as the encoder's input: encoder_tokens")
+    return fields
+
+
+def _of_the_layers(config: Config, family: Family, entries: list[LayerSpec], hidden_size: int) -> Fields:
+    """What the layers are made of: attention, latents, states, feed-forward blocks and experts."""
+    fields: Fields = {}
     kinds = {entry.kind for entry in entries}
     if kinds & {"full", "sliding", "chunked", "parallel", "cross"}:
-        fields["attention"] = _attention(config, family.attention, hidden_size, entries)
+        fields["attention"] = _attention(config, family, hidden_size, entries)
         fields["local_attention"] = _local_attention(config, family.attention)
     if "latent" in kinds:
         fields["latent"] = _latent(config, hidden_size)
     if kinds & {"state", "parallel"}:
         fields["state"] = STATES[family.state or "as_stated"](config)
-    feed_forward = _feed_forward(config, family.feed_forward, hidden_size)
-    if feed_forward is not None:
-        fields["feed_forward"] = feed_forward
-    mixture = experts(config, family.experts, num_layers) if family.experts is not None else None
-    if mixture is not None:
-        fields["experts"] = mixture
-    if family.encoder is not None:
-        fields["encoder"] = _encoder(config, family.encoder)
-        config.notes.append("the cross-attention cache is as long as the encoder's input: encoder_tokens")
-    config.notes += family.notes
-    if family.special is not None:
-        SPECIAL[family.special](config, fields)
-    if family.latent and "latent" not in kinds:
-        raise InputError("no layer of the model has latent attention, which its model type is made of")
-    entries = fields.pop("entries", entries)
-    fields["extra"] = (*fields.get("extra", ()), *_extra(config, family.extra, fields, len(entries)))
-    if config.value("use_bidirectional_attention") in (True, "all"):
-        config.notes.append("bidirectional attention: an encoder, which keeps no KV cache")
-        entries = [LayerSpec(kind="encoder")] * len(entries)
-    if family.no_cache:
-        config.notes.append("every token sees every other, and each step reads them all again: no KV cache is kept")
-        entries = [LayerSpec(kind="encoder")] * len(entries)
-    return entries, fields
+    parts = {
+        "feed_forward": _feed_forward(config, family.feed_forward, hidden_size),
+        "experts": _experts(config, family, len(entries)),
+    }
+    return fields | {name: table for name, table in parts.items() if table is not None}
+
+
+def _without_latent(config: Config) -> bool:
+    """Whether a file of a latent type has plain attention (DeepSeek-OCR): no rank, or ``use_mla`` false."""
+    stated = config.table.get("kv_lora_rank", config.defaults.get("kv_lora_rank"))
+    return config.table.get("use_mla") is False or stated in (None, 0)
 
 
 def _norms(config: Config, row: Norms) -> Fields:
@@ -102,6 +123,18 @@ def _norms(config: Config, row: Norms) -> Fields:
     if row.behind_if is not None and config.flag(row.behind_if):
         per_layer = 4
     return {"per_layer": per_layer, "bias": row.bias, "final": _on(config, row.final), "embedding": row.embedding}
+
+
+def _experts(config: Config, family: Family, num_layers: int) -> Fields | None:
+    """The mixture of experts; a file of a dense type may have one under the usual keys (MiniCPM-MoE)."""
+    if family.experts is not None:
+        return experts(config, family.experts, num_layers)
+    usual = Experts(shared_count=("n_shared_experts", "num_shared_experts"))
+    count = config.stated(*usual.count)
+    if count is None or (isinstance(count, int) and count < 2):
+        return None
+    config.notes.append(f"experts, which {config.model_type} files seldom have, are read as usual: weights estimated")
+    return experts(config, usual, num_layers)
 
 
 def _layer_count(config: Config, family: Family) -> int:
@@ -132,7 +165,8 @@ def _on(config: Config, switch: Switch) -> bool:
     return config.flag(switch) if isinstance(switch, str) else switch
 
 
-def _attention(config: Config, row: Attention, hidden_size: int, entries: list[LayerSpec]) -> Fields:
+def _attention(config: Config, family: Family, hidden_size: int, entries: list[LayerSpec]) -> Fields:
+    row = family.attention
     heads = _first(config, "num_query_heads") or config.need(*HEADS)
     kv_heads = _first(config, "num_kv_heads") or config.count(*(row.kv_heads or KV_HEADS)) or heads
     if row.kv_heads_if is not None and not config.flag(row.kv_heads_if):
@@ -140,6 +174,9 @@ def _attention(config: Config, row: Attention, hidden_size: int, entries: list[L
     if row.one_kv_head_if is not None:
         kv_heads = 1 if config.flag(row.one_kv_head_if) else heads
     head_dim = config.count(*HEAD_DIM) or hidden_size // heads
+    if family.latent:  # a latent type's file without latents
+        split = [config.count(key, least=0) or 0 for key in ("qk_nope_head_dim", "qk_rope_head_dim")]
+        head_dim = sum(split) or hidden_size // heads
     if head_dim < 1:
         raise InputError(f"{heads} heads do not fit into a hidden size of {hidden_size}", location=HEADS[0])
     normed = row.qk_norm_if is None or config.flag(row.qk_norm_if)
@@ -151,12 +188,12 @@ def _attention(config: Config, row: Attention, hidden_size: int, entries: list[L
         "qkv_bias": _on(config, row.qkv_bias),
         "key_bias": None if row.key_bias else False,
         "output_bias": _on(config, row.output_bias),
-        "gate": row.gate,
+        "gate": row.gate if row.gate_if is None or config.flag(row.gate_if) else "none",
         "gate_bias": row.gate_bias,
         "sinks": row.sinks,
     }
-    value_dim = config.count("v_head_dim")
-    if value_dim is not None and value_dim != head_dim:
+    value_dim = config.count("v_head_dim", least=0)
+    if value_dim and value_dim != head_dim:
         fields["v_head_dim"] = value_dim
     kinds = {entry.of if entry.kind == "parallel" else entry.kind for entry in entries if entry.window is None}
     if "sliding" in kinds:
@@ -258,13 +295,11 @@ def _encoder(config: Config, row: Encoder) -> Fields:
     }
 
 
-def _extra(config: Config, rows: tuple[Extra, ...], fields: Fields, num_layers: int) -> list[Fields]:
+def _extra(config: Config, rows: tuple[Extra, ...], fields: Fields) -> list[Fields]:
     """Weights that no other table has; one without elements is left out."""
     attention = fields.get("attention", {})
     known = {name: attention.get(name) for name in ("num_heads", "num_kv_heads", "head_dim")} | {
-        "hidden_size": fields["hidden_size"],
-        "vocab_size": fields["vocab_size"],
-        "num_layers": num_layers,
+        **{name: fields[name] for name in ("hidden_size", "vocab_size", "num_layers")},
         "intermediate_size": fields.get("feed_forward", {}).get("intermediate_size"),
     }
 

@@ -7,6 +7,7 @@ text names the key of the file that decides.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache, lru_cache
 from typing import Any, Literal
@@ -20,6 +21,7 @@ from kvcalc.sources.config.layers import NAMED_KINDS, Order
 from kvcalc.sources.config.parts import STATES, Experts
 from kvcalc.sources.config.special import SPECIAL
 from kvcalc.sources.files import parse_toml
+from kvcalc.sources.spec import LayerSet
 from kvcalc.weights import count_parameters
 
 Switch = bool | str
@@ -41,6 +43,7 @@ class Attention(_Table):
         kv_heads_if: the key that must be true for KV heads to be fewer than heads (ChatGLM).
         one_kv_head_if: the key that alone decides: one KV head, or as many as heads (GPT-BigCode).
         qk_norm_if: the key that must be true for the norms on Q and K.
+        gate_if: the key that must be true for the gate.
         query_rank, indexer_dim, indexer_heads: keys of these numbers.
         local: what differs in sliding and chunked layers: a field of the spec's ``[local_attention]``, and its keys.
         others: as the fields of the spec's ``[attention]``.
@@ -55,6 +58,7 @@ class Attention(_Table):
     key_bias: bool = True
     output_bias: Switch = False
     gate: Literal["none", "head", "full"] = "none"
+    gate_if: str | None = None
     gate_bias: bool = False
     sinks: bool = False
     query_rank: Keys = ()
@@ -146,7 +150,7 @@ class Extra(_Table):
     columns: Size = 1
     count: Size = 1
     linear: bool = False
-    layers: Literal["all", "full", "sliding", "cross", "state", "parallel", "dense", "experts"] | None = None
+    layers: LayerSet | None = None
     when: str | None = None
 
 
@@ -160,6 +164,7 @@ class Family(_Table):
         encoder_only: a model that keeps nothing from token to token and generates no text.
         no_cache: a model that generates text and keeps nothing (a diffusion language model).
         not_modelled: why there is no rule for the type.
+        remote: a class beside the checkpoint, which calls the whole model, with its head, ...Model.
         names: a usual key -> the key that holds its number in these files; a dot leads into a nested table.
         defaults: values of keys that a file may leave out.
         order: the layers of a file that does not list them.
@@ -183,6 +188,7 @@ class Family(_Table):
     encoder_only: bool = False
     no_cache: bool = False
     not_modelled: str | None = None
+    remote: bool = False
     names: dict[str, str] = {}
     defaults: dict[str, Any] = {}
     order: Order = Order()
@@ -225,12 +231,12 @@ class Family(_Table):
             _known(kind, NAMED_KINDS)
         return kinds
 
-    def kind_of(self) -> Mapping[str, str]:
-        """What each layer type means in these files."""
-        if not self.latent:
+    def kind_of(self, *, latent: bool) -> Mapping[str, str]:
+        """What each layer type means in these files; ``latent``: with multi-head latent attention."""
+        if not latent:
             return self.kinds
-        latent = dict.fromkeys(("full_attention", "indexed_attention", "deepseek_sparse_attention"), "latent")
-        return latent | self.kinds
+        types = ("full_attention", "indexed_attention", "deepseek_sparse_attention")
+        return dict.fromkeys(types, "latent") | self.kinds
 
 
 def _known(name: str | None, names: Mapping[str, object]) -> str | None:
@@ -268,10 +274,11 @@ def family_of(name: str) -> tuple[str, Family] | None:
 
     Only the files that hold the name are read as tables.
 
-    >>> family_of("gemma2_text")[0], family_of("RefinedWeb")[0], family_of("nobody")
-    ('gemma2', 'falcon', None)
+    >>> family_of("gemma2_text")[0], family_of("RefinedWeb")[0], family_of("Yi")[0], family_of("nobody")
+    ('gemma2', 'falcon', 'yi', None)
     """
-    for each in dict.fromkeys((name, canonical_type(name))):
+    usual = name.lower().replace("-", "_")
+    for each in dict.fromkeys((name, canonical_type(name), usual, canonical_type(usual))):
         for file_name, text in _texts().items():
             if each in text:
                 rows = lineage(file_name)
@@ -280,6 +287,24 @@ def family_of(name: str) -> tuple[str, Family] | None:
                 for row in rows.values():
                     if each in row.spellings:
                         return row.spellings[each], row
+    return None
+
+
+#: What follows the model type in the name of a class.
+_CLASS_ENDS = re.compile(r"(Text)?(For[A-Z]\w*|LMHeadModel|DoubleHeadsModel|Model)$")
+
+
+@lru_cache(maxsize=1024)
+def family_of_class(name: str) -> tuple[str, Family] | None:
+    """The model type and row that the name of a model's class tells, or None.
+
+    >>> family_of_class("DeepseekV4ForCausalLM")[0], family_of_class("GPT2LMHeadModel")[0], family_of_class("Nobody")
+    ('deepseek_v4', 'gpt2', None)
+    """
+    word = _CLASS_ENDS.sub("", name).lower()
+    for model_type in all_families():
+        if model_type.replace("_", "").replace("-", "") == word:
+            return family_of(model_type)
     return None
 
 

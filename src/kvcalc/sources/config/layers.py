@@ -74,6 +74,7 @@ class Order(BaseModel):
     The rules that are data:
 
     - ``all``: every layer is of type ``full``;
+    - ``listed``: the files of the type always list their layers;
     - ``every``: one layer in each ``period`` is of type ``full``, the one at ``offset``, the others are ``local``;
       with ``from_end`` the layers count from the last one, ``always`` names layers that are ``full`` in any case;
     - ``flags``: the list under ``keys`` holds 1 for a ``full`` layer and 0 for a ``local`` one;
@@ -131,7 +132,7 @@ def entries_of(config: Config, order: Order, kinds: Mapping[str, str], num_layer
             raise InputError(f"{key} has {len(listed)} entries for {num_layers} layers", location=key)
         types, extra = listed[:num_layers], listed[num_layers:]
     entries = [_entry(each, kinds, key or "layer_types", at) for at, each in enumerate(types)]
-    entries = _windowed(config, _overridden(config, entries))
+    entries = _windowed(config, _overridden(config, _with_indexers(config, entries)))
     return entries, _mtp_letters(config, entries, extra, kinds, count)
 
 
@@ -162,6 +163,19 @@ def _mtp_letters(
         config.notes.append(f"{count} multi-token-prediction layers are not modelled")
         return ""
     return "".join(letters[spec] for spec in specs)
+
+
+def _with_indexers(config: Config, entries: list[LayerSpec]) -> list[LayerSpec]:
+    """``indexer_types``: "full" layers keep indexer keys, "shared" ones read the choice of the layer before."""
+    if config.stated("indexer_types") is None:
+        return entries
+    types = config.words("indexer_types") or []
+    if len(types) < len(entries) or not set(types) <= {"full", "shared"}:
+        raise InputError(
+            f"indexer_types must say full or shared for each of {len(entries)} layers", location="indexer_types"
+        )
+    without = NAMED_KINDS["latent without indexer"]
+    return [without if each == "shared" else entry for each, entry in zip(types, entries, strict=False)]
 
 
 def _windowed(config: Config, entries: list[LayerSpec]) -> list[LayerSpec]:
@@ -219,6 +233,10 @@ def _overridden(config: Config, entries: list[LayerSpec]) -> list[LayerSpec]:
 
 def _all(_config: Config, num_layers: int, order: Order) -> list[str]:
     return [order.full] * num_layers
+
+
+def _listed(_config: Config, _num_layers: int, _order: Order) -> list[str]:
+    raise InputError("layer_types is missing", hint="the files of this model type list them", location="layer_types")
 
 
 def _every(config: Config, num_layers: int, order: Order) -> list[str]:
@@ -372,18 +390,6 @@ def _kimi_linear(config: Config, num_layers: int, _order: Order) -> list[str]:
     return [FULL if i in full else STATE for i in range(num_layers)]
 
 
-def _glm_dsa(config: Config, num_layers: int, _order: Order) -> list[str]:
-    """``indexer_types``: "full" layers keep indexer keys, "shared" ones read the choice of the layer before."""
-    types = config.sequence("indexer_types")
-    if types is None:
-        return ["indexed_attention"] * num_layers
-    if len(types) < num_layers or not all(each in ("full", "shared") for each in types):
-        raise InputError(
-            f"indexer_types must say full or shared for each of {num_layers} layers", location="indexer_types"
-        )
-    return ["indexed_attention" if each == "full" else FULL for each in types[:num_layers]]
-
-
 def _deepseek_v4(config: Config, num_layers: int, _order: Order) -> list[str]:
     """``compress_ratios``: 0 keeps the window only, 4 and 128 compress; an entry behind the last layer is MTP's."""
     ratios = config.counts("compress_ratios")
@@ -417,6 +423,7 @@ def _minimax_m3(config: Config, num_layers: int, _order: Order) -> list[str]:
 #: What an order's ``rule`` may be.
 RULES: dict[str, Callable[[Config, int, Order], list[str]]] = {
     "all": _all,
+    "listed": _listed,
     "every": _every,
     "flags": _flags,
     "indices": _indices,
@@ -429,7 +436,6 @@ RULES: dict[str, Callable[[Config, int, Order], list[str]]] = {
     "recurrent_gemma": _recurrent_gemma,
     "nemotron_h": _nemotron_h,
     "kimi_linear": _kimi_linear,
-    "glm_dsa": _glm_dsa,
     "deepseek_v4": _deepseek_v4,
     "minimax_m3": _minimax_m3,
 }

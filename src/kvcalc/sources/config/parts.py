@@ -175,9 +175,13 @@ def _plain_mamba(config: Config) -> Fields:
 
 def _mamba2(config: Config) -> Fields:
     hidden = config.need(*HIDDEN)
-    heads = config.need("mamba_n_heads", "mamba_num_heads", "n_mamba_heads", "num_heads")
-    inner = config.count("mamba_d_ssm") or (config.count("mamba_expand", "expand") or 2) * hidden
+    inner = config.count("mamba_d_ssm") or (config.count("mamba_expand", "expand", "expansion_factor") or 2) * hidden
     stated = config.value("mamba_d_head", "mamba_head_dim", "mamba_headdim")
+    heads_keys = ("mamba_n_heads", "mamba_num_heads", "n_mamba_heads", "num_heads")
+    if config.stated(*heads_keys) is None and config.stated("mamba_headdim") is not None:  # the first Zamba2
+        heads = inner // config.need("mamba_headdim") or 1
+    else:
+        heads = config.need(*heads_keys)
     if stated in (None, "auto"):
         head_dim = config.count("head_dim") if config.model_type == "mamba2" else inner // heads
     else:
@@ -188,7 +192,7 @@ def _mamba2(config: Config) -> Fields:
         "head_dim": head_dim or inner // heads,
         "state_size": config.need("mamba_d_state", "ssm_state_size", "state_size"),
         "groups": config.need("mamba_n_groups", "n_groups", "mamba_ngroups"),
-        "conv_kernel": config.need("mamba_d_conv", "conv_kernel"),
+        "conv_kernel": config.need("mamba_d_conv", "conv_kernel", "conv_dimension"),
         "conv_bias": config.flag("mamba_conv_bias", "use_conv_bias", default=True),
         "bias": config.flag("mamba_proj_bias", "use_bias", "add_bias_linear"),
         "norm": config.flag("mamba_rms_norm", default=True),
@@ -226,6 +230,11 @@ def _kda(config: Config) -> Fields:
         "head_dim": config.need("linear_attn_config.head_dim", "linear_head_dim"),
         "conv_kernel": config.need("linear_attn_config.short_conv_kernel_size", "linear_conv_kernel_dim"),
     }
+
+
+def _kda_full_gates(config: Config) -> Fields:
+    """Gates of full rank (BailingHybrid)."""
+    return _kda(config) | {"full_gates": True}
 
 
 def _lightning(config: Config) -> Fields:
@@ -280,6 +289,7 @@ STATES: dict[str, Callable[[Config], Fields]] = {
     "nemotron_mamba2": _nemotron_mamba2,
     "gated_delta_net": _gated_delta_net,
     "kda": _kda,
+    "kda_full_gates": _kda_full_gates,
     "lightning": _lightning,
     "rg_lru": _rg_lru,
     "short_conv": _short_conv,

@@ -1,7 +1,7 @@
 """What only one model type has, and no table can say: the last word on the fields of its spec.
 
 A row names its function in ``special``; the function changes the fields that :mod:`kvcalc.sources.config.describe`
-read.
+read, among them ``entries``, the layers.
 """
 
 from __future__ import annotations
@@ -92,16 +92,50 @@ def _mimo(config: Config, fields: Fields) -> None:
 
 
 def _falcon(config: Config, fields: Fields) -> None:
-    """One KV head, or ``num_kv_heads`` in the new decoder architecture."""
+    """One KV head, or ``num_kv_heads`` in the new decoder architecture.
+
+    RefinedWeb's own files state no architecture: the 40B of them is the one with a hidden size of 8,192, as vLLM 0.33
+    tells them apart too.
+    """
     attention = _block(fields, "attention")
-    if config.flag("new_decoder_architecture"):
+    first = config.stated("new_decoder_architecture") is None and "n_head" in config.table
+    new = config.flag("new_decoder_architecture") or (first and fields["hidden_size"] == 8192)
+    if new:
         kv_heads = config.count("num_kv_heads", "n_head_kv") or attention["num_heads"]
     else:
         kv_heads = 1 if config.flag("multi_query") else attention["num_heads"]
     attention["num_kv_heads"] = kv_heads
-    parallel = config.flag("parallel_attn") or config.flag("new_decoder_architecture")
-    both = config.flag("new_decoder_architecture") and config.count("num_ln_in_parallel_attn") in (None, 2)
-    fields["norms"]["per_layer"] = 2 if both or not parallel else 1
+    both = new and config.count("num_ln_in_parallel_attn") in (None, 2)
+    fields["norms"]["per_layer"] = 2 if both or not (new or config.flag("parallel_attn")) else 1
+
+
+def _gpt2(config: Config, fields: Fields) -> None:
+    """SantaCoder is a GPT-2 whose heads share one K and V."""
+    if config.word("attention_head_type") == "multiquery":
+        _block(fields, "attention")["num_kv_heads"] = 1
+
+
+def _chatglm(config: Config, fields: Fields) -> None:
+    """The first ChatGLM states ``inner_hidden_size``: LayerNorm, biases, no gate, a tied head."""
+    width = config.count("inner_hidden_size")
+    if width is None:
+        return
+    attention = _block(fields, "attention")
+    attention |= {"num_kv_heads": attention["num_heads"], "qkv_bias": True, "output_bias": True}
+    fields["feed_forward"] = {"intermediate_size": width, "gated": False, "bias": True}
+    fields["norms"]["bias"] = True
+    fields["tie_embeddings"] = True
+
+
+def _minicpmv(config: Config, fields: Fields) -> None:
+    """The keys of a Llama 3, Qwen2 or Qwen3 at the root; ``version`` tells which, or the keys that it has."""
+    version = config.stated("version")
+    attention = _block(fields, "attention")
+    if version in (4.5, "4.5") or config.stated("head_dim") is not None:
+        attention["qk_norm"] = "head"
+    elif version in (2.6, "2.6") or (version is None and fields["vocab_size"] > 150_000):
+        attention["qkv_bias"] = True
+    config.notes.append("which language model it is follows from its version and keys: weights estimated")
 
 
 def _t5(config: Config, fields: Fields) -> None:
@@ -280,10 +314,31 @@ def _nas_layer(attention: Config, dense: Config, hidden: int, heads: int, place:
 
 
 def _zamba2(config: Config, fields: Fields) -> None:
-    """The attention blocks read twice the hidden size, share their weights, and each use keeps its own cache."""
+    """Transformer blocks that hybrid layers share in turn: each exists once, each use has its own cache, a matrix
+    behind it and an adapter of low rank (Zamba2AttentionDecoderLayer of transformers 5.24.0). They read 2 D numbers.
+    """
+    hidden, width = fields["hidden_size"], _width(fields)
     attention = _block(fields, "attention")
-    attention["head_dim"] = config.count("attention_head_dim") or 2 * fields["hidden_size"] // attention["num_heads"]
-    config.notes.append("the shared attention block is counted at each of its uses: the weights are an upper estimate")
+    attention["head_dim"] = config.count("attention_head_dim") or 2 * hidden // attention["num_heads"]
+    wide, rank = 2 * hidden, config.need("adapter_rank")
+    blocks = config.need("num_mem_blocks", most=MOST_LAYERS)
+    once = {"part": "attention", "linear": True, "count": blocks}
+    use: Fields = {"part": "attention", "linear": True, "layers": "parallel"}
+    extra: list[Fields] = [
+        {"role": "shared_transformer.self_attn.qkv_proj", "rows": 3 * wide, "columns": wide} | once,
+        {"role": "shared_transformer.self_attn.o_proj", "rows": hidden, "columns": wide} | once,
+        {"role": "shared_transformer.feed_forward", "rows": 3 * width, "columns": hidden} | once,
+        {"role": "shared_transformer.norms", "part": "norms", "rows": wide + hidden, "count": blocks},
+        {"role": "linear", "rows": hidden, "columns": hidden} | use,
+        {"role": "gate_up_proj_adapter", "rows": hidden + 2 * width, "columns": rank} | use,
+    ]
+    if config.flag("use_shared_attention_adapter"):
+        extra.append({"role": "qkv_adapter", "rows": 2 * wide, "columns": rank, "count": 3} | use)
+    fields["extra"] = tuple(extra)
+    fields["entries"] = [
+        each.model_copy(update={"owns_weights": False}) if each.kind == "parallel" else each
+        for each in fields["entries"]
+    ]
 
 
 #: What a row's ``special`` may be.
@@ -293,6 +348,9 @@ SPECIAL: dict[str, Callable[[Config, Fields], None]] = {
     "mimo": _mimo,
     "falcon": _falcon,
     "t5": _t5,
+    "gpt2": _gpt2,
+    "chatglm": _chatglm,
+    "minicpmv": _minicpmv,
     "jetmoe": _jetmoe,
     "hrm_text": _hrm_text,
     "mpt": _mpt,
