@@ -10,6 +10,8 @@ import pytest
 import kvcalc
 from kvcalc.architecture import (
     Architecture,
+    Chunked,
+    Compressed,
     Full,
     Latent,
     Layer,
@@ -23,7 +25,7 @@ from kvcalc.architecture import (
 from kvcalc.derivation import evaluate
 from kvcalc.engines import make_engine
 from kvcalc.engines.llama_cpp import LlamaCppPlan
-from kvcalc.errors import InputError, UnsupportedError
+from kvcalc.errors import InputError, NotModelledError, UnsupportedError
 from kvcalc.layout import parse_layout
 from kvcalc.setup import prepare
 from kvcalc.units import MiB
@@ -254,8 +256,7 @@ def test_layers_that_read_another_cache_take_nothing_in_gemma_4() -> None:
 @pytest.mark.parametrize(
     ("model", "kv_cache_dtype", "options", "reason"),
     [
-        (recorded_model("mimo-v2-flash"), None, {}, "no rule is recorded"),
-        (recorded_model("deepseek-v3.2"), None, {}, "indexer"),
+        (kvcalc.load("recurrentgemma-2b"), None, {}, "no class for recurrent_gemma"),
         (kvcalc.load("llama-3.1-8b"), "fp8", {}, "no KV cache type fp8_e4m3"),
         (kvcalc.load("llama-3.1-8b"), "q8_0", {"flash_attn": False}, "without flash attention"),
         (recorded_model("deepseek-v3"), "q8_0/f16", {}, "different K and V types"),
@@ -264,24 +265,35 @@ def test_layers_that_read_another_cache_take_nothing_in_gemma_4() -> None:
             model_of("two", "gemma3", [sliding(512), sliding(1024)]),
             None,
             {},
-            "one window for all sliding layers, and two",
+            "one window for all sliding layers",
         ),
-        (model_of("shares", "hunyuan", [full(), Shared()]), None, {}, "shared layers of shares"),
-        (model_of("gemma", "gemma", [sliding(), full()]), None, {}, "no rule is recorded for them in gemma"),
-        (
-            model_of("m1", "baichuan_m1", [replace(full(), extra_state_bytes=64)]),
-            None,
-            {},
-            "beside K and V",
-        ),
+        (model_of("shares", "hunyuan", [full(), Shared()]), None, {}, "no class for hunyuan"),
+        (model_of("m1", "baichuan_m1", [replace(full(), extra_state_bytes=64)]), None, {}, "no class for baichuan_m1"),
     ],
 )
-def test_what_llama_cpp_refuses_or_nobody_knows_is_refused_with_the_reason(
+def test_what_llama_cpp_refuses_is_refused_with_the_place(
     model: Architecture, kv_cache_dtype: str | None, options: dict[str, Any], reason: str
 ) -> None:
     with pytest.raises(UnsupportedError, match=reason) as caught:
         plan(model, kv_cache_dtype, **options)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("model_type", "kinds", "reason"),
+    [
+        ("unheard_of", [sliding(), full()], "no rule of unheard_of"),
+        ("unheard_of", [full(), Shared()], "no rule of unheard_of"),
+        ("unheard_of", [replace(full(), indexer_dim=64)], "no rule of unheard_of"),
+        ("llama", [replace(full(), extra_state_bytes=64)], "beside K and V"),
+        ("llama", [Chunked(1024, 8, 128, 128)], "no rule of llama"),
+    ],
+)
+def test_layers_that_no_rule_of_their_model_type_covers_are_not_modelled(
+    model_type: str, kinds: list[Any], reason: str
+) -> None:
+    with pytest.raises(NotModelledError, match=reason):
+        plan(model_of("model", model_type, kinds))
 
 
 def test_tensor_parallelism_is_refused() -> None:
@@ -291,7 +303,7 @@ def test_tensor_parallelism_is_refused() -> None:
 
 def test_an_unknown_version_is_refused_with_the_known_one() -> None:
     with pytest.raises(InputError, match="0c1e57098"):
-        make_engine("llama.cpp", {"version": "b4000"})
+        make_engine("llama.cpp", {"version": "nightly"})
 
 
 def test_mla_in_plain_heads_costs_seventy_times_the_latent() -> None:
@@ -306,7 +318,7 @@ def test_states_are_float32_and_one_a_sequence_whatever_the_kv_types() -> None:
     model = model_of("mamba", "jamba", [State(recurrent_elements=1000, conv_channels=10, conv_kernel=4), NoCache()])
     for kv_cache_dtype in ("f16", "q4_0"):
         assert plan(model, kv_cache_dtype).kv_bytes(131072, 3) == 3 * 4 * (1000 + 30)
-    assert plan(model).allocate(1024, 1).why == "one state a sequence"
+    assert plan(model).allocate(1024, 1).why == "one state per sequence"
 
 
 def test_n_ctx_and_n_seq_max_replace_the_workload_and_say_so() -> None:
@@ -338,3 +350,123 @@ def test_llama_cpp_has_at_most_256_sequences() -> None:
 
 def test_a_given_n_ctx_is_all_for_one_sequence_unless_n_seq_max_says_otherwise() -> None:
     assert make_engine("llama.cpp", {"n_ctx": 32768}).context_limit == 32768
+
+
+# Contexts that the library of b11739 created itself, without memory: models of two to four layers.
+LATENT = Latent(rank=512, rope_dim=64, num_heads=1, nope_dim=128, v_head_dim=128)
+
+
+def compressed(ratio: int | None = None, indexer_dim: int = 0) -> Compressed:
+    return Compressed(width=64, window=32, ratio=ratio, indexer_dim=indexer_dim)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "kinds", "expected"),
+    [
+        ("deepseek_v32", [replace(LATENT, indexer_dim=128)] * 2, 11_534_336),
+        ("glm_moe_dsa", [replace(LATENT, indexer_dim=128)] * 2, 11_534_336),
+        ("minimax_m3", [full(2), replace(full(2), indexer_dim=128)], 10_485_760),
+        ("deepseek_v4", [compressed(), compressed(), compressed(4, 128), compressed(128)], 2_736_128),
+    ],
+)
+def test_models_with_a_cache_class_of_their_own(model_type: str, kinds: list[Any], expected: int) -> None:
+    made = plan(model_of("toy", model_type, kinds), swa_full=True)
+    cache, steps = made.allocate(2048, 2), made.explain(2048, 2)
+    assert cache.bytes == made.kv_bytes(2048, 2) == expected == sum(row.bytes for row in cache.layers)
+    assert evaluate(steps)["kv_bytes"] == expected
+
+
+def test_deepseek_v4_keeps_a_stream_for_each_sequence_even_where_the_cache_is_unified() -> None:
+    model = model_of("toy", "deepseek_v4", [compressed(), compressed(4, 128), compressed(128)])
+    assert plan(model, kv_unified=True).kv_bytes(1024, 4) == plan(model).kv_bytes(4096, 4)
+    assert plan(model, n_rs_seq=3).kv_bytes(1024, 1) - plan(model).kv_bytes(1024, 1) == 3 * (
+        2 * 4 * 8 * (2 * 64 + 2 * 128) + 2 * 4 * 128 * 64
+    )
+
+
+def test_mimo_keeps_its_own_heads_in_both_caches() -> None:
+    made = plan(
+        recorded_model("mimo-v2-flash"),
+        "bf16/f16",
+        n_ctx=12345,
+        n_ubatch=128,
+        n_seq_max=4,
+        kv_unified=True,
+        flash_attn=False,
+    )
+    base, local = made.report(3000, 4, 0)["printed"]
+    assert "size =  385.88 MiB ( 12544 cells,   9 layers,  4/1 seqs)" in base
+    assert "size =  146.25 MiB (   768 cells,  39 layers,  4/1 seqs)" in local
+
+
+def test_a_rollback_state_is_a_further_row_for_each_sequence() -> None:
+    # llama.cpp issue 23269: Qwen3.6 35B with a draft of two tokens.
+    made = plan(recorded_model("qwen3.5-35b-a3b"), n_rs_seq=2, kv_unified=True)
+    line = made.report(65536, 1, 0)["printed"][1]
+    assert "size =  188.44 MiB (     1 cells,  40 layers,  1 seqs  2 rs_seq)" in line
+    assert "R (f32):    8.44 MiB, S (f32):  180.00 MiB" in line
+    assert made.allocate(65536, 1).bytes == made.kv_bytes(65536, 1)
+
+
+def test_models_that_roll_nothing_back_ignore_n_rs_seq_and_say_so() -> None:
+    model = model_of("jamba", "jamba", [State(recurrent_elements=1000), full()])
+    assert plan(model, n_rs_seq=4).kv_bytes(1024, 2) == plan(model).kv_bytes(1024, 2)
+    assert "no rollback states" in plan(model, n_rs_seq=4).allocate(1024, 2).notes[0]
+
+
+def test_a_draft_of_prediction_layers_opens_a_second_context_in_f16() -> None:
+    model = recorded_model("qwen3.5-35b-a3b").changed(mtp_layers=(Layer(cache=full(2, 256)),))
+    made = prepare(model, engine="llama.cpp", kv_cache_dtype="q8_0", draft="mtp").plan
+    alone = prepare(model, engine="llama.cpp", kv_cache_dtype="q8_0").plan
+    cache = made.allocate(65536, 2)
+    assert cache.draft_bytes == 2 * 65536 * 2 * 2 * 256 * 2
+    assert cache.bytes == made.kv_bytes(65536, 2) == alone.kv_bytes(65536, 2) + cache.draft_bytes
+    assert cache.layers == alone.allocate(65536, 2).layers
+    assert made.explain(65536, 2)[-1].value == cache.bytes == evaluate(made.explain(65536, 2))["kv_bytes"]
+    assert "( 65536 cells,   1 layers,  2/2 seqs), K (f16)" in made.report(65536, 2, 0)["printed"][-1]
+
+
+def test_a_draft_model_of_its_own_holds_as_many_cells_as_the_model() -> None:
+    draft = uniform("qwen3", 4, 2, 64)
+    made = prepare(recorded_model("gemma-3-4b"), engine="llama.cpp", draft=draft).plan
+    assert made.allocate(1000, 3).draft_bytes == 4 * 3 * 1024 * 2 * 2 * 64 * 2  # 3 streams of 1000 tokens, padded
+
+
+def test_the_prediction_layers_of_a_model_with_an_indexer_have_none() -> None:
+    latent = replace(LATENT, indexer_dim=128)
+    model = model_of("glm", "glm_moe_dsa", [latent] * 3).changed(mtp_layers=(Layer(cache=latent),))
+    assert prepare(model, engine="llama.cpp", draft="mtp").plan.allocate(1024, 1).draft_bytes == 1024 * 576 * 2
+
+
+def test_llama_server_has_four_slots_in_one_cache_unless_it_is_told_otherwise() -> None:
+    model = kvcalc.load("gemma-3-27b")
+    server = plan(model, program="llama-server")
+    assert server.kv_bytes(8192, 1) == 2512 * MiB
+    assert plan(model, program="llama-server", n_seq_max=4, n_ctx=8192).kv_bytes(8192, 1) == 3136 * MiB
+    assert plan(model, program="llama-server", kv_unified=False, n_ctx=8192).kv_bytes(8192, 1) == 3136 * MiB
+    assert make_engine("llama.cpp", {"program": "llama-server"}).batch_limit == 4
+
+
+@pytest.mark.parametrize("model_type", ["llada", "dream", "modernbert"])
+def test_encoders_and_diffusion_models_keep_nothing(model_type: str) -> None:
+    cache = plan(model_of("model", model_type, [full()] * 4)).allocate(4096, 2)
+    assert (cache.bytes, cache.layers[0].tokens) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("version", "followed", "note"),
+    [
+        ("b11739", "b11739", ""),
+        ("0ce8cd114", "b11739", ""),
+        ("0c1e570981ab", "0c1e57098", ""),
+        ("b11000", "0c1e57098", "before b11739"),
+        ("12001", "b11739", "after b11739"),
+    ],
+)
+def test_a_build_between_the_known_ones_follows_the_older_rule_and_says_so(
+    version: str, followed: str, note: str
+) -> None:
+    engine = make_engine("llama.cpp", {"version": version})
+    assert engine.followed_version == followed
+    notes = plan(kvcalc.load("gemma-3-1b"), version=version).allocate(1024, 1).notes
+    assert any(note in each for each in notes) if note else not notes

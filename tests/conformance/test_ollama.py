@@ -73,4 +73,41 @@ def test_the_default_type_is_f16_and_an_unknown_version_is_refused() -> None:
     setup = prepare(kvcalc.load("gemma-3-1b"), engine="ollama")
     assert (setup.k_dtype.name, setup.v_dtype.name) == ("float16", "float16")
     with pytest.raises(InputError, match="fb30760996"):
-        bytes_of(kvcalc.load("gemma-3-1b"), 1024, version="0.1")
+        bytes_of(kvcalc.load("gemma-3-1b"), 1024, version="latest")
+
+
+@pytest.mark.parametrize(
+    ("model", "dtype", "parallel", "printed"),
+    [("gemma-3-12b", "f16", 1, 992.0), ("gemma-3-4b", "q8_0", 4, 341.0)],  # ollama issues 12000 and 10061
+)
+def test_the_estimate_of_ollamas_own_engine_is_what_its_logs_print(
+    model: str, dtype: str, parallel: int, printed: float
+) -> None:
+    options = {"version": "0.11", "num_parallel": parallel, "num_batch": 512}
+    made = prepare(kvcalc.load(model), engine="ollama", kv_cache_dtype=dtype, engine_options=options).plan
+    report = made.report(8192 // parallel, parallel, 0)
+    assert report["memory_required_kv"] == printed * MiB
+    assert report["streams"] == 1  # and what it allocates is one cache for all slots
+    assert made.kv_bytes(8192 // parallel, parallel) >= report["memory_required_kv"]
+
+
+def test_the_estimate_counts_every_layer_of_other_models_in_full() -> None:
+    def estimate(name: str, dtype: str = "f16") -> int:
+        setup = prepare(kvcalc.load(name), engine="ollama", kv_cache_dtype=dtype, engine_options={"version": "0.13"})
+        found: int = setup.plan.report(4096, 1, 0)["memory_required_kv"]
+        return found
+
+    assert estimate("llama-3.1-8b") == 512 * MiB
+    assert estimate("llama-3.1-8b", "q4_0") == 128 * MiB  # half a byte for each number, without the scales
+    assert estimate("gpt-oss-20b") == (12 * (4096 + 512) + 12 * 4096) * 2 * 8 * 64 * 2
+    assert estimate("deepseek-v2-lite") == 27 * 4096 * (512 + 64 + 512) * 2
+
+
+@pytest.mark.parametrize(
+    ("version", "followed", "note"),
+    [("0.6.3", "0.13", ""), ("v0.13.1", "0.13", ""), ("0.20.0", "0.13", "after"), ("fb30760996", "fb30760996", "")],
+)
+def test_releases_of_2025_follow_the_rule_of_their_own_engine(version: str, followed: str, note: str) -> None:
+    setup = prepare(kvcalc.load("gemma-3-1b"), engine="ollama", engine_options={"version": version})
+    assert setup.engine.followed_version == followed
+    assert any(note in each for each in setup.plan.allocate(1024, 1).notes) == bool(note)

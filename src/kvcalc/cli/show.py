@@ -81,6 +81,8 @@ def _section(footprint: Footprint, units: Units) -> Section:
     ]
     if cache.padding_bytes:
         rows.append({"part": "KV: padding", "bytes": cache.padding_bytes})
+    if cache.draft_bytes:
+        rows.append({"part": "KV: draft", "bytes": cache.draft_bytes})
     totals = {len(rows), len(rows) + 1}
     rows.append({"part": "KV cache", "bytes": cache.bytes, "share": footprint.overhead})
     rows.append({"part": f"weights: {weights.parameters:,} parameters{estimated}", "bytes": weights.bytes})

@@ -43,7 +43,7 @@ class LayerBytes:
 
 @dataclass(frozen=True)
 class KVCache:
-    """What an engine's cache takes on one device; ``sum(row.bytes) + padding_bytes == bytes``.
+    """What an engine's cache takes on one device; ``sum(row.bytes) + padding_bytes + draft_bytes == bytes``.
 
     Attributes:
         bytes: the engine's reservation or its peak: the number to budget.
@@ -53,6 +53,7 @@ class KVCache:
         why: the reason for the figure in a few words.
         notes: what a reader must know to use it.
         ideal_bytes: the report's own accounting of the same workload; filled in by the footprint.
+        draft_bytes: the cache of a draft model that the engine keeps apart (llama.cpp's second context).
     """
 
     bytes: int
@@ -62,6 +63,7 @@ class KVCache:
     why: str = ""
     notes: tuple[str, ...] = ()
     ideal_bytes: int = 0
+    draft_bytes: int = 0
 
 
 @dataclass(frozen=True)

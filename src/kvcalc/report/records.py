@@ -55,6 +55,7 @@ def footprint_record(reference: str, footprint: Footprint) -> FootprintRecord:
                 for row in cache.layers
             ],
             "padding_bytes": cache.padding_bytes,
+            "draft_bytes": cache.draft_bytes,
             "notes": list(cache.notes),
         },
         "total_bytes": footprint.total_bytes,

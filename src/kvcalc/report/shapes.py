@@ -56,13 +56,14 @@ class LayersRecord(TypedDict):
 
 
 class KVCacheRecord(TypedDict):
-    """The KV cache on one device; the layers and the padding add up to ``bytes``."""
+    """The KV cache on one device; the layers, the padding and a draft's own cache add up to ``bytes``."""
 
     bytes: Annotated[Count, Field(description="the engine's reservation or its peak: the number to budget")]
     steady_bytes: Annotated[Count, Field(description="held while decoding at that context")]
     ideal_bytes: Annotated[Count, Field(description="the report's accounting")]
     layers: list[LayersRecord]
     padding_bytes: Count
+    draft_bytes: Annotated[Count, Field(description="the cache of a draft model that the engine keeps apart")]
     notes: list[str]
 
 

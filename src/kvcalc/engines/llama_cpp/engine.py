@@ -1,0 +1,218 @@
+"""llama.cpp with its options, as a program of its own launches it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from kvcalc.architecture import Architecture, Latent, Layer
+from kvcalc.derivation import Derivation
+from kvcalc.dtypes import FLOAT16, DType, parse_dtype
+from kvcalc.engines.llama_cpp.models import ModelCache, model_cache
+from kvcalc.engines.llama_cpp.plan import MOST_SEQUENCES, ContextParams, LlamaCppPlan, make_plan
+from kvcalc.engines.options import EngineOptions
+from kvcalc.units import MAX_TOKENS
+
+if TYPE_CHECKING:
+    from kvcalc.setup import Setup
+
+_SERVER_SLOTS = 4  # llama-server -np auto, tools/server/server.cpp:156-160
+#: GLM and DeepSeek with a sparse-attention indexer: their prediction layers attend without one (src/llama-model.cpp).
+_DENSE_MTP = frozenset({"deepseek_v32", "dots3note", "glm_moe_dsa"})
+
+OLDEST, NEWEST = "0c1e57098", "b11739"
+#: The first build that is no older than each known version, and the commits' other names.
+_FIRST_BUILDS = {OLDEST: 0, NEWEST: 11739}
+_COMMITS = {"0ce8cd114": NEWEST}
+
+
+def nearest_version(text: str) -> tuple[str, str]:
+    """The known version whose rule a build follows, and what to say of it where it is another one.
+
+    Raises:
+        ValueError: neither a known commit nor a build number.
+
+    >>> nearest_version("b11739")
+    ('b11739', '')
+    >>> nearest_version("b11400")[0]
+    '0c1e57098'
+    """
+    version = next((known for known in (OLDEST, NEWEST) if text.startswith(known)), text)
+    version = next((known for commit, known in _COMMITS.items() if text.startswith(commit)), version)
+    if version in (OLDEST, NEWEST):
+        return version, ""
+    build = re.fullmatch(r"b?(\d{3,6})", text)
+    if build is None:
+        raise ValueError(f"known versions: {OLDEST}, {NEWEST}, and builds as in b11400")
+    number = int(build[1])
+    found = NEWEST if number >= _FIRST_BUILDS[NEWEST] else OLDEST
+    place = "after" if number > _FIRST_BUILDS[NEWEST] else "before"
+    if number == _FIRST_BUILDS[NEWEST]:
+        return NEWEST, ""
+    return found, f"llama.cpp b{number} is {place} {NEWEST}: the rule of {found} is followed"
+
+
+@dataclass(frozen=True, slots=True)
+class OwnLaunch:
+    """llama.cpp started with its own flags; what is None follows from the workload."""
+
+    n_batch: int
+    n_ubatch: int
+    n_ctx: int | None
+    n_seq_max: int | None
+    kv_unified: bool
+    swa_full: bool
+    n_rs_seq: int
+
+    def params(self, context: int, batch_size: int) -> ContextParams:
+        """The parameters, fast."""
+        n_ctx = self.n_ctx or context * batch_size
+        n_ubatch = min(n_ctx, self.n_batch, self.n_ubatch or self.n_batch)
+        slots = self.n_seq_max or batch_size
+        return ContextParams(n_ctx, n_ubatch, slots, self.kv_unified, self.swa_full, self.n_rs_seq)
+
+    def derive(self, work: Derivation) -> None:
+        """The same as quantities."""
+        source = "llama.cpp src/llama-context.cpp"
+        work.let("n_ctx", "tokens of all sequences", str(self.n_ctx or "T * B"), "tokens")
+        work.let("n_seq_max", "sequences at a time", str(self.n_seq_max or "B"), "sequences")
+        work.let("n_batch", "logical batch", f"min(n_ctx, {self.n_batch})", "tokens", source)
+        work.let("n_ubatch", "micro-batch", f"min(n_batch, {self.n_ubatch or 'n_batch'})", "tokens", source)
+
+
+def draft_cache(setup: Setup, key: DType, value: DType, *, flash_attn: bool, mla: bool) -> ModelCache | None:
+    """The layers of the second context that a draft opens, or None without a draft.
+
+    The model's own prediction layers are the draft of ``mtp``: llama.cpp opens a context of the same model that holds
+    those layers alone.
+    """
+    draft = setup.draft
+    if draft is None:
+        return None
+    if draft.model_type in _DENSE_MTP and setup.architecture.mtp_layers and draft == setup.architecture.mtp:
+        draft = draft.changed(layers=tuple(map(_without_indexer, draft.layers)))
+    return model_cache(draft, setup, key, value, flash_attn=flash_attn, mla=mla)
+
+
+def _without_indexer(layer: Layer) -> Layer:
+    return replace(layer, cache=replace(layer.cache, indexer_dim=0)) if isinstance(layer.cache, Latent) else layer
+
+
+class LlamaCpp(EngineOptions):
+    """llama.cpp as a library or ``llama-cli`` launches it, or with ``program`` as ``llama-server`` does."""
+
+    name: ClassVar[str] = "llama.cpp"
+    summary: ClassVar[str] = (
+        "reserves padded cells when the context is created; sliding layers get a cache of their own"
+    )
+    follows: ClassVar[str] = NEWEST
+    formula: ClassVar[str] = (
+        "cells = round_up(round_up(n_ctx, 256) // n_seq_max, 256), streams = n_seq_max; "
+        "kv_unified: round_up(n_ctx, 256), 1 stream\n"
+        "cells_swa = round_up(min(cells, window (x n_seq_max if kv_unified) + n_ubatch), 256); swa_full: cells\n"
+        "bytes = streams x sum over layers of cells x KV heads x (K dim x K bytes + V dim x V bytes)\n"
+        "      + n_seq_max x (1 + n_rs_seq) x 4 x sum over state layers of recurrent + channels x (kernel - 1)\n"
+        "MLA: K is the latent (rank + rope dim) and there is no V; an indexer's keys have a cache of as many cells\n"
+        "a draft opens a second context of as many tokens, with K and V in f16"
+    )
+    sources: ClassVar[tuple[str, ...]] = (
+        "llama.cpp 0c1e57098 (ggml 0.25.3): src/llama-context.cpp:246-306, src/llama-kv-cache.cpp:166-234",
+        "src/llama-kv-cache-iswa.cpp:69-80, src/llama-memory-recurrent.cpp:101-103, src/models/*.cpp",
+        "src/llama-model.cpp (create_memory), src/llama-kv-cache-dsa.cpp, -msa.cpp, -dsv4.cpp; common/speculative.cpp",
+        "llama.cpp b11739 (ggml 0.27.0): the library itself, contexts without memory",
+    )
+    not_modelled: ClassVar[tuple[str, ...]] = (
+        "CUDA's padding of quantised rows that are no multiple of 512 numbers (hundreds of bytes)",
+        "prompt caches in host memory",
+    )
+    evidence: ClassVar[str] = "680 recorded contexts of 17 models, to the byte and to the printed line"
+
+    n_batch: int = Field(2048, ge=1, le=MAX_TOKENS, description="tokens of a logical batch (-b)")
+    n_ubatch: int = Field(512, ge=0, le=MAX_TOKENS, description="tokens of a micro-batch (-ub); 0 is n_batch")
+    n_ctx: int | None = Field(
+        None, ge=1, le=MAX_TOKENS, description="tokens of all sequences together (-c); default context x batch size"
+    )
+    n_seq_max: int | None = Field(
+        None, ge=1, le=MOST_SEQUENCES, description="sequences at a time (-np); default the batch size"
+    )
+    kv_unified: bool = Field(False, description="one stream of cells for all sequences (-kvu)")
+    swa_full: bool = Field(False, description="a full-size cache for sliding layers (--swa-full)")
+    flash_attn: bool = Field(True, description="flash attention on or auto; false is -fa off")
+    mla: bool = Field(True, description="false: a GGUF without MLA keys, whose cache holds decompressed heads")
+    n_rs_seq: int = Field(
+        0, ge=0, le=1024, description="further rows of state per sequence to roll back to (the draft's n_max)"
+    )
+    cache_type_k_draft: str = Field("f16", description="K cache type of a draft's context (-ctkd)")
+    cache_type_v_draft: str = Field("f16", description="V cache type of a draft's context (-ctvd)")
+    program: Literal["llama-cli", "llama-server"] = Field(
+        "llama-cli",
+        description="whose defaults: llama-server has 4 slots in one unified cache where n_seq_max is left out",
+    )
+    version: str = Field(
+        NEWEST, description="the build or commit whose rule is followed: 0c1e57098, b11739 or b<number>"
+    )
+
+    @field_validator("version")
+    @classmethod
+    def _known_version(cls, version: str) -> str:
+        nearest_version(version)
+        return version
+
+    @field_validator("cache_type_k_draft", "cache_type_v_draft")
+    @classmethod
+    def _known_type(cls, name: str) -> str:
+        return parse_dtype(name).name
+
+    @property
+    def followed_version(self) -> str:
+        """The known version whose rule answers."""
+        return nearest_version(self.version)[0]
+
+    @property
+    def slots(self) -> int | None:
+        """Sequences at a time, where the options say so: ``n_seq_max``, or llama-server's 4."""
+        server = _SERVER_SLOTS if self.program == "llama-server" else None
+        return self.n_seq_max or server
+
+    @property
+    def context_limit(self) -> int | None:
+        """``n_ctx // n_seq_max`` where ``n_ctx`` is given (one sequence where ``n_seq_max`` is not)."""
+        return self.context_limit_at(1)
+
+    def context_limit_at(self, batch_size: int) -> int | None:
+        """``n_ctx // n_seq_max``; each sequence is one of ``n_seq_max`` where that is not given."""
+        return None if self.n_ctx is None else self.n_ctx // (self.n_seq_max or batch_size)
+
+    @property
+    def batch_limit(self) -> int | None:
+        """The slots: further sequences wait."""
+        return self.slots
+
+    def default_kv_dtypes(self, architecture: Architecture) -> tuple[DType, DType]:
+        """f16, whatever the model's own format."""
+        return FLOAT16, FLOAT16
+
+    def prepare(self, setup: Setup) -> LlamaCppPlan:
+        """Compute what one cell and one row of state cost, once."""
+        flash, mla = self.flash_attn, self.mla
+        model = model_cache(setup.architecture, setup, setup.k_dtype, setup.v_dtype, flash_attn=flash, mla=mla)
+        draft_types = parse_dtype(self.cache_type_k_draft), parse_dtype(self.cache_type_v_draft)
+        draft = draft_cache(setup, *draft_types, flash_attn=flash, mla=mla)
+        return make_plan(replace(model, notes=(*self._notes(setup, model), *model.notes)), self._launch(), draft)
+
+    def _notes(self, setup: Setup, model: ModelCache) -> tuple[str, ...]:
+        notes = [nearest_version(self.version)[1]]
+        if self.n_rs_seq and not model.rolls_back:
+            notes.append(f"llama.cpp keeps no rollback states for {setup.architecture.model_type}: n_rs_seq is 0")
+        if setup.draft is not None and model.rolls_back and model.state_bytes and not self.n_rs_seq:
+            notes.append("an MTP, EAGLE-3 or DFlash draft of llama-server keeps n_max (3) rows more: -E n_rs_seq=3")
+        return tuple(note for note in notes if note)
+
+    def _launch(self) -> OwnLaunch:
+        unified = self.kv_unified
+        if self.program == "llama-server" and self.n_seq_max is None and "kv_unified" not in self.model_fields_set:
+            unified = True
+        return OwnLaunch(self.n_batch, self.n_ubatch, self.n_ctx, self.slots, unified, self.swa_full, self.n_rs_seq)
