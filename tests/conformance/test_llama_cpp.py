@@ -260,7 +260,9 @@ def test_layers_that_read_another_cache_take_nothing_in_gemma_4() -> None:
         (kvcalc.load("llama-3.1-8b"), "fp8", {}, "no KV cache type fp8_e4m3"),
         (kvcalc.load("llama-3.1-8b"), "q8_0", {"flash_attn": False}, "without flash attention"),
         (recorded_model("deepseek-v3"), "q8_0/f16", {}, "different K and V types"),
+        (kvcalc.load("deepseek-v4-flash"), "q8_0/f16", {}, "different K and V types"),
         (uniform("qwen2", 4, 2, 80), "q8_0", {}, "do not divide heads of 80"),
+        (uniform("qwen2", 4, 1, 80), "q8_0/f16", {"flash_attn": False}, "do not divide rows of 80"),
         (
             model_of("two", "gemma3", [sliding(512), sliding(1024)]),
             None,

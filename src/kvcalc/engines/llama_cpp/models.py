@@ -224,10 +224,13 @@ def model_cache(
     owners = _owners(architecture)
     ignores = _ignored_windows(architecture)
     heads = [_heads(architecture.model_type, _attention(kind), mla) for _, kind, _ in owners]
-    if any(each is not None and not each.stores_value for each in heads) and key.name != value.name:
+    own_class = architecture.model_type in _OWN_CACHE
+    without_value = own_class or any(each is not None and not each.stores_value for each in heads)
+    if without_value and key.name != value.name:
         raise UnsupportedError(
-            f"llama.cpp refuses different K and V types ({key.name}, {value.name}) for MLA (src/llama-context.cpp)",
-            hint="an MLA cache has no V of its own: name one type",
+            f"llama.cpp refuses different K and V types ({key.name}, {value.name}) for a cache without V, "
+            "as in MLA (src/llama-context.cpp)",
+            hint="name one type",
         )
     # Without flash attention V is stored transposed, in rows as wide as the model's widest layer.
     widest = max((each.heads * each.value_dim for each in heads if each and each.stores_value), default=0)
@@ -245,7 +248,7 @@ def model_cache(
         tuple(layers),
         architecture.num_layers,
         0 if ignores else _window(architecture),
-        architecture.model_type in _OWN_CACHE,
+        own_class,
         architecture.model_type in ROLLS_BACK,
         PRINTED_TYPES[key.name],
         PRINTED_TYPES[value.name],
