@@ -18,6 +18,7 @@ NUMBERS: dict[str, dict[str, tuple[Any, ...]]] = {
         "n_ubatch": (512, 0, TOKENS, -1, TOKENS + 1),
         "n_ctx": (None, 1, TOKENS, 0, TOKENS + 1),
         "n_seq_max": (None, 1, 256, 0, 257),
+        "n_rs_seq": (0, 0, 1024, -1, 1025),
     },
     "ollama": {
         "num_parallel": (None, 1, 256, 0, 257),
@@ -56,9 +57,12 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
         "swa_full": (False, (True,), (2,)),
         "flash_attn": (True, (False,), (2,)),
         "mla": (True, (False,), (2,)),
-        "version": ("0c1e57098", (), ("b10488",)),
+        "cache_type_k_draft": ("f16", ("q8_0",), ("q9",)),
+        "cache_type_v_draft": ("f16", ("bf16",), ("q9",)),
+        "program": ("llama-cli", ("llama-server",), ("llama-bench",)),
+        "version": ("b11739", ("0c1e57098", "0ce8cd114", "b10488"), ("latest", "b12")),
     },
-    "ollama": {"version": ("fb30760996", (), ("0.12.6",))},
+    "ollama": {"version": ("fb30760996", ("0.12.6", "v0.6.3", "0.20"), ("1.0", "latest"))},
     "vllm": {
         "async_scheduling": (True, (False,), (2,)),
         "disable_hybrid_kv_cache_manager": (False, (True,), (2,)),
