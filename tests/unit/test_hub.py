@@ -10,7 +10,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from huggingface_hub import constants
+from huggingface_hub import close_session, constants
 
 from kvcalc.errors import InputError, KVCalcError, NetworkError
 from kvcalc.sources import hub
@@ -19,7 +19,7 @@ from kvcalc.sources.hub import Patience, fetch
 TOKEN = "hf_very" + "secret" * 4
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CONFIG = {"model_type": "llama", "hidden_size": 64}
-IMPATIENT = Patience(quiet=0.05, answer=0.3, whole=1.0)
+IMPATIENT = Patience(quiet=0.05, answer=0.3, whole=1.0, busy=())
 
 
 def weights_file(tensors: int, padding: int = 0) -> bytes:
@@ -80,6 +80,7 @@ class Handler(BaseHTTPRequestHandler):
         for key, value in (headers or {}).items():
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(body) if length is None else length))
+        self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
 
@@ -114,12 +115,17 @@ def site(servers, monkeypatch, tmp_path):
     server.files["/org/model/resolve/main/config.json"] = json.dumps(CONFIG).encode()
     server.files[f"/org/model/resolve/{COMMIT}/model.safetensors"] = weights_file(3)
     monkeypatch.setattr(constants, "ENDPOINT", server.url)
+    template = f"{server.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setenv("NO_PROXY", "*")
-    return server
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, "*")
+    close_session()  # it remembers the proxies of whoever asked first
+    yield server
+    close_session()
 
 
 def at_main(file):
@@ -226,8 +232,7 @@ def test_a_server_without_ranges_is_read_no_further_than_needed(site):
         (refuse(429, Retry_After="37"), "too many requests", "in 37 seconds"),
         (refuse(429), "too many requests", "later"),
         (refuse(503), "HTTP status 503", "later"),
-        (redirect("/org/new-name/resolve/main/config.json", 307), "renamed to 'org/new-name'", "hf:org/new-name"),
-        (redirect("/org/model/resolve/main/config.json"), "HTTP status 302", "later"),
+        (redirect("/org/model/resolve/main/config.json"), "does not answer as the Hub does", "HF_ENDPOINT"),
         (lambda handler: handler.answer(200, b"{", length=50), "cut off after 1 of 50 bytes", "try again"),
         (lambda handler: handler.wfile.write(b"what?\r\n\r\n"), "does not answer as the Hub does", "HF_ENDPOINT"),
         (lambda handler: time.sleep(0.6), "takes too long", "later"),
@@ -239,6 +244,40 @@ def test_every_refusal_is_one_sentence_and_a_hint(site, answer, message, hint):
     assert isinstance(error, NetworkError)
     assert message in error.message
     assert hint in error.hint
+
+
+def test_a_model_that_was_renamed_is_found_and_says_so(site):
+    for file in (at_main("config.json"), at_commit("model.safetensors")):
+        moved = file.replace("/org/model/", "/org/new-name/")
+        site.files[moved] = site.files[file]
+        site.files[file] = redirect(moved, 307)
+    model = fetch("hf:org/model")
+    assert model.weights.elements == 12
+    assert model.notes == ("hf:org/model has been renamed: it is hf:org/new-name now",)
+
+
+def test_a_busy_server_is_asked_again(site):
+    config = site.files[at_main("config.json")]
+    answers = [refuse(503), lambda handler: None, refuse(429), lambda handler: handler.send_ranged(config)]
+
+    def answer(handler):
+        answers.pop(0)(handler)
+
+    site.files[at_main("config.json")] = answer
+    assert fetch("hf:org/model", Patience(busy=(0, 0, 0))).config == CONFIG
+    assert answers == []
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["", "huggingface.co", "127.0.0.1:1", "http://127.0.0.1:99999", "http://[::1", "ftp://x", "http://\x1b[31m"],
+)
+def test_an_endpoint_that_is_no_web_address_is_one_error(site, monkeypatch, endpoint):
+    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    error = refused()
+    assert isinstance(error, InputError)
+    assert error.message.startswith("HF_ENDPOINT is no web address: '")
+    assert "https://huggingface.co" in error.hint
 
 
 def test_a_restricted_model_asks_for_a_token_where_there_is_none(site, monkeypatch):
@@ -308,7 +347,20 @@ def test_a_bad_config_on_the_hub_is_one_error(site, config):
 
 
 @pytest.mark.parametrize(
-    "reference", ["hf:", "hf:a/b/c", "hf:../x", "hf:org/model#", "hf:org/model#../../x", "hf:org/mo del", "hf:é/x"]
+    "reference",
+    [
+        "hf:",
+        "hf:a/b/c",
+        "hf:../x",
+        "hf:org/model#",
+        "hf:org/model#../../x",
+        "hf:org/mo del",
+        "hf:é/x",
+        "hf:a/.",
+        "hf:-/-",
+        "hf:a/b--",
+        "hf:a/b.git",
+    ],
 )
 def test_what_is_no_name_of_a_model_reaches_no_network(site, reference):
     assert "write hf:org/name" in refused(reference).hint
@@ -380,6 +432,7 @@ def test_a_commit_in_the_cache_needs_no_network_and_a_branch_is_asked_anew(site,
 
 def test_without_a_connection_the_cache_answers_and_says_so(site, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{revision}/{filename}")
     error = refused()
     assert "no connection to" in error.message
     cached(tmp_path, OLD)
@@ -426,7 +479,7 @@ def test_the_model_of_the_hub_is_that_of_its_config_with_the_weights_of_its_file
         asked.append((config, name))
         return load_preset("gemma-3-1b")
 
-    monkeypatch.setattr("kvcalc.sources.config.read_config", read_config)
+    monkeypatch.setattr(hub, "read_config", read_config)
     model = hub.load_from_hub("hf:org/model")
     assert asked == [(CONFIG, "org/model")]
     assert model.provenance.weight_bytes == {"bfloat16": 24}
@@ -444,6 +497,7 @@ def test_no_command_shows_or_writes_the_token(site, monkeypatch, capsys, tmp_pat
     from kvcalc.cli.app import run
 
     monkeypatch.setenv("KVCALC_DEBUG", debug)
+    monkeypatch.setattr(hub, "Patience", lambda: IMPATIENT)
     site.files[at_main("config.json")] = answer
     written = tmp_path / "answer.json"
     code = run(["show", "hf:org/model", "-c", "1k", "--explain", "--format", "json", "-o", str(written)])
@@ -463,12 +517,12 @@ def test_no_traceback_shows_the_token_even_with_the_values_of_its_variables(site
     def fail(*_):
         raise RuntimeError("a mistake of ours")
 
-    monkeypatch.setattr(hub._Connection, "_body", fail)
+    monkeypatch.setattr(hub._Repository, "body", fail)
     with pytest.raises(RuntimeError) as caught:
         load("hf:org/model")
     shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
     text = "".join(shown.format())
-    assert "in read" in text
+    assert "in answer" in text
     assert TOKEN not in text
     for debug in ("", "1"):
         monkeypatch.setenv("KVCALC_DEBUG", debug)

@@ -1,8 +1,9 @@
-"""Models on the Hugging Face Hub: config.json and the safetensors headers, never a weight.
+"""Models on the Hub: config.json and the safetensors headers, never a weight.
 
-The extra ``hub`` brings huggingface_hub, which knows the endpoint, the token and the local cache (HF_ENDPOINT,
-HF_TOKEN, HF_HOME, HF_HUB_OFFLINE); the requests are made here, because every answer must be bounded in bytes and in
-time, and the token must reach no other host.
+The extra ``hub`` brings huggingface_hub, which makes the requests: it knows the endpoint, the token, proxies,
+certificates and the local cache (HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_OFFLINE), and follows redirects without taking
+the token to another host. The answers are read here and not by its ``get_safetensors_metadata``, which reads whatever a
+server sends: each is bounded in bytes and in time, and one header is in memory at a time.
 """
 
 from __future__ import annotations
@@ -11,26 +12,23 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from http.client import HTTPException, HTTPMessage
 from pathlib import Path
-from typing import IO, Any
-from urllib.error import HTTPError, URLError
-from urllib.parse import quote as quote_url
+from queue import Full, Queue
+from typing import Any
 from urllib.parse import unquote, urlsplit
-from urllib.request import HTTPRedirectHandler, OpenerDirector, Request, build_opener
 
 from kvcalc.architecture import Architecture
 from kvcalc.errors import InputError, KVCalcError, NetworkError, quote
 from kvcalc.sources.checkpoint import LARGEST_CONFIG, SIDECAR, parse_config
+from kvcalc.sources.config import read_config
 from kvcalc.sources.files import read_bytes
 from kvcalc.sources.safetensors import (
     INDEX_NAME,
     LARGEST_HEADER,
     LARGEST_INDEX,
-    StoredTensor,
     StoredWeights,
     add_up,
     header_length,
@@ -46,20 +44,23 @@ _SINGLE_FILE = "model.safetensors"
 _MOST_BYTES = 2**29
 #: Most headers are shorter, and one request then answers for a file.
 _FIRST_BYTES = 2**17
-_MOST_REDIRECTS = 5
 _REQUESTS_AT_ONCE = 8
+#: Statuses of a server that is busy: asked again after a moment.
+_BUSY = (429, 500, 502, 503, 504)
 _REFERENCE = re.compile(r"hf:([\w.-]{1,96}(?:/[\w.-]{1,96})?)(?:#([\w./-]{1,200}))?", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}", re.ASCII)
 _RESOLVE = re.compile(r"/([\w.-]+(?:/[\w.-]+)?)/resolve/", re.ASCII)
+_RANGE = re.compile(r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait, in seconds: before progress is shown, for one answer, and for everything."""
+    """How long to wait, in seconds: before progress is shown, for one answer, for everything, and for a busy server."""
 
     quiet: float = 1.0
     answer: float = 10.0
     whole: float = 120.0
+    busy: tuple[float, ...] = (1.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,6 @@ def load_from_hub(reference: str) -> Architecture:
         KVCalcError: the model's config.json or a header is wrong, or describes something nobody here knows.
     """
     model = fetch(reference)
-    from kvcalc.sources.config import read_config  # the fetch may refuse: its rules are not needed then
-
     try:
         architecture = read_config(model.config, model.name)
     except KVCalcError as error:
@@ -110,18 +109,13 @@ def fetch(reference: str, patience: Patience | None = None) -> HubModel:
         NetworkError: see :func:`load_from_hub`.
         InputError: a reference, a config.json or a header that is wrong.
     """
-    match = _REFERENCE.fullmatch(reference)
-    if match is None or ".." in reference:
-        raise InputError(
-            f"{quote(reference)} names no model on the Hub", hint="write hf:org/name, or hf:org/name#revision"
-        )
-    name, revision = match[1], match[2] or "main"
     try:
         from huggingface_hub import constants
     except ImportError:
         raise NetworkError(
             "reading the Hub needs the package huggingface_hub", hint="pip install 'kvcalc[hub]'"
         ) from None
+    name, revision = _named(reference)
     cached = _from_cache(name, revision)
     if cached is not None and cached.weights is not None and _COMMIT.fullmatch(revision):
         return cached  # a commit never changes
@@ -132,18 +126,51 @@ def fetch(reference: str, patience: Patience | None = None) -> HubModel:
                 hint="unset HF_HUB_OFFLINE, or fetch the model's files first",
             )
         return cached
-    repository = _Repository(name, revision, _Connection(constants.ENDPOINT, _headers(), patience or Patience()))
+    repository = _Repository(name, revision, _endpoint(constants.ENDPOINT), _headers(), patience or Patience())
     try:
         return _waited_for(repository)
     except _Unreachable as error:
         if cached is None:
             raise NetworkError(error.message, hint=error.hint) from None
         note = f"{error.message}: the answer is that of the local cache"
-        return HubModel(cached.name, cached.config, cached.weights, cached.source, (*cached.notes, note))
+        return replace(cached, notes=(*cached.notes, note))
 
 
 class _Unreachable(NetworkError):
     """Nothing answered: what is in the local cache is then better than nothing."""
+
+
+class _NoSuchFile(NetworkError):
+    """The repository has no file of that name, which may be quite right."""
+
+
+def _named(reference: str) -> tuple[str, str]:
+    """The repository and the revision of a reference."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    match = _REFERENCE.fullmatch(reference)
+    hint = "write hf:org/name, or hf:org/name#revision"
+    if match is None or ".." in reference:
+        raise InputError(f"{quote(reference)} names no model on the Hub", hint=hint)
+    try:
+        validate_repo_id(match[1])
+    except HFValidationError:  # a name that ends in .git, begins with a hyphen, and more of the Hub's own rules
+        raise InputError(f"{quote(reference)} is no name that the Hub gives", hint=hint) from None
+    return match[1], match[2] or "main"
+
+
+def _endpoint(address: str) -> str:
+    """The address of the Hub, where it is one."""
+    try:
+        parts = urlsplit(address)
+        sound = address.isprintable() and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound:
+        hint = "unset HF_ENDPOINT, or write an address such as https://huggingface.co"
+        raise InputError(f"HF_ENDPOINT is no web address: {quote(address)}", hint=hint)
+    return address
 
 
 def _headers() -> dict[str, str]:
@@ -152,7 +179,8 @@ def _headers() -> dict[str, str]:
 
     from kvcalc import __version__
 
-    headers = {"User-Agent": f"kvcalc/{__version__}"}
+    # As the file is: the length of a compressed one says nothing of what it becomes.
+    headers = {"User-Agent": f"kvcalc/{__version__}", "Accept-Encoding": "identity"}
     try:
         token = None if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN else get_token()
     except Exception:
@@ -194,107 +222,220 @@ class _Answer:
     commit: str | None
 
 
-class _Redirects(HTTPRedirectHandler):
-    """Follows the Hub to its storage, without the token; a model that was renamed is said, not followed."""
-
-    max_redirections = _MOST_REDIRECTS
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def redirect_request(
-        self, req: Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> Request | None:
-        old, new = urlsplit(req.full_url), urlsplit(newurl)
-        same_host = (old.scheme, old.netloc) == (new.scheme, new.netloc)
-        moved = _RESOLVE.match(unquote(new.path))
-        fp.close()  # its body, which may have no end, is of no use
-        if same_host and moved and moved[1] != self.name:
-            hint = f"write hf:{moved[1]}"
-            raise NetworkError(f"hf:{self.name} has been renamed to {quote(moved[1])}", hint=hint)
-        if new.scheme not in ("http", "https") or (old.scheme == "https" and new.scheme != "https"):
-            raise NetworkError(f"the Hub sends hf:{self.name} to an address that is not safe")
-        redirected = super().redirect_request(req, fp, code, msg, headers, newurl)
-        if redirected is not None and not same_host:
-            redirected.remove_header("Authorization")
-        return redirected
-
-
 @dataclass
-class _Connection:
-    """The way to one endpoint: bounded in time and in bytes, for all requests together."""
+class _Repository:
+    """One model at one revision; the first answer pins the commit for those that follow."""
 
+    name: str
+    revision: str
     endpoint: str
     headers: dict[str, str] = field(repr=False)
     patience: Patience
     bytes_left: int = _MOST_BYTES
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    files_done: int = 0
+    files_all: int = 0
+    new_name: str | None = None
 
     def __post_init__(self) -> None:
         self.until = time.monotonic() + self.patience.whole
+        self.asked = self.revision
         self.host = urlsplit(self.endpoint).netloc.rpartition("@")[2]
+        self.counting = threading.Lock()
+        self.one_long_header = threading.Lock()
 
-    def read(self, name: str, url: str, most: int, span: tuple[int, int] | None, opener: OpenerDirector) -> _Answer:
+    def fetch(self) -> HubModel:
+        """config.json, the index where there is one, and every header."""
+        try:
+            config = self.read(_CONFIG, LARGEST_CONFIG)
+        except _NoSuchFile as error:
+            hint = f"a GGUF file can be downloaded and named: see {self.host}/{self.name}/tree/{self.asked}"
+            raise NetworkError(f"{error.message}: {_CONFIG}", hint=hint) from None
+        if config.commit is not None and _COMMIT.fullmatch(config.commit):
+            self.revision = config.commit
+        source = f"hf:{self.name}#{self.revision}"
+        table = parse_config(config.data, f"{_CONFIG} of {source}")
+        weights = self.weights()
+        if weights is not None and weights.elements is None and "quantization_config" not in table:
+            with suppress(_NoSuchFile):
+                sidecar = self.read(SIDECAR, LARGEST_CONFIG)
+                table = {**table, "hf_quant_config": parse_config(sidecar.data, f"{SIDECAR} of {source}")}
+        notes = []
+        if self.new_name is not None:
+            notes.append(f"hf:{self.name} has been renamed: it is hf:{self.new_name} now")
+        if weights is None:
+            notes.append(f"hf:{self.name} has no safetensors file: the weights are computed from its {_CONFIG}")
+        return HubModel(self.name, table, weights, source, tuple(notes))
+
+    def weights(self) -> StoredWeights | None:
+        """What the weights take, from the index and the headers; None where there are none."""
+        try:
+            index = self.read(INDEX_NAME, LARGEST_INDEX)
+        except _NoSuchFile:
+            self.files_all = 1
+            try:
+                text, data_bytes = self.header(_SINGLE_FILE)
+            except _NoSuchFile:
+                return None
+            return add_up([parse_header(text, data_bytes, self.place(_SINGLE_FILE))])
+        placed = parse_index(index.data, self.place(INDEX_NAME))
+        self.files_all = len(placed)
+        return add_up(
+            listed_tensors(parse_header(text, data_bytes, self.place(file)), placed.pop(file), self.place(file))
+            for file, text, data_bytes in self.all_headers(list(placed))
+        )
+
+    def place(self, file: str) -> str:
+        """A file as errors name it."""
+        return f"{file} of hf:{self.name}"
+
+    def all_headers(self, files: list[str]) -> Iterator[tuple[str, bytes, int]]:
+        """The header of each file and the bytes behind it, several read at a time, as they come.
+
+        The threads are daemons: an interrupted program does not wait for a slow server.
+        """
+        found: Queue[tuple[str, bytes, int] | BaseException] = Queue(maxsize=1)
+        waiting = iter(files)
+        ended = threading.Event()
+
+        def run() -> None:
+            while not ended.is_set():
+                with self.counting:
+                    file = next(waiting, None)
+                if file is None:
+                    return
+                try:
+                    put((file, *self.header(file)))
+                except BaseException as error:
+                    put(error)
+
+        def put(item: tuple[str, bytes, int] | BaseException) -> None:
+            while not ended.is_set():
+                with suppress(Full):  # the one before it is being parsed
+                    found.put(item, timeout=0.1)
+                    return
+
+        try:
+            for _ in range(min(_REQUESTS_AT_ONCE, len(files))):
+                threading.Thread(target=run, daemon=True).start()
+            for _ in files:
+                item = found.get()
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            ended.set()
+
+    def header(self, file: str) -> tuple[bytes, int]:
+        """The header of one file and the bytes behind it: one ranged read, and a second where the header is long."""
+        first = self.read(file, _FIRST_BYTES, (0, _FIRST_BYTES - 1))
+        if first.whole_bytes is None:
+            raise NetworkError(f"{self.host} does not say how long {quote(file)} is", hint="is HF_ENDPOINT right?")
+        length = header_length(first.data, first.whole_bytes, self.place(file))
+        text = first.data[8 : 8 + length]
+        if len(text) < length:
+            with self.one_long_header:
+                text += self.read(file, LARGEST_HEADER + 8, (len(first.data), 8 + length - 1)).data
+        self.files_done += 1
+        return text, first.whole_bytes - 8 - length
+
+    def read(self, file: str, most: int, span: tuple[int, int] | None = None) -> _Answer:
         """At most ``most`` bytes of a file; with a ``span`` those from its first to its last byte.
 
         Raises:
             NetworkError: refused, slow, cut off, or longer than ``most``.
         """
-        request = Request(url, headers=self.headers)  # noqa: S310 - the endpoint is the user's own, redirects are checked
-        if span is not None:
-            request.add_header("Range", f"bytes={span[0]}-{span[1]}")
-        try:
-            with opener.open(request, timeout=self.patience.answer) as response:
-                length = response.headers.get("Content-Length", "")
-                promised = int(length) if re.fullmatch(r"\d{1,18}", length) else None
-                skipped = 0
-                wanted = promised
-                whole = promised
-                if span is not None:
-                    wanted = span[1] - span[0] + 1
-                    ranged = re.fullmatch(
-                        r"bytes (\d{1,18})-\d{1,18}/(\d{1,18})", response.headers.get("Content-Range", "")
-                    )
-                    if response.status == 206 and ranged is not None and int(ranged[1]) == span[0]:
-                        whole = int(ranged[2])
-                    elif response.status == 200:  # a server without ranges sends the file from its beginning
-                        skipped = span[0]
-                    else:
-                        raise NetworkError(f"{self.host} answers another part of a file of hf:{name} than it was asked")
-                    if whole is not None:
-                        wanted = min(wanted, max(0, whole - span[0]))
-                if (wanted or 0) + skipped > most:
-                    raise NetworkError(f"a file of hf:{name} is larger than the {most:,} bytes that it may have")
-                data = self._body(name, response, skipped + wanted if wanted is not None else None, most)
-                return _Answer(data[skipped:], whole, response.headers.get("X-Repo-Commit"))
-        except HTTPError as error:
-            error.close()
-            raise self._refused(name, error.code, error.headers, "Authorization" in self.headers) from None
-        except (TimeoutError, HTTPException, OSError, ValueError) as error:
-            raise self._failed(name, error) from None
+        from huggingface_hub import get_session, hf_hub_url
 
-    def _body(self, name: str, response: Any, wanted: int | None, most: int) -> bytes:
-        pieces: list[bytes] = []
-        have = 0
-        while wanted is None or have < wanted:
+        url = hf_hub_url(self.name, file, revision=self.revision, endpoint=self.endpoint)
+        ranged = {"Range": f"bytes={span[0]}-{span[1]}"} if span else {}
+        waits = iter(self.patience.busy)
+        while True:
+            try:
+                with get_session().stream(
+                    "GET", url, headers=self.headers | ranged, timeout=self.patience.answer, follow_redirects=True
+                ) as response:
+                    wait = next(waits, None) if response.status_code in _BUSY else None
+                    if wait is None:
+                        return self.answer(response, most, span)
+            except KVCalcError:
+                raise
+            except Exception as error:
+                # A server may close a connection that it has promised to keep.
+                wait = next(waits, None) if "RemoteProtocolError" in _kinds(error) else None
+                if wait is None:
+                    raise self.failed(error) from None
+            time.sleep(wait)
+
+    def answer(self, response: Any, most: int, span: tuple[int, int] | None) -> _Answer:
+        """What a response holds, or why it holds nothing."""
+        self.check_address(response)
+        if response.status_code >= 300:
+            raise self.refused(response.status_code, response.headers)
+        length = response.headers.get("Content-Length", "")
+        whole = wanted = int(length) if re.fullmatch(r"\d{1,18}", length) else None
+        skipped = 0
+        if span is not None:
+            wanted = span[1] - span[0] + 1
+            part = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            if response.status_code == 206 and part is not None and int(part[1]) == span[0]:
+                whole = int(part[2])
+            elif response.status_code == 200:  # a server without ranges sends the file from its beginning
+                skipped = span[0]
+            else:
+                raise NetworkError(
+                    f"{self.host} answers another part of a file of hf:{self.name} than it was asked",
+                    hint="is HF_ENDPOINT right?",
+                )
+            if whole is not None:
+                wanted = min(wanted, max(0, whole - span[0]))
+        if (wanted or 0) + skipped > most:
+            raise self.too_large(f"a file of hf:{self.name} is larger than the {most:,} bytes that it may have")
+        data = self.body(response, None if wanted is None else skipped + wanted, most)
+        return _Answer(data[skipped:], whole, response.headers.get("X-Repo-Commit"))
+
+    def body(self, response: Any, wanted: int | None, most: int) -> bytes:
+        """The bytes of an answer, up to those that are wanted."""
+        data = bytearray()
+        pieces = response.iter_raw()
+        while wanted is None or len(data) < wanted:
             if time.monotonic() > self.until:
                 raise TimeoutError
-            piece = response.read1(2**16 if wanted is None else min(2**16, wanted - have))
+            try:
+                piece = next(pieces, b"")
+            except Exception as error:
+                if "ProtocolError" in _kinds(error):
+                    piece = b""  # it hung up
+                else:
+                    raise
             if not piece:
                 break
-            have += len(piece)
-            pieces.append(piece)
-            with self._lock:
+            data += piece
+            with self.counting:
                 self.bytes_left -= len(piece)
-            if have > most or self.bytes_left < 0:
-                raise NetworkError(f"the files of hf:{name} are larger than they may be", hint="is the endpoint right?")
-        if wanted is not None and have < wanted:
+            if (len(data) > most and wanted is None) or self.bytes_left < 0:
+                raise self.too_large(f"the files of hf:{self.name} are larger than they may be")
+        if wanted is not None and len(data) < wanted:
             raise NetworkError(
-                f"the answer for hf:{name} was cut off after {have:,} of {wanted:,} bytes", hint="try again"
+                f"the answer for hf:{self.name} was cut off after {len(data):,} of {wanted:,} bytes", hint="try again"
             )
-        return b"".join(pieces)
+        return bytes(data[:wanted])
 
-    def _refused(self, name: str, code: int, headers: Any, with_token: bool) -> KVCalcError:
+    def check_address(self, response: Any) -> None:
+        """Where an answer came from after all redirects: a new name of the model is noted, a plain address refused."""
+        if self.endpoint.startswith("https:") and response.url.scheme != "https":
+            raise NetworkError(
+                f"the Hub sends hf:{self.name} to an address that is not safe", hint="is HF_ENDPOINT right?"
+            )
+        moved = _RESOLVE.match(unquote(response.url.path))
+        if moved and moved[1] != self.name and response.url.host == urlsplit(self.endpoint).hostname:
+            self.new_name = moved[1]
+
+    def too_large(self, message: str) -> NetworkError:
+        return NetworkError(message, hint="is HF_ENDPOINT right?")
+
+    def refused(self, code: int, headers: Any) -> KVCalcError:
+        """A status of the Hub's as an error."""
+        name, with_token = self.name, "Authorization" in self.headers
         reason = headers.get("X-Error-Code", "")
         page = f"{urlsplit(self.endpoint).scheme}://{self.host}/{name}"
         if reason == "EntryNotFound":
@@ -321,122 +462,36 @@ class _Connection:
             return NetworkError(f"{self.host} answers too many requests already", hint=f"try again {wait}")
         return NetworkError(f"{self.host} answers with HTTP status {code}", hint="try again later")
 
-    def _failed(self, name: str, error: Exception) -> KVCalcError:
-        cause = error.reason if isinstance(error, URLError) else error
-        if isinstance(cause, TimeoutError):
-            return _Unreachable(f"{self.host} takes too long to answer for hf:{name}", hint="try again later")
-        if isinstance(error, HTTPException | ValueError):
+    def failed(self, error: Exception) -> Exception:
+        """A request that came to nothing as an error; what is no failure of a request stays what it is."""
+        kinds = _kinds(error)
+        if isinstance(error, TimeoutError) or "TimeoutException" in kinds:
+            return _Unreachable(f"{self.host} takes too long to answer for hf:{self.name}", hint="try again later")
+        if "NetworkError" in kinds or "ProxyError" in kinds:
+            return _Unreachable(
+                f"no connection to {quote(self.host)}: {quote(_reason(error))[1:-1]}",
+                hint="check the network; the local cache is read with HF_HUB_OFFLINE=1",
+            )
+        if "RequestError" in kinds or "InvalidURL" in kinds:
             return NetworkError(f"{quote(self.host)} does not answer as the Hub does", hint="is HF_ENDPOINT right?")
-        reason = (getattr(cause, "strerror", None) or type(cause).__name__).lower()
-        return _Unreachable(
-            f"no connection to {quote(self.host)}: {quote(reason)[1:-1]}",
-            hint="check the network; the local cache is read with HF_HUB_OFFLINE=1",
-        )
+        return error
 
 
-class _NoSuchFile(NetworkError):
-    """The repository has no file of that name, which may be quite right."""
+def _kinds(error: Exception) -> set[str]:
+    """The names of an exception's classes: huggingface_hub asks through httpx, or httpx2 of the same names."""
+    return {each.__name__ for each in type(error).__mro__ if each.__module__.startswith("httpx")}
 
 
-class _Repository:
-    """One model at one revision; the first answer pins the commit for those that follow."""
-
-    def __init__(self, name: str, revision: str, connection: _Connection) -> None:
-        self.name, self.revision, self.connection = name, revision, connection
-        self.asked = revision
-        self.files_done, self.files_all = 0, 0
-
-    def fetch(self) -> HubModel:
-        """config.json, the index where there is one, and every header."""
-        try:
-            config = self._read(_CONFIG, LARGEST_CONFIG)
-        except _NoSuchFile as error:
-            hint = f"a GGUF file can be downloaded and named: see {self.connection.host}/{self.name}/tree/{self.asked}"
-            raise NetworkError(f"{error.message}: {_CONFIG}", hint=hint) from None
-        if config.commit is not None and _COMMIT.fullmatch(config.commit):
-            self.revision = config.commit
-        source = f"hf:{self.name}#{self.revision}"
-        table = parse_config(config.data, f"{_CONFIG} of {source}")
-        weights = self._weights()
-        if weights is not None and weights.elements is None and "quantization_config" not in table:
-            with suppress(_NoSuchFile):
-                sidecar = self._read(SIDECAR, LARGEST_CONFIG)
-                table = {**table, "hf_quant_config": parse_config(sidecar.data, f"{SIDECAR} of {source}")}
-        note = f"hf:{self.name} has no safetensors file: the weights are computed from its {_CONFIG}"
-        return HubModel(self.name, table, weights, source, () if weights else (note,))
-
-    def _weights(self) -> StoredWeights | None:
-        try:
-            index = self._read(INDEX_NAME, LARGEST_INDEX)
-        except _NoSuchFile:
-            self.files_all = 1
-            try:
-                return add_up([self._header(_SINGLE_FILE)])
-            except _NoSuchFile:
-                return None
-        placed = parse_index(index.data, f"{INDEX_NAME} of hf:{self.name}")
-        self.files_all = len(placed)
-
-        def listed(name: str) -> dict[str, StoredTensor]:
-            return listed_tensors(self._header(name), placed[name], f"{name} of hf:{self.name}")
-
-        return add_up(_at_once(listed, list(placed)))
-
-    def _header(self, file: str) -> dict[str, StoredTensor]:
-        """The tensors of one file: one ranged read, and a second one where the header is long."""
-        location = f"{file} of hf:{self.name}"
-        first = self._read(file, _FIRST_BYTES, (0, _FIRST_BYTES - 1))
-        if first.whole_bytes is None:
-            raise NetworkError(f"{self.connection.host} does not say how long {quote(file)} is")
-        length = header_length(first.data, first.whole_bytes, location)
-        text = first.data[8 : 8 + length]
-        if len(text) < length:
-            end = 8 + length
-            text += self._read(file, LARGEST_HEADER + 8, (len(first.data), end - 1)).data
-        tensors = parse_header(text, first.whole_bytes - 8 - length, location)
-        self.files_done += 1
-        return tensors
-
-    def _read(self, file: str, most: int, span: tuple[int, int] | None = None) -> _Answer:
-        endpoint = self.connection.endpoint.rstrip("/")
-        url = f"{endpoint}/{self.name}/resolve/{quote_url(self.revision, safe='')}/{quote_url(file)}"
-        return self.connection.read(self.name, url, most, span, build_opener(_Redirects(self.name)))
-
-
-def _at_once(work: Callable[[str], dict[str, StoredTensor]], names: list[str]) -> Iterator[dict[str, StoredTensor]]:
-    """``work`` on every name, several at a time, in their order; the first failure ends it.
-
-    The threads are daemons: an interrupted program does not wait for a slow server.
-    """
-    results: dict[str, dict[str, StoredTensor]] = {}
-    failures: list[BaseException] = []
-    waiting = iter(names)
-    lock = threading.Lock()
-
-    def run() -> None:
-        while not failures:
-            with lock:
-                name = next(waiting, None)
-            if name is None:
-                return
-            try:
-                results[name] = work(name)
-            except BaseException as error:
-                failures.append(error)
-
-    threads = [threading.Thread(target=run, daemon=True) for _ in range(min(_REQUESTS_AT_ONCE, len(names)))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
-    return (results[name] for name in names)
+def _reason(error: BaseException) -> str:
+    """The system's word for it, which stands in the first error of a chain."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__ or error
+    return (getattr(error, "strerror", None) or type(error).__name__).lower()
 
 
 def _waited_for(repository: _Repository) -> HubModel:
     """Fetch in the background: progress is shown when it takes longer than a moment, and the wait has an end."""
-    patience = repository.connection.patience
+    patience = repository.patience
     outcome: list[HubModel | BaseException] = []
 
     def run() -> None:
@@ -457,7 +512,7 @@ def _waited_for(repository: _Repository) -> HubModel:
         sys.stderr.write("\r\x1b[K")
     if not outcome:
         raise _Unreachable(
-            f"{repository.connection.host} takes too long to answer for hf:{repository.name}", hint="try again later"
+            f"{repository.host} takes too long to answer for hf:{repository.name}", hint="try again later"
         )
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
@@ -466,7 +521,7 @@ def _waited_for(repository: _Repository) -> HubModel:
 
 def _show_progress(repository: _Repository, shown: bool) -> bool:
     """One line on standard error: kept up to date on a terminal, written once elsewhere."""
-    line = f"reading hf:{repository.name} from {repository.connection.host}"
+    line = f"reading hf:{repository.name} from {repository.host}"
     if sys.stderr.isatty():
         count = f": {repository.files_done} of {repository.files_all} headers" if repository.files_all else ""
         sys.stderr.write(f"\r\x1b[K{line}{count} ...")
