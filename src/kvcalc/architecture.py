@@ -20,6 +20,8 @@ from kvcalc.units import check_count
 MOST_ELEMENTS = 2**50
 #: The most layers that a spec or a configuration may state.
 MOST_LAYERS = 10_000
+#: The most that is remembered of what was computed from one architecture.
+_MOST_DERIVED = 256
 
 
 def _check_counts(value: Any, *, positive: tuple[str, ...] = (), zero_allowed: tuple[str, ...] = ()) -> None:
@@ -412,11 +414,21 @@ class Architecture:
         return {}
 
     def memo(self, key: Any, build: Callable[[], _T]) -> _T:
-        """What ``build()`` gave for ``key`` the first time: derived facts live as long as the architecture does."""
-        derived: dict[Any, _T] = self.derived
-        if key not in derived:
-            derived[key] = build()
-        return derived[key]
+        """What ``build()`` gave for ``key`` the first time: derived facts live as long as the architecture does.
+
+        Whoever tries thousands of options keeps the last few: beyond a bound, all is forgotten and begun anew.
+        """
+        found: _T | None = self.derived.get(key)
+        if found is None:
+            found = build()
+            if len(self.derived) >= _MOST_DERIVED:
+                self.derived.clear()
+            self.derived[key] = found
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: what was derived from them is computed anew where the architecture arrives."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @property
     def windows(self) -> tuple[int, ...]:

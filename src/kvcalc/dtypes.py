@@ -121,6 +121,8 @@ def parse_dtype(text: str) -> DType:
     >>> parse_dtype("bf16").name, parse_dtype("fp8").name
     ('bfloat16', 'fp8_e4m3')
     """
+    if not isinstance(text, str):
+        raise InputError(f"a dtype is a name such as 'bf16', not {quote(text)}")
     folded = text.strip().casefold().removeprefix("torch.").replace("-", "_")
     dtype = DTYPES.get(_ALIASES.get(folded, folded))
     if dtype is None:

@@ -81,6 +81,9 @@ class SeveralErrors(KVCalcError):
         first = self._problems[0].message
         super().__init__(first if count == 1 else f"{count} mistakes, the first: {first}")
 
+    def __reduce__(self) -> tuple[type[SeveralErrors], tuple[tuple[KVCalcError, ...]]]:
+        return SeveralErrors, (self._problems,)  # its argument is no message, as pickle takes it to be
+
     @property
     def problems(self) -> tuple[KVCalcError, ...]:
         return self._problems
@@ -109,16 +112,19 @@ def quote(value: object) -> str:
     >>> quote("gema\\x1b[31m")
     "'gema\\\\x1b[31m'"
     """
-    text = value if isinstance(value, str) else _bounded(value)
+    text = value if isinstance(value, str) else _shown(value)
     shown = repr(text if len(text) <= _LONGEST_ECHO else text[: _LONGEST_ECHO - 3] + "...")
     return shown if isinstance(value, str) else shown[1:-1]
 
 
-def _bounded(value: object) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 256:
         # Python refuses to print integers of more than 4300 digits; nobody wants to read 80 of them.
         return f"an integer of {value.bit_length()} bits"
-    return repr(value)
+    try:
+        return repr(value)
+    except Exception:  # such an integer inside of a list, nesting without an end, a class of somebody's own
+        return f"a {type(value).__name__} that cannot be shown"
 
 
 def printable(line: str) -> str:

@@ -10,15 +10,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from fractions import Fraction
-from typing import Any, Literal
+from numbers import Real
+from os import PathLike
+from typing import Any
 
 from kvcalc.architecture import Architecture
 from kvcalc.device import Device
 from kvcalc.engines import engine_class
 from kvcalc.engines.base import WorkingMemory
 from kvcalc.errors import InputError, NotModelledError, RefusalError, quote
-from kvcalc.setup import Setup, prepare
+from kvcalc.setup import Setup, plain_options, prepare
 from kvcalc.sources.devices import load_device
 from kvcalc.units import MAX_BYTES, MAX_TOKENS, check_count, largest
 
@@ -122,8 +125,8 @@ class Capacity:
     context: int | None
     batch_size: int
     reported_context: int
-    engine_report: dict[str, Any] = field(default_factory=dict)
-    refusal: RefusalError | None = None
+    engine_report: dict[str, Any] = field(default_factory=dict, hash=False)
+    refusal: RefusalError | None = field(default=None, hash=False)
 
     @property
     def kv_memory(self) -> int:
@@ -132,12 +135,12 @@ class Capacity:
 
 
 def capacity(
-    architecture: Architecture,
+    architecture: Architecture | str | PathLike[str],
     *,
     kv_memory: int | None = None,
     device_memory: int | None = None,
     device: str | Device | None = None,
-    gpu_memory_utilization: str | None = None,
+    gpu_memory_utilization: str | float | Fraction | None = None,
     reserve: int = 0,
     context: int | None = None,
     batch_size: int = 1,
@@ -147,7 +150,7 @@ def capacity(
     weights_dtype: str | None = None,
     tensor_parallel_size: int = 1,
     encoder_tokens: int = 0,
-    draft: Architecture | Literal["mtp"] | None = None,
+    draft: Architecture | str | PathLike[str] | None = None,
 ) -> Capacity:
     """What fits: the longest context at a batch size, and the largest batch at a context.
 
@@ -155,8 +158,8 @@ def capacity(
         kv_memory: bytes of the KV cache on one device; or
         device_memory: bytes of one device, of which weights, working memory and ``reserve`` are taken; or
         device: the device, by name (``"h100-80gb"``); the engine's options are then what it chooses there.
-        gpu_memory_utilization: the part of the device that the engine takes, as a decimal (``"0.9"``); None is the
-            engine's own.
+        gpu_memory_utilization: the part of the device that the engine takes, as a decimal (``0.9`` or ``"0.9"``); None
+            is the engine's own.
         reserve: bytes of the device to keep free.
         context: tokens in the cache of one sequence, if they are given.
 
@@ -177,7 +180,7 @@ def capacity(
     setup = prepare(
         architecture,
         engine=engine,
-        engine_options=options_on(engine, engine_options or {}, None if device is None else place),
+        engine_options=options_on(engine, engine_options, None if device is None else place),
         kv_cache_dtype=kv_cache_dtype,
         weights_dtype=weights_dtype,
         tensor_parallel_size=tensor_parallel_size,
@@ -191,7 +194,7 @@ def capacity(
 
 
 def working_memory(
-    architecture: Architecture,
+    architecture: Architecture | str | PathLike[str],
     *,
     device: str | Device,
     context: int | None = None,
@@ -202,7 +205,7 @@ def working_memory(
     weights_dtype: str | None = None,
     tensor_parallel_size: int = 1,
     encoder_tokens: int = 0,
-    draft: Architecture | Literal["mtp"] | None = None,
+    draft: Architecture | str | PathLike[str] | None = None,
 ) -> WorkingMemory:
     """What an engine takes on a device besides weights and KV cache: activations, runtime and graphs.
 
@@ -222,18 +225,19 @@ def working_memory(
     1.89
     """
     place = find_device(device, None)
-    assert place is not None
+    if place is None:
+        raise InputError("working memory is that of a device", hint='as in device="h100-80gb"')
     setup = prepare(
         architecture,
         engine=engine,
-        engine_options=options_on(engine, engine_options or {}, place),
+        engine_options=options_on(engine, engine_options, place),
         kv_cache_dtype=kv_cache_dtype,
         weights_dtype=weights_dtype,
         tensor_parallel_size=tensor_parallel_size,
         encoder_tokens=encoder_tokens,
         draft=draft,
     )
-    tokens = check_count(context or architecture.max_context or MAX_TOKENS, "context")
+    tokens = check_count(context if context is not None else setup.architecture.max_context or MAX_TOKENS, "context")
     return setup.engine.working_memory(setup, place, tokens, check_count(batch_size, "batch_size"))
 
 
@@ -247,24 +251,27 @@ def find_device(device: str | Device | None, memory_bytes: int | None) -> Device
         raise InputError("a device has its own memory", hint="give device or device_memory")
     if isinstance(device, str):
         return load_device(device)
+    if not isinstance(device, Device | None):
+        raise InputError(f"device is a name such as 'h100-80gb', not {quote(device)}")
     if memory_bytes is None:
         return device
     size = check_count(memory_bytes, "device_memory", least=1, most=MAX_BYTES)
     return Device(name="", title="a device", memory_bytes=size, measured=False, source="as given", platform="cuda")
 
 
-def options_on(engine: str, options: Mapping[str, Any], device: Device | None) -> dict[str, Any]:
+def options_on(engine: str, options: Mapping[str, Any] | None, device: Device | None) -> dict[str, Any]:
     """The options that were given, and those that the engine itself chooses on a device where they were not."""
+    options = plain_options(options)
     if device is None:
-        return dict(options)
+        return options
     return {**engine_class(engine).device_options(device.memory_bytes, device.name), **options}
 
 
 def capacity_of(setup: Setup, memory: Memory, context: int | None, batch_size: int = 1) -> Capacity:
     """What fits, as :func:`capacity` answers it; an engine that refuses to start is a refusal, not raised."""
     if context is not None:
-        check_count(context, "context")
-    check_count(batch_size, "batch_size")
+        context = check_count(context, "context")
+    batch_size = check_count(batch_size, "batch_size")
     longest = max_context(setup, memory, batch_size)
     made_for = setup.architecture.max_context or MAX_TOKENS
     reported = context or min(made_for, made_for if longest is None else max(1, longest))
@@ -324,21 +331,25 @@ def required_memory(setup: Setup, context: int, batch_size: int) -> int | None:
     return None if required > MAX_BYTES else required  # beyond every memory: no pool serves it
 
 
-def parse_utilization(text: str) -> Fraction:
+def parse_utilization(value: str | float | Fraction) -> Fraction:
     """A part of a device as an exact fraction: ``0.92`` and ``92%`` are 23/25.
 
     Raises:
         InputError: no decimal above 0 and at most 1.
 
-    >>> parse_utilization("0.92"), parse_utilization("92%")
-    (Fraction(23, 25), Fraction(23, 25))
+    >>> parse_utilization("0.92"), parse_utilization("92%"), parse_utilization(0.92)
+    (Fraction(23, 25), Fraction(23, 25), Fraction(23, 25))
     """
-    match = _UTILIZATION.fullmatch(text.strip())
-    value = Fraction(0) if match is None else Fraction(match[1]) / (100 if match[2] else 1)
-    if not 0 < value <= 1:
-        reason = f"the memory utilization must be a decimal above 0, at most 1, not {quote(text)}"
+    if isinstance(value, Fraction):
+        part = value
+    else:  # a float is the decimal that it prints as, and not the binary fraction beside it
+        text = str(value).strip() if isinstance(value, str | Real | Decimal) else ""
+        match = _UTILIZATION.fullmatch(text)
+        part = Fraction(0) if match is None else Fraction(match[1]) / (100 if match[2] else 1)
+    if not 0 < part <= 1 or isinstance(value, bool):
+        reason = f"the memory utilization must be a decimal above 0, at most 1, not {quote(value)}"
         raise InputError(reason, hint="as in --gpu-memory-utilization 0.9")
-    return value
+    return part
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from os import PathLike
+from typing import Any
 
 from kvcalc.architecture import Architecture
 from kvcalc.derivation import DerivationError
@@ -81,7 +82,7 @@ def footprint_of(setup: Setup, context: int, batch_size: int) -> Footprint:
 
 
 def footprint(
-    architecture: Architecture,
+    architecture: Architecture | str | PathLike[str],
     *,
     context: int,
     batch_size: int = 1,
@@ -91,12 +92,12 @@ def footprint(
     weights_dtype: str | None = None,
     tensor_parallel_size: int = 1,
     encoder_tokens: int = 0,
-    draft: Architecture | Literal["mtp"] | None = None,
+    draft: Architecture | str | PathLike[str] | None = None,
 ) -> Footprint:
     """Weights and KV cache of a model at one context, in one engine.
 
     Args:
-        architecture: the model, from :func:`kvcalc.load` or :func:`kvcalc.read_config`.
+        architecture: the model, from :func:`kvcalc.load` or :func:`kvcalc.read_config`; or its name or path.
         context: tokens in the cache of one sequence.
         batch_size: sequences.
         engine: the engine's name (``ideal`` is the report's accounting).
@@ -116,8 +117,7 @@ def footprint(
     >>> f.kv_cache.bytes, f.weights.parameters
     (11173625856, 27009346304)
     """
-    check_count(context, "context")
-    check_count(batch_size, "batch_size")
+    context, batch_size = check_count(context, "context"), check_count(batch_size, "batch_size")
     setup = prepare(
         architecture,
         engine=engine,
@@ -132,7 +132,7 @@ def footprint(
 
 
 def kv_cache_bytes(
-    architecture: Architecture,
+    architecture: Architecture | str | PathLike[str],
     *,
     context: int,
     batch_size: int = 1,
@@ -141,7 +141,7 @@ def kv_cache_bytes(
     kv_cache_dtype: str | None = None,
     tensor_parallel_size: int = 1,
     encoder_tokens: int = 0,
-    draft: Architecture | Literal["mtp"] | None = None,
+    draft: Architecture | str | PathLike[str] | None = None,
 ) -> int:
     """The KV cache alone, as one integer: the same arguments and answer as ``footprint(...).kv_cache.bytes``, fast.
 
@@ -150,7 +150,7 @@ def kv_cache_bytes(
     3120562176
     """
     setup = None
-    if engine_options is None and type(context) is type(batch_size) is int:
+    if engine_options is None and type(context) is type(batch_size) is int and isinstance(architecture, Architecture):
         # The key of prepare() without options, looked up here: the two calls below take longer than the answer.
         try:
             setup = architecture.derived.get(
@@ -159,8 +159,7 @@ def kv_cache_bytes(
         except TypeError:  # an unhashable argument; prepare() says what is wrong with it
             setup = None
     if setup is None or not (0 < context <= MAX_TOKENS and 0 < batch_size <= MAX_TOKENS):
-        check_count(context, "context")
-        check_count(batch_size, "batch_size")
+        context, batch_size = check_count(context, "context"), check_count(batch_size, "batch_size")
         setup = prepare(
             architecture,
             engine=engine,

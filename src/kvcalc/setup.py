@@ -5,17 +5,19 @@ Every answer takes a :class:`Setup` and adds a context and a batch size: a footp
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from functools import cached_property
+from os import PathLike
 from typing import Any, Literal
 
 from kvcalc.architecture import Architecture
 from kvcalc.dtypes import DType, parse_kv_dtypes
 from kvcalc.engines import make_engine
 from kvcalc.engines.base import Engine, Plan
-from kvcalc.errors import InputError
-from kvcalc.units import check_count
+from kvcalc.errors import InputError, quote
+from kvcalc.sources.resolve import load
+from kvcalc.units import check_count, integer
 from kvcalc.weights import Weights, weights
 
 _MOST_DEVICES = 2**20
@@ -50,6 +52,10 @@ class Setup:
     def reference(self) -> str:
         """The model as it was asked for; its name, where it was not."""
         return self.architecture.provenance.reference or self.architecture.name
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: the plans are made anew where the setup arrives."""
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @cached_property
     def served(self) -> Architecture:
@@ -92,7 +98,7 @@ class Setup:
 
 
 def prepare(
-    architecture: Architecture,
+    architecture: Architecture | str | PathLike[str],
     *,
     engine: str = "ideal",
     engine_options: Mapping[str, Any] | None = None,
@@ -100,9 +106,11 @@ def prepare(
     weights_dtype: str | None = None,
     tensor_parallel_size: int = 1,
     encoder_tokens: int = 0,
-    draft: Architecture | Literal["mtp"] | None = None,
+    draft: Architecture | str | PathLike[str] | None = None,
 ) -> Setup:
     """The setup of these arguments, with its plan; computed once for an architecture.
+
+    A model, or a draft model, may be named as :func:`kvcalc.load` takes it; it is then read anew each time.
 
     Raises:
         KVCalcError: an unknown engine, option or format, or a combination that the engine refuses.
@@ -111,41 +119,61 @@ def prepare(
     >>> prepare(load("gemma-3-27b"), engine="vllm").plan.kv_bytes(131072, 1)
     19301662720
     """
-    options: tuple[Any, ...] = ()
-    if engine_options:
-        options = tuple(sorted((name, _hashable(value)) for name, value in engine_options.items()))
-    if not isinstance(engine, str) or not isinstance(kv_cache_dtype, str | None):
-        raise InputError("engine and kv_cache_dtype are names", hint='as in engine="vllm", kv_cache_dtype="fp8"')
-    key = (engine, options, kv_cache_dtype, weights_dtype, tensor_parallel_size, encoder_tokens, draft)
+    model = _loaded(architecture)
+    chosen_draft = draft if draft is None or (isinstance(draft, str) and draft == MTP) else _loaded(draft)
+    given = plain_options(engine_options)
+    options = tuple(sorted((name, _hashable(value)) for name, value in given.items()))
+    if not isinstance(engine, str) or not all(isinstance(each, str | None) for each in (kv_cache_dtype, weights_dtype)):
+        names = "engine, kv_cache_dtype and weights_dtype are names"
+        raise InputError(names, hint='as in engine="vllm", kv_cache_dtype="fp8", weights_dtype="int4"')
+    tp = check_count(tensor_parallel_size, "tensor_parallel_size", most=_MOST_DEVICES)
+    encoder = check_count(encoder_tokens, "encoder_tokens", least=0)
+    key = (engine, options, kv_cache_dtype, weights_dtype, tp, encoder, chosen_draft)
 
     def build() -> Setup:
-        check_count(tensor_parallel_size, "tensor_parallel_size", most=_MOST_DEVICES)
-        check_count(encoder_tokens, "encoder_tokens", least=0)
-        chosen = make_engine(engine, engine_options)
+        chosen = make_engine(engine, given)
         if kv_cache_dtype is None:
-            key_dtype, value_dtype = chosen.default_kv_dtypes(architecture)
+            key_dtype, value_dtype = chosen.default_kv_dtypes(model)
         else:
             key_dtype, value_dtype = parse_kv_dtypes(kv_cache_dtype)
-        drafted = architecture.mtp if draft == MTP else draft
-        setup = Setup(
-            architecture,
-            chosen,
-            key_dtype,
-            value_dtype,
-            tensor_parallel_size,
-            encoder_tokens,
-            weights_dtype,
-            drafted,
-        )
+        drafted = chosen_draft if isinstance(chosen_draft, Architecture | None) else model.mtp
+        setup = Setup(model, chosen, key_dtype, value_dtype, tp, encoder, weights_dtype, drafted)
         _ = setup.plan, setup.ideal_plan  # refusals come here, not at the first answer
         return setup
 
-    return architecture.memo(key, build)
+    return model.memo(key, build)
 
 
-def _hashable(value: Any) -> Any:
-    """An option's value as part of a key: a list (a window for each layer) as a tuple, the rest as it is or prints."""
-    if isinstance(value, list | tuple):
+def _loaded(model: Architecture | str | PathLike[str]) -> Architecture:
+    return model if isinstance(model, Architecture) else load(model)
+
+
+def plain_options(options: object) -> dict[str, Any]:
+    """An engine's options as Python's own values: numbers, words, and tuples of them.
+
+    Raises:
+        InputError: no mapping, or a value that no option has.
+    """
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+        raise InputError(f"engine_options is a mapping of names to values, not {quote(options)}")
+    plain = {}
+    for name, value in options.items():
+        whole = [_plain(each) for each in value] if isinstance(value, list | tuple) else [_plain(value)]
+        if not all(isinstance(each, str | int | float | None) for each in whole):
+            raise InputError(f"engine option {quote(name)} must be a number, a word or a list, not {quote(value)}")
+        plain[name] = tuple(whole) if isinstance(value, list | tuple) else whole[0]
+    return plain
+
+
+def _plain(value: object) -> object:
+    whole = integer(value)
+    return value if whole is None else whole
+
+
+def _hashable(value: object) -> Any:
+    """An option's value as part of a key, with its type: True, 1 and 1.0 are one key, and three values to an option."""
+    if isinstance(value, tuple):
         return tuple(_hashable(each) for each in value)
-    # With its type: True, 1 and 1.0 are one key to a dictionary, and three values to an option.
-    return (type(value).__name__, value if isinstance(value, Hashable) else repr(value))
+    return type(value).__name__, value

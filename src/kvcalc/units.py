@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Callable, Sequence
+from typing import SupportsIndex
 
 from kvcalc.errors import InputError, did_you_mean, quote
 
@@ -99,8 +101,26 @@ def smallest_reaching(guess: int, reaches: Callable[[int], bool]) -> int:
     return high
 
 
+def integer(value: object) -> int | None:
+    """An integer of Python's or of another library (``numpy.int64``) as Python's own; None for all else.
+
+    A bool is no count, and a float is never one: 1e3 may be 999.9999.
+
+    >>> integer(3), integer(True), integer(3.0)
+    (3, None, None)
+    """
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:  # an array has the method, and often no index
+        return None
+
+
 def check_count(value: object, what: str, *, least: int = 1, most: int = MAX_TOKENS) -> int:
     """``value`` as an integer between ``least`` and ``most``.
+
+    Integers of other libraries (``numpy.int64``) are taken.
 
     Raises:
         InputError: it is no integer, or out of the range.
@@ -108,13 +128,14 @@ def check_count(value: object, what: str, *, least: int = 1, most: int = MAX_TOK
     >>> check_count(32768, "context")
     32768
     """
-    if type(value) is not int:  # a bool is not a count, and a float is never one: 1e3 may be 999.9999
+    count = integer(value)
+    if count is None:
         raise InputError(f"{what} must be a whole number, not {quote(value)}")
-    if value < least:
-        raise InputError(f"{what} must be at least {least:,}, not {quote(value)}")
-    if value > most:
-        raise InputError(f"{what} must be at most {most:,}, not {quote(value)}")
-    return value
+    if count < least:
+        raise InputError(f"{what} must be at least {least:,}, not {quote(count)}")
+    if count > most:
+        raise InputError(f"{what} must be at most {most:,}, not {quote(count)}")
+    return count
 
 
 def parse_count(text: str, what: str = "tokens", *, least: int = 1, most: int = MAX_TOKENS) -> int:

@@ -37,9 +37,9 @@ class Weights:
     bytes: int
     dtype: str
     exact: bool
-    parts: dict[str, int]
+    parts: dict[str, int] = field(hash=False)
     notes: tuple[str, ...] = ()
-    beside: dict[str, int] = field(default_factory=dict)
+    beside: dict[str, int] = field(default_factory=dict, hash=False)
     shipped_bytes: int = 0
 
 

@@ -26,7 +26,7 @@ MAY_IMPORT = {
 FOUNDATIONS = {*MAY_IMPORT}
 MAY_IMPORT |= {
     "engines": FOUNDATIONS - {"weights"},
-    "setup": FOUNDATIONS | {"engines"},
+    "setup": FOUNDATIONS | {"engines", "sources"},
     "footprint": FOUNDATIONS | {"engines", "setup"},
     "fitting": FOUNDATIONS | {"engines", "setup", "sources"},
     "growth": FOUNDATIONS | {"engines", "setup", "fitting"},

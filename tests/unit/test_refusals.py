@@ -80,7 +80,7 @@ def test_a_layout_without_local_layers_is_nothing_that_was_ablated():
 @pytest.mark.parametrize("arguments", [{"engine": 3}, {"engine": ["vllm"]}, {"kv_cache_dtype": ["fp8"]}])
 def test_engine_and_format_are_names(arguments):
     for question in (kvcalc.kv_cache_bytes, kvcalc.footprint):
-        with pytest.raises(InputError, match="engine and kv_cache_dtype are names"):
+        with pytest.raises(InputError, match="engine, kv_cache_dtype and weights_dtype are names"):
             question(load("gemma-3-1b"), context=1024, **arguments)
 
 

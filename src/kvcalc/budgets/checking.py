@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from os import PathLike
+from os import PathLike, fspath
 from pathlib import Path
 from typing import Literal
 
 from kvcalc.architecture import Architecture
 from kvcalc.budgets.file import LocatedBudget, find_budget_file, load_baseline, load_budgets
 from kvcalc.budgets.verdict import Subject, Verdict, judge_all
-from kvcalc.errors import InputError, KVCalcError, raise_all
+from kvcalc.errors import InputError, KVCalcError, quote, raise_all
 from kvcalc.setup import MTP
+from kvcalc.sources.files import is_path
 from kvcalc.sources.resolve import load
 
 
@@ -30,8 +31,8 @@ def check(*files: str | PathLike[str], baseline: str | PathLike[str] | None = No
         def test_every_budget_holds():
             assert [verdict.sentence() for verdict in kvcalc.check("budgets.toml") if not verdict.ok] == []
     """
-    paths = [Path(file) for file in files] or [find_budget_file(Path())]
-    before = None if baseline is None else load_baseline(Path(baseline))
+    paths = [_path(file) for file in files] or [find_budget_file(Path())]
+    before = None if baseline is None else load_baseline(_path(baseline))
     return judge_all(read_subjects(paths), before)
 
 
@@ -87,6 +88,13 @@ def _known(
     if reference not in models:
         models[reference] = _model(reference)
     return models[reference]
+
+
+def _path(file: object) -> Path:
+    text = fspath(file) if isinstance(file, PathLike) else file
+    if not isinstance(text, str) or not is_path(text):
+        raise InputError(f"{quote(file)} is no path of a file")
+    return Path(text)
 
 
 def _model(reference: str) -> Architecture | KVCalcError:

@@ -7,7 +7,7 @@ the verdict is that of the worst of them. A baseline adds what changed since, pa
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice
 from typing import Any, Literal
@@ -97,7 +97,7 @@ class Change:
     """
 
     total_bytes: int
-    parts: dict[str, int]
+    parts: dict[str, int] = field(hash=False)
     inputs: tuple[tuple[str, Any, Any], ...]
 
     @property
@@ -152,7 +152,7 @@ class Verdict:
     checks: tuple[Check, ...] = ()
     hints: tuple[str, ...] = ()
     change: Change | None = None
-    located: LocatedBudget | None = None
+    located: LocatedBudget | None = field(default=None, hash=False)
     footprint: Footprint | None = None
 
     @property

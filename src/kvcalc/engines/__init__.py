@@ -56,6 +56,8 @@ def engine_name(text: str) -> str:
     >>> engine_name("vLLM"), engine_name("llama_cpp"), engine_name("trt-llm")
     ('vllm', 'llama.cpp', 'tensorrt-llm')
     """
+    if not isinstance(text, str):
+        raise InputError(f"engine is a name such as 'vllm', not {quote(text)}")
     if text in REGISTRY:
         return text
     letters = "".join(filter(str.isalnum, text.casefold()))

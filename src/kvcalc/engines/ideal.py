@@ -179,6 +179,7 @@ def _formula(cost: KindCost) -> str:
     return " + ".join(terms)
 
 
+@dataclass(frozen=True)
 class Ideal(Engine):
     """The Gemma 3 report's accounting, without any engine's padding or reserve."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os.path import isdir
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,13 @@ def load_checkpoint(path: Path) -> Architecture:
     """
     if path.suffix == ".json" and not path.name.endswith(".index.json"):
         return _architecture(path)
-    folder = path if path.is_dir() else path.parent
+    folder = path if isdir(path) else path.parent
     config = folder / "config.json"
     if not config.is_file():
         hint = "the config.json of the model says what its layers are: put it beside the weights"
         raise InputError("no config.json in the folder", hint=hint, location=str(folder))
     architecture = _architecture(config)
-    if path.is_dir() and not (folder / INDEX_NAME).is_file() and not any(folder.glob("*.safetensors")):
+    if isdir(path) and not (folder / INDEX_NAME).is_file() and not any(folder.glob("*.safetensors")):
         return architecture
     return with_stored_weights(architecture, read_weights(path), str(path))
 

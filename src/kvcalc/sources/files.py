@@ -73,6 +73,18 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         raise InputError(f"cannot read the file: {reason}", location=str(path)) from None
 
 
+def is_path(text: str) -> bool:
+    """Whether the system can have a file of that name at all: no zero byte, nothing that it cannot encode.
+
+    >>> is_path("a b"), is_path("a\\0")
+    (True, False)
+    """
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+
+
 def read_bytes(path: Path, largest: int) -> bytes:
     """The bytes of a regular file that has at most ``largest`` of them.
 

@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from os import PathLike, fspath
+from os.path import exists, isdir
 from pathlib import Path
 
 from kvcalc.architecture import Architecture
 from kvcalc.errors import InputError, quote
 from kvcalc.layout import parse_layout
 from kvcalc.sources import shipped
+from kvcalc.sources.files import is_path
 from kvcalc.sources.preset import find_preset, load_preset, load_spec
 
 _LONGEST_REFERENCE = 4096
 
 
-def load(reference: str) -> Architecture:
+def load(reference: str | PathLike[str]) -> Architecture:
     """The architecture that a model reference names: a preset, a file or folder of any known form, or ``hf:org/name``.
 
     A folder with weights, a ``.safetensors`` or a ``.gguf`` file and the Hub give the weights as they are stored too.
@@ -32,9 +35,7 @@ def load(reference: str) -> Architecture:
     >>> load("gemma-2-2b@5:1/sw=1024").layout
     '22 sliding (1024) + 4 full'
     """
-    if not reference or len(reference) > _LONGEST_REFERENCE or "\0" in reference:
-        raise InputError(f"{quote(reference)} is no model reference", hint="see 'kvcalc models' for names")
-    base, variant = split_variant(reference)
+    base, variant = split_variant(_text(reference))
     model = _load_base(base)
     hints: tuple[str, ...] = ()
     if variant is not None:
@@ -42,6 +43,13 @@ def load(reference: str) -> Architecture:
         model = _with_weights_of_its_own(model, model.with_layout(layout))
         hints = () if layout.hint is None else (layout.hint,)
     return model.changed(provenance=replace(model.provenance, hints=hints, reference=reference))
+
+
+def _text(reference: object) -> str:
+    text = fspath(reference) if isinstance(reference, PathLike) else reference
+    if not isinstance(text, str) or not text or len(text) > _LONGEST_REFERENCE or not is_path(text):
+        raise InputError(f"{quote(reference)} is no model reference", hint="see 'kvcalc models' for names")
+    return text
 
 
 def _with_weights_of_its_own(model: Architecture, rewritten: Architecture) -> Architecture:
@@ -66,7 +74,7 @@ def split_variant(reference: str) -> tuple[str, str | None]:
     (('gemma-2-2b', '5:1/sw=1024'), ('models/a@b/config.json', None))
     """
     base, at, variant = reference.rpartition("@")
-    if not at or (Path(reference).exists() and not Path(base).exists()):
+    if not at or (exists(reference) and not exists(base)):
         return reference, None
     looks_like_path = "\\" in variant or ("/" in variant and "=" not in variant)
     return (reference, None) if looks_like_path and find_preset(base) is None else (base, variant)
@@ -85,14 +93,14 @@ def _load_base(base: str) -> Architecture:
         from kvcalc.sources.gguf_model import load_gguf
 
         return load_gguf(path)
-    if base.endswith((".json", ".safetensors")) or (path.is_dir() and base not in shipped.names("models")):
+    if base.endswith((".json", ".safetensors")) or (isdir(base) and base not in shipped.names("models")):
         from kvcalc.sources.checkpoint import load_checkpoint
 
         return load_checkpoint(path)
     preset = find_preset(base)
     if preset is not None:
         return load_preset(preset)
-    if path.exists():
+    if exists(base):
         raise InputError(f"{quote(base)} is a file of no known form")
     if base.startswith((".", "/", "~")) or base.count("/") > 1 or "\\" in base:
         raise InputError(f"no such file: {quote(base)}")

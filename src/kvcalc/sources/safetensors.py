@@ -93,7 +93,7 @@ def read_weights(path: Path) -> StoredWeights:
     Raises:
         InputError: a file is missing, truncated, or not what its header says.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         return _read_folder(path)
     if path.name.endswith(".safetensors.index.json"):
         return _read_index(path)
