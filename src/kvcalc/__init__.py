@@ -8,9 +8,8 @@
 
 from __future__ import annotations
 
-import sys
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from kvcalc.architecture import Architecture as Architecture
@@ -23,9 +22,9 @@ if TYPE_CHECKING:
     from kvcalc.fitting import Capacity as Capacity
     from kvcalc.fitting import capacity as capacity
     from kvcalc.fitting import working_memory as working_memory
-    from kvcalc.footprint import Footprint as Footprint
-    from kvcalc.footprint import footprint as footprint
-    from kvcalc.footprint import kv_cache_bytes as kv_cache_bytes
+    from kvcalc.footprints import Footprint as Footprint
+    from kvcalc.footprints import footprint as footprint
+    from kvcalc.footprints import kv_cache_bytes as kv_cache_bytes
     from kvcalc.sources.config import read_config as read_config
     from kvcalc.sources.resolve import load as load
     from kvcalc.units import GiB as GiB
@@ -33,12 +32,13 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-#: Public name -> where it lives; loaded at first use, so that importing kvcalc costs nothing.
+#: Public name -> the module that it lives in. They are loaded at first use, because ``kvcalc --version`` and a shell's
+#: completion import this package too. No module has the name of something public: importing it would hide that.
 _HOMES = {
     "Architecture": "kvcalc.architecture",
     "Capacity": "kvcalc.fitting",
     "Device": "kvcalc.device",
-    "Footprint": "kvcalc.footprint",
+    "Footprint": "kvcalc.footprints",
     "GiB": "kvcalc.units",
     "KVCalcError": "kvcalc.errors",
     "MiB": "kvcalc.units",
@@ -47,8 +47,8 @@ _HOMES = {
     "WorkingMemory": "kvcalc.engines.base",
     "check": "kvcalc.budgets.checking",
     "capacity": "kvcalc.fitting",
-    "footprint": "kvcalc.footprint",
-    "kv_cache_bytes": "kvcalc.footprint",
+    "footprint": "kvcalc.footprints",
+    "kv_cache_bytes": "kvcalc.footprints",
     "load": "kvcalc.sources.resolve",
     "read_config": "kvcalc.sources.config",
     "working_memory": "kvcalc.fitting",
@@ -57,29 +57,13 @@ _HOMES = {
 __all__ = [*_HOMES, "__version__"]  # noqa: PLE0604 - the names are the keys of the table above
 
 
-class _Package(ModuleType):
-    """The package, with its public names loaded at first use.
-
-    ``kvcalc.footprint`` is both a function and the module that it lives in. Importing the module sets it as an
-    attribute of the package; the function takes that place at once, so that the public name never changes meaning.
-    """
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in _HOMES:
-            raise AttributeError(f"module 'kvcalc' has no attribute {name!r}")
-        from importlib import import_module
-
-        value = getattr(import_module(_HOMES[name]), name)
-        super().__setattr__(name, value)  # the next access finds it without coming here
-        return value
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name in _HOMES and isinstance(value, ModuleType):
-            value = getattr(value, name)
-        super().__setattr__(name, value)
-
-    def __dir__(self) -> list[str]:
-        return sorted(__all__)
+def __getattr__(name: str) -> object:
+    """A public name from its module, at its first use; the next one finds it without coming here."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kvcalc' has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
 
 
-sys.modules[__name__].__class__ = _Package
+def __dir__() -> list[str]:
+    return sorted(__all__)

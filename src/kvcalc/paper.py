@@ -11,7 +11,7 @@ from math import gcd
 from typing import Literal
 
 from kvcalc.architecture import Architecture
-from kvcalc.footprint import Footprint, footprint
+from kvcalc.footprints import Footprint, footprint
 from kvcalc.layout import Layout, parse_layout
 
 #: The reconstruction of the report's 2B ablation model, and the published model it is held against.

@@ -27,7 +27,7 @@ try:
 except ImportError as missing:
     sys.exit(f"this benchmark needs torch and transformers 5: {missing}")
 
-from kvcalc.footprint import footprint
+from kvcalc.footprints import footprint
 from kvcalc.sources.building import build
 from kvcalc.sources.spec import AttentionSpec, ModelSpec
 

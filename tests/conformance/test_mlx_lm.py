@@ -11,7 +11,7 @@ from kvcalc.architecture import Architecture
 from kvcalc.derivation import evaluate
 from kvcalc.engines.base import KVCache
 from kvcalc.errors import InputError, UnsupportedError
-from kvcalc.footprint import footprint, kv_cache_bytes
+from kvcalc.footprints import footprint, kv_cache_bytes
 from kvcalc.setup import prepare
 from kvcalc.sources.resolve import load
 

@@ -10,7 +10,7 @@ from layouts import chunked, full, laid_out, latent, published, recorded, slidin
 from kvcalc.architecture import Architecture
 from kvcalc.derivation import evaluate
 from kvcalc.errors import InputError, UnsupportedError
-from kvcalc.footprint import footprint, kv_cache_bytes
+from kvcalc.footprints import footprint, kv_cache_bytes
 from kvcalc.setup import prepare
 
 RECORDED = recorded("transformers.json")

@@ -14,7 +14,7 @@ from kvcalc.derivation import checked
 from kvcalc.engines import REGISTRY
 from kvcalc.engines.base import Plan
 from kvcalc.errors import RefusalError
-from kvcalc.footprint import footprint, footprint_of
+from kvcalc.footprints import footprint, footprint_of
 from kvcalc.setup import Setup, prepare
 
 ENGINES = sorted(REGISTRY)

@@ -7,7 +7,7 @@ import pytest
 from gguf_writer import model_metadata, write_gguf
 
 from kvcalc.errors import InputError, KVCalcError
-from kvcalc.footprint import footprint
+from kvcalc.footprints import footprint
 from kvcalc.sources.preset import load_preset
 from kvcalc.sources.resolve import load
 

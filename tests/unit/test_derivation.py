@@ -9,7 +9,7 @@ import kvcalc
 from kvcalc.cli.app import run
 from kvcalc.derivation import Derivation, DerivationError, Quantity, checked
 from kvcalc.engines.ideal import Ideal, IdealPlan
-from kvcalc.footprint import footprint_of
+from kvcalc.footprints import footprint_of
 from kvcalc.setup import Setup, prepare
 
 

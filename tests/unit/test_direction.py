@@ -27,12 +27,12 @@ FOUNDATIONS = {*MAY_IMPORT}
 MAY_IMPORT |= {
     "engines": FOUNDATIONS - {"weights"},
     "setup": FOUNDATIONS | {"engines", "sources"},
-    "footprint": FOUNDATIONS | {"engines", "setup"},
+    "footprints": FOUNDATIONS | {"engines", "setup"},
     "fitting": FOUNDATIONS | {"engines", "setup", "sources"},
     "growth": FOUNDATIONS | {"engines", "setup", "fitting"},
     "levers": FOUNDATIONS | {"engines", "setup", "fitting"},
     "sources": FOUNDATIONS,
-    "budgets": FOUNDATIONS | {"invalid", "names", "engines", "setup", "footprint", "fitting", "levers", "sources"},
+    "budgets": FOUNDATIONS | {"invalid", "names", "engines", "setup", "footprints", "fitting", "levers", "sources"},
 }
 
 

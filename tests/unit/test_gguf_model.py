@@ -5,7 +5,7 @@ from gguf_writer import model_metadata, write_gguf
 
 from kvcalc.architecture import Full, Latent, NoCache, Parallel, Shared, Sliding, State
 from kvcalc.errors import InputError, UnsupportedError
-from kvcalc.footprint import footprint, kv_cache_bytes
+from kvcalc.footprints import footprint, kv_cache_bytes
 from kvcalc.sources.gguf_model import load_gguf
 
 

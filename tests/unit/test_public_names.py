@@ -2,15 +2,33 @@
 
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
+import kvcalc
 
-@pytest.mark.parametrize(
-    "first",
-    ["kvcalc.kv_cache_bytes", "__import__('kvcalc.footprint')", "__import__('kvcalc.footprint').kv_cache_bytes"],
-)
-def test_footprint_stays_the_function_when_its_module_is_imported_first(first: str) -> None:
-    program = f"import kvcalc; {first}; print(callable(kvcalc.footprint))"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout == "True\n"
+
+@pytest.mark.parametrize("name", kvcalc.__all__)
+def test_a_public_name_is_what_its_module_calls_so(name: str) -> None:
+    if name == "__version__":
+        return
+    assert getattr(kvcalc, name) is getattr(import_module(kvcalc._HOMES[name]), name)
+    assert name in dir(kvcalc)
+
+
+def test_no_module_hides_a_public_name() -> None:
+    modules = {path.stem for path in Path(kvcalc.__file__).parent.iterdir()}
+    assert modules.isdisjoint(kvcalc.__all__)
+
+
+def test_a_name_that_is_not_public_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'footprnt'"):
+        kvcalc.footprnt  # noqa: B018 - the access is what fails
+
+
+def test_the_package_alone_loads_nothing() -> None:
+    code = "import sys, kvcalc; print(*(name for name in sys.modules if name.startswith('kvcalc.')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

@@ -18,7 +18,7 @@ from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines import make_engine
 from kvcalc.engines.base import Engine
 from kvcalc.errors import KVCalcError, raise_all
-from kvcalc.footprint import Footprint, footprint_of
+from kvcalc.footprints import Footprint, footprint_of
 from kvcalc.setup import Setup, prepare
 from kvcalc.units import BINARY_UNITS, format_bytes, largest
 

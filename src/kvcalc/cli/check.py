@@ -214,7 +214,7 @@ def _init(references: Sequence[str]) -> int:
     """Write a first budgets.toml beside nothing else; an existing one stays as it is."""
     from kvcalc.cli import question
     from kvcalc.errors import InputError
-    from kvcalc.footprint import footprint
+    from kvcalc.footprints import footprint
     from kvcalc.report.files import write_file
     from kvcalc.sources.preset import toml_text
     from kvcalc.units import GiB, MiB, ceil_div, exact_bytes, format_count

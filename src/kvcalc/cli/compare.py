@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from kvcalc.cli import options, pictures, question
 from kvcalc.fitting import Memory, capacity_of
-from kvcalc.footprint import Footprint, footprint_of
+from kvcalc.footprints import Footprint, footprint_of
 from kvcalc.report.cells import UNIT_TABLES
 from kvcalc.report.document import Column, Document, Section, Units
 from kvcalc.report.records import footprint_record

@@ -44,7 +44,7 @@ from kvcalc.fitting import (
     required_memory,
     serves,
 )
-from kvcalc.footprint import footprint_of
+from kvcalc.footprints import footprint_of
 from kvcalc.levers import Lever, levers
 from kvcalc.report.document import Column, Document, Section
 from kvcalc.report.records import footprint_record

@@ -10,7 +10,7 @@ import typer
 from kvcalc.architecture import is_local
 from kvcalc.cli import complete, options, question
 from kvcalc.errors import InputError
-from kvcalc.footprint import kv_cache_bytes
+from kvcalc.footprints import kv_cache_bytes
 from kvcalc.names import within, words
 from kvcalc.report.document import Column, Document, Section
 from kvcalc.report.files import write

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from kvcalc import paper as section
 from kvcalc.cli import options, pictures, question
-from kvcalc.footprint import Footprint
+from kvcalc.footprints import Footprint
 from kvcalc.report.document import Chart, Column, Document, Section, Series, growth_columns
 from kvcalc.report.records import footprint_record
 from kvcalc.report.shapes import ExhibitRecord

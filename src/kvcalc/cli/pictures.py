@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from kvcalc.architecture import Architecture, is_local, kind_label
 from kvcalc.errors import KVCalcError
-from kvcalc.footprint import Footprint
+from kvcalc.footprints import Footprint
 from kvcalc.report.cells import format_percent
 from kvcalc.report.document import Chart, Grid, Series, Strip
 from kvcalc.setup import Setup

@@ -17,7 +17,7 @@ from kvcalc.device import Device
 from kvcalc.engines import REGISTRY, engine_name
 from kvcalc.errors import InputError, printable, quote
 from kvcalc.fitting import find_device, options_on
-from kvcalc.footprint import Footprint
+from kvcalc.footprints import Footprint
 from kvcalc.report.document import Derivation, Document
 from kvcalc.report.files import check_outputs, write, write_file
 from kvcalc.report.formats import FORMATS, format_of_file, render

@@ -23,7 +23,7 @@ from kvcalc import search as grid_search
 from kvcalc.cli import options, pictures, question
 from kvcalc.errors import InputError, UnsupportedError, quote
 from kvcalc.fitting import Memory, fits, options_on
-from kvcalc.footprint import footprint_of
+from kvcalc.footprints import footprint_of
 from kvcalc.layout import Layout, parse_layout
 from kvcalc.report.document import Chart, Column, Document, Section, Series
 from kvcalc.report.document import Grid as PageGrid

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvcalc.cli import options, pictures, question
-from kvcalc.footprint import Footprint, footprint_of
+from kvcalc.footprints import Footprint, footprint_of
 from kvcalc.report.cells import UNIT_TABLES
 from kvcalc.report.document import Column, Document, Section, Units
 from kvcalc.report.records import footprint_record

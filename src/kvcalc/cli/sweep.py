@@ -10,7 +10,7 @@ import typer
 
 from kvcalc.cli import options, pictures, question
 from kvcalc.errors import InputError
-from kvcalc.footprint import footprint_of
+from kvcalc.footprints import footprint_of
 from kvcalc.growth import Growth, growth
 from kvcalc.report.document import Column, Document, Section, growth_columns
 from kvcalc.report.records import footprint_record

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvcalc.footprint import Footprint
+from kvcalc.footprints import Footprint
 from kvcalc.report.shapes import FootprintRecord
 
 
