@@ -58,6 +58,12 @@ def process() -> Callable[..., Ran]:
 
 
 @pytest.fixture(autouse=True)
+def has_no_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell exports COLUMNS, and pytest-xdist sets it: tables would be as wide as the screen of whoever runs them."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def hears_interrupts():
     """A shell starts what it runs in the background deaf to SIGINT, and programs inherit that from this process."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
