@@ -1,6 +1,6 @@
 """Wall time of whole commands, as ratios over what they must import; medians, the commands taking turns.
 
-python tests/benchmarks/startup.py [RUNS]
+python tests/tools/startup.py [RUNS]
 """
 
 # ruff: noqa: T201 - a script that prints its table

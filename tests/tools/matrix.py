@@ -1,6 +1,6 @@
 """The whole test suite on every Python at hand, with the lowest and the newest allowed typer, rich and pydantic.
 
-python tests/benchmarks/matrix.py [PYTHON...]
+python tests/tools/matrix.py [PYTHON...]
 
 PYTHON is a version ("3.12") or an interpreter's path; without any, all of VERSIONS. A version is looked for on PATH,
 among pyenv's and among uv's. Each run has an environment of its own in a temporary folder, and needs a package index.

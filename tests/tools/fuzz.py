@@ -1,6 +1,6 @@
 """A mutation fuzzer: damaged inputs of every kind through the whole command line, each ending as the contract says.
 
-python tests/benchmarks/fuzz.py [--seed N] [--count N] [--workers N] [--target NAME] [--replay TARGET:NUMBER]
+python tests/tools/fuzz.py [--seed N] [--count N] [--workers N] [--target NAME] [--replay TARGET:NUMBER]
 
 Real configs, presets, budgets, baselines, logs, headers, references and command lines are mutated and put to
 ``kvcalc.cli.app.run`` in this process. Every input must end in an answer (exit code 0; 1 where ``check``, ``audit``, ``fit``

@@ -1,6 +1,6 @@
 """Measure what transformers' DynamicCache takes of a GPU, beside kvcalc's prediction.
 
-    python tests/benchmarks/gpu_transformers.py [--context 32768] [--chunk 4096] [--device cuda|cpu]
+    python tests/tools/gpu_transformers.py [--context 32768] [--chunk 4096] [--device cuda|cpu]
 
 Needs kvcalc, torch and transformers 5. Three small models with random weights are built, a prompt is fed in chunks,
 and after every chunk everything but the model and the cache is freed: what the CUDA allocator then counts above the

@@ -1,6 +1,6 @@
 """Evaluations a second of the cost model, as ratios within one run.
 
-    python tests/benchmarks/throughput.py
+    python tests/tools/throughput.py
 
 Compares ``kvcalc.kv_cache_bytes`` and ``kvcalc.footprint`` with a per-layer loop written straight from the definition,
 and with hf-mem's ``compute_safetensors_kv_cache_size`` where hf-mem is installed (``pip install hf-mem==0.5.6``).
