@@ -47,7 +47,7 @@ ANY_ENGINE = (
     "tests/property/test_capacity.py",
 )
 
-BUDGETS = ("tests/unit/test_budget.py", "tests/cli/test_check.py", "tests/unit/test_travel.py")
+BUDGETS = ("tests/unit/test_budget.py", "tests/cli/test_check.py")
 LOGS = ("tests/unit/test_logs.py", "tests/cli/test_audit.py", "tests/conformance/test_field_logs.py")
 CONFIGS = (
     "tests/unit/test_config_traps.py",
@@ -107,11 +107,9 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "levers.py": FITTING,
     "growth.py": ("tests/unit/test_growth.py", *FITTING),
     "setup.py": ("tests/unit/test_arguments.py", "tests/unit/test_travel.py", *ANY_ENGINE),
-    "budget.py": BUDGETS,
+    "report/files.py": ("tests/cli/test_interruptions.py", "tests/cli/test_streams.py"),
     "budgets/*.py": BUDGETS,
-    "checking.py": BUDGETS,
     "logs/*.py": LOGS,
-    "sources/budget_file.py": BUDGETS,
     "sources/gguf*.py": (
         "tests/unit/test_gguf.py",
         "tests/unit/test_gguf_model.py",

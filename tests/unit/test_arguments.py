@@ -70,7 +70,7 @@ def test_a_share_of_a_device_is_the_decimal_that_it_prints_as():
     }
     assert len(pools) == 1
     assert kvcalc.capacity(MODEL, device_memory=2**36, gpu_memory_utilization=1).pool.utilization == 1
-    for wrong in (0, 1.01, -0.5, float("nan"), float("inf"), True, "90%", [0.9], Fraction(3, 2)):
+    for wrong in (0, 1.01, -0.5, float("nan"), float("inf"), True, "110%", "0.9x", [0.9], Fraction(3, 2)):
         with pytest.raises(InputError):
             kvcalc.capacity(MODEL, device_memory=2**36, gpu_memory_utilization=wrong)
 

@@ -35,14 +35,15 @@ def load(reference: str | PathLike[str]) -> Architecture:
     >>> load("gemma-2-2b@5:1/sw=1024").layout
     '22 sliding (1024) + 4 full'
     """
-    base, variant = split_variant(_text(reference))
+    text = _text(reference)
+    base, variant = split_variant(text)
     model = _load_base(base)
     hints: tuple[str, ...] = ()
     if variant is not None:
         layout = parse_layout(variant)
         model = _with_weights_of_its_own(model, model.with_layout(layout))
         hints = () if layout.hint is None else (layout.hint,)
-    return model.changed(provenance=replace(model.provenance, hints=hints, reference=reference))
+    return model.changed(provenance=replace(model.provenance, hints=hints, reference=text))
 
 
 def _text(reference: object) -> str:
