@@ -330,3 +330,9 @@ def test_a_repository_is_known_by_its_own_name():
 
 def test_a_presets_own_name_is_known():
     assert {preset_of(name) for name in shipped.names("models")} == set(shipped.names("models"))
+
+
+def test_an_option_for_a_log_of_no_engine_is_no_reason_to_fall_over(kvcalc, log):
+    ran = kvcalc("audit", log("nothing here"), "-E", "block_size=32")
+    assert ran.code == 2
+    assert "no figure of a known engine" in ran.err

@@ -74,7 +74,7 @@ def audit(
             model=None if model is None else question.load_with_hints(model),
             reference=model or "",
             given=given,
-            options=dict(question.parse_engines(engines, engine_option)) if engine_option else None,
+            options=dict(question.parse_engines(engines, engine_option)) if engine_option and engines else None,
         )
     except InputError as error:
         raise error.at(log) from None
