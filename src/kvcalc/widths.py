@@ -58,12 +58,17 @@ class Widths:
     @property
     def expert_intermediate(self) -> int:
         """Width of one routed expert, or 0."""
-        return max((each.columns for each in self._named("experts.down_proj")), default=0)
+        return max((each.columns for each in self._named("mlp.experts.down_proj")), default=0)
 
     @property
     def experts_per_token(self) -> int:
         """Routed experts that one token reads, or 0."""
-        return max((each.active or 0 for each in self._named("experts.down_proj")), default=0)
+        return max((each.active or 0 for each in self._named("mlp.experts.down_proj")), default=0)
+
+    @property
+    def num_experts(self) -> int:
+        """Routed experts of one layer, or 0."""
+        return max((each.count for each in self._named("mlp.experts.down_proj")), default=0)
 
     @property
     def query_heads(self) -> int:
@@ -81,6 +86,11 @@ class Widths:
     def has_latents(self) -> bool:
         """Whether a layer keeps latents (MLA)."""
         return any(isinstance(layer.cache, Latent) for layer in self.architecture.layers)
+
+    @property
+    def has_indexers(self) -> bool:
+        """Whether a layer keeps the keys of a sparse-attention indexer."""
+        return any(getattr(layer.cache, "indexer_dim", 0) for layer in self.architecture.layers)
 
     @property
     def has_states(self) -> bool:

@@ -91,6 +91,7 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "transformers": {
         "cache": ("dynamic", ("static", "dynamic_unconfigured"), ("hybrid",)),
+        "attn_implementation": ("sdpa", ("eager",), ("flash_attention_2", 2)),
         "version": ("5.23.0", ("5.0", "4.57.1", "5.14.0", "5.15.0", "5.17.0"), ("5.14.1", "5", "4.57.0.1")),
     },
     "mlx-lm": {

@@ -31,13 +31,16 @@ from kvcalc.architecture import (
     kind_label,
 )
 from kvcalc.derivation import Quantity
-from kvcalc.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType
-from kvcalc.engines.base import KVCache, LayerBytes, refuse_tensor_parallel
+from kvcalc.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType, parse_dtype
+from kvcalc.engines.base import KVCache, LayerBytes, WorkingMemory, refuse_tensor_parallel
 from kvcalc.engines.options import EngineOptions
+from kvcalc.engines.transformers_memory import Forward, transformers_working_memory
 from kvcalc.errors import UnsupportedError
 from kvcalc.units import MAX_TOKENS
+from kvcalc.widths import Widths
 
 if TYPE_CHECKING:
+    from kvcalc.device import Device
     from kvcalc.setup import Setup
 
 CacheClass = Literal["dynamic", "static", "dynamic_unconfigured"]
@@ -299,6 +302,9 @@ class Transformers(EngineOptions):
     prefill_chunk: int | None = Field(
         None, ge=1, le=MAX_TOKENS, description="tokens a forward of the prefill; None: the whole prompt in one forward"
     )
+    attn_implementation: Literal["sdpa", "eager"] = Field(
+        "sdpa", description="sdpa, or eager: every score is written out; the cache is the same"
+    )
     version: str = Field(_NEWEST, description="release; it decides what MLA layers cache")
 
     @field_validator("version")
@@ -308,6 +314,17 @@ class Transformers(EngineOptions):
         if full not in _CACHES_LATENT:
             raise ValueError(f"nobody looked at this release; known: {', '.join(_CACHES_LATENT)}")
         return full
+
+    def working_memory(self, setup: Setup, device: Device, context: int, batch_size: int) -> WorkingMemory:
+        """The peak of one forward of the prefill, and the CUDA context."""
+        one = Forward(
+            tokens=context,
+            past=0,
+            batch_size=batch_size,
+            element_bytes=parse_dtype(setup.architecture.dtype).block_bytes,
+            keeps_scores=self.attn_implementation == "eager",
+        )
+        return transformers_working_memory(Widths(setup.architecture), context, self.prefill_chunk, one, device)
 
     def prepare(self, setup: Setup) -> TransformersPlan:
         """Compute the cost of each distinct kind once.
