@@ -77,7 +77,7 @@ def test_a_failing_budget_fails_the_step_with_an_annotation_and_a_summary(step, 
 def test_budgets_that_hold_pass_the_step_without_a_summary_file(step, tmp_path):
     (tmp_path / "budgets.toml").write_text(BUDGET.format(limit="4GiB"))
     done = step(1, KVCALC_FILES="", KVCALC_BASELINE="", GITHUB_STEP_SUMMARY="")
-    assert (done.returncode, done.stdout) == (0, "kvcalc check: 1 budgets, 0 failed, 0 with a warning\n")
+    assert (done.returncode, done.stdout) == (0, "kvcalc check: 1 budget, 0 failed, 0 with a warning\n")
 
 
 def test_a_broken_file_and_a_lost_baseline_end_as_2(step, tmp_path):

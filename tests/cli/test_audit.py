@@ -4,6 +4,7 @@ import io
 import json
 import re
 import sys
+from xml.etree import ElementTree
 
 import pytest
 from answers import checked
@@ -224,6 +225,24 @@ def test_a_crash_loop_says_how_far_it_came(kvcalc, log):
     ran = kvcalc("audit", log(CRASH))
     assert ran.code == 2
     assert "measured the memory left for the cache, and no more: CUDA out of memory (line 4)" in ran.err
+
+
+def test_a_test_report_has_a_case_for_every_start_that_counts(kvcalc, log):
+    path = log(LATER + LLAMA)
+    ran = kvcalc("audit", path, "--format", "junit")
+    suite = ElementTree.fromstring(ran.out)[0]  # noqa: S314 - our own text
+    assert (ran.code, suite.attrib["name"], suite.attrib["tests"], suite.attrib["failures"]) == (
+        1, "kvcalc audit", "2", "1",
+    )  # fmt: skip
+    assert [case.attrib["name"] for case in suite] == [
+        "start 1: gemma-3-27b in vllm",
+        "start 2: gemma-3-1b in llama.cpp",
+    ]
+    assert suite[0].attrib["line"] == "3"
+    assert "KV cache size: 280,000 tokens for 291,649 tokens" in suite[0][0].text
+    out = kvcalc("audit", path, "--format", "github").out
+    assert out.startswith(f"::error file={path},line=3,title=kvcalc%3A start 1%3A gemma-3-27b in vllm::gemma-3-27b: ")
+    assert out.endswith("kvcalc audit: 2 starts, 1 failed, 0 with a warning\n")
 
 
 # ---- flags, wherever they stand ----

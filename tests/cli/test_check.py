@@ -191,10 +191,10 @@ def test_github_has_ten_annotations_at_most_the_worst_first(folder, kvcalc):
 
 @pytest.mark.parametrize("command", [["show", "gemma-3-1b", "-c", "8k"], ["presets"]])
 @pytest.mark.parametrize("format_name", ["junit", "github"])
-def test_the_formats_of_ci_belong_to_check(kvcalc, command, format_name):
+def test_the_formats_of_ci_belong_to_verdicts(kvcalc, command, format_name):
     ran = kvcalc(*command, "--format", format_name)
     assert ran.code == 2
-    assert "is a format of 'kvcalc check' alone" in ran.err
+    assert "is a format of 'kvcalc audit' and 'kvcalc check' alone" in ran.err
 
 
 # ---- baselines ----

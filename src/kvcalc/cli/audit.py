@@ -49,7 +49,7 @@ def audit(
             "--start", help="Which starts count: the last of every engine and model (last), all, or a number."
         ),
     ] = "last",
-    format: options.Format = None,  # noqa: A002 - the option's name
+    format: options.CheckFormat = None,  # noqa: A002 - the option's name
     output: options.Output = None,
 ) -> int:
     """An engine's log against the prediction."""
@@ -134,6 +134,7 @@ def _document(log: str, found: LogAudit, shown: tuple[Audit, ...]) -> Document:
             "notes": notes,
         },
         notes=tuple(notes),
+        cases=[_case(log, each) for each in shown],
     )
 
 
@@ -184,6 +185,10 @@ def _with_unit(printed: str, unit: str) -> str:
     return f"{number} {unit}" if unit and printed not in ("none", "") else number
 
 
+def _predicted(row: Compared) -> str:
+    return _with_unit(row.predicted, row.unit)
+
+
 def _signed(row: Compared) -> str:
     if row.verdict != "disagrees" or row.difference is None:
         return ""
@@ -194,7 +199,7 @@ _COLUMNS = (
     Column("figure", lambda row: row.figure),
     Column("line", lambda row: row.line or None, "count", drop_order=1),
     Column("reported", lambda row: _with_unit(row.reported, row.unit)),
-    Column("predicted", lambda row: _with_unit(row.predicted, row.unit)),
+    Column("predicted", _predicted),
     Column("difference", _signed),
     Column("verdict", lambda row: row.verdict, "verdict"),
 )
@@ -225,6 +230,32 @@ def _records(found: Audit) -> Iterator[AuditedRecord]:
             "difference": None if row.difference is None else str(row.difference),
             "verdict": row.verdict,
         }
+
+
+#: A verdict here, and in the words of a test report.
+_REPORTED = {"agrees": "pass", "disagrees": "fail", "not checked": "not checked"}
+
+
+def _case(log: str, found: Audit) -> dict[str, object]:
+    """A start as a case of a test report; its place is the first figure that disagrees."""
+    start = found.start
+    wrong = [row for row in found.rows if row.verdict == "disagrees"]
+    return {
+        "name": f"start {start.number}: {found.reference} in {start.engine}",
+        "file": log,
+        "line": next((row.line for row in wrong if row.line), start.line or None),
+        "verdict": _REPORTED[found.verdict],
+        "sentence": f"{found.reference}: {_verdict(found)}",
+        "details": [
+            *(
+                f"{row.figure}: {_with_unit(row.reported, row.unit)} for {_with_unit(row.predicted, row.unit)}"
+                for row in wrong
+            ),
+            *_notes(found, alone=True),
+        ],
+        "rule": "figures",
+        "headroom": None,
+    }
 
 
 def _start_record(found: Audit, shown: bool) -> AuditedStart:

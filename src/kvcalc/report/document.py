@@ -162,6 +162,7 @@ class Document:
         strips: the layers of the models, in order.
         grid: what a page's sliders look up.
         command: the command line that gave the answer, word by word.
+        cases: what a test report shows, where that is not the records: the same keys as those of ``check``.
     """
 
     title: str
@@ -177,6 +178,7 @@ class Document:
     strips: tuple[Strip, ...] = ()
     grid: Grid | None = None
     command: tuple[str, ...] = ()
+    cases: Sequence[Mapping[str, Any]] = ()
 
 
 def growth_columns(labels: Sequence[str], rows: Sequence[tuple[int, Sequence[int]]]) -> Iterator[Column]:

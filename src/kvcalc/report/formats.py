@@ -32,7 +32,7 @@ class Format:
     only_for: frozenset[str] = frozenset()
 
 
-_VERDICTS = frozenset({"check"})
+_VERDICTS = frozenset({"check", "audit"})
 FORMATS = {
     "table": Format((".txt",), "sections"),
     "json": Format((".json",), "records"),

@@ -1,4 +1,4 @@
-"""GitHub's workflow commands: annotations on the lines of the budgets that fail.
+"""GitHub's workflow commands: annotations on the lines of the budgets, or figures of a log, that fail.
 
 GitHub shows ten annotations of a kind a step, so ten at most are written, the worst first.
 """
@@ -12,19 +12,21 @@ from kvcalc.report.document import Document
 from kvcalc.report.text import printable_lines
 
 _MOST = 10
+_COUNTED = {"check": "budget", "audit": "start"}
 _LEVELS = {"fail": "error", "warn": "warning"}
 
 
 def render(document: Document) -> Iterator[str]:
     """The annotations, then one line of plain text with the counts."""
-    records = list(document.records)
+    records = list(document.cases or document.records)
     noted = sorted((record for record in records if record["verdict"] in _LEVELS), key=_how_bad)
     for record in noted[:_MOST]:
         yield _annotation(record)
     failed = sum(record["verdict"] == "fail" for record in records)
     warned = sum(record["verdict"] == "warn" for record in records)
     left_out = f"; {len(noted) - _MOST} more have no annotation" if len(noted) > _MOST else ""
-    yield f"kvcalc check: {len(records)} budgets, {failed} failed, {warned} with a warning{left_out}\n"
+    counted = f"{len(records)} {_COUNTED[document.schema]}{'' if len(records) == 1 else 's'}"
+    yield f"kvcalc {document.schema}: {counted}, {failed} failed, {warned} with a warning{left_out}\n"
 
 
 def _how_bad(record: Mapping[str, Any]) -> tuple[bool, float]:

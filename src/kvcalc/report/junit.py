@@ -1,4 +1,4 @@
-"""JUnit's XML: a case for each budget, the passing ones too."""
+"""JUnit's XML: a case for each budget, or each start of a log, the passing ones too."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from kvcalc.report.text import printable_lines
 
 
 def render(document: Document) -> Iterator[str]:
-    """One suite; a failed budget is a failure, one that only the baseline knows is skipped."""
-    records = list(document.records)
+    """One suite; a failed budget is a failure, one that only the baseline knows, or that nothing checks, is skipped."""
+    records = list(document.cases or document.records)
     failed = sum(record["verdict"] == "fail" for record in records)
-    skipped = sum(record["verdict"] == "removed" for record in records)
+    skipped = sum(record["verdict"] in ("removed", "not checked") for record in records)
     counts = f'tests="{len(records)}" failures="{failed}" errors="0" skipped="{skipped}"'
     yield '<?xml version="1.0" encoding="UTF-8"?>\n'
-    yield f'<testsuites name="kvcalc" {counts}>\n <testsuite name="kvcalc check" {counts} time="0">\n'
+    yield f'<testsuites name="kvcalc" {counts}>\n <testsuite name="kvcalc {document.schema}" {counts} time="0">\n'
     for record in records:
         yield from _case(record)
     yield " </testsuite>\n</testsuites>\n"
@@ -31,7 +31,7 @@ def _case(record: Mapping[str, Any]) -> Iterator[str]:
     match record["verdict"]:
         case "fail":
             yield f'   <failure type="{record["rule"]}" message={_quoted(sentence)}>{_text(details)}</failure>\n'
-        case "removed":
+        case "removed" | "not checked":
             yield f"   <skipped message={_quoted(sentence)}/>\n"
         case verdict:
             word = "warning: " if verdict == "warn" else ""

@@ -17,7 +17,7 @@ from kvcalc.errors import printable
 from kvcalc.report.document import Column, Document
 
 #: What a document holds that is no text for people: figures, and the rows that the columns read.
-_UNREAD = frozenset({"records", "extra", "command", "rows", "schema"})
+_UNREAD = frozenset({"records", "cases", "extra", "command", "rows", "schema"})
 
 
 def printable_lines(text: str, line: Callable[[str], str] = printable) -> str:
