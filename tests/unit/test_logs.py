@@ -390,3 +390,11 @@ def test_tensorrt_llm_of_several_years():
 )
 def test_a_model_is_known_by_its_usual_spellings(name, preset):
     assert preset_of(name) == preset
+
+
+def test_ranks_that_print_a_pool_each_are_one_start_and_the_least_counts():
+    rank = "INFO GPU KV cache size: {} tokens\nINFO Maximum concurrency for 4,096 tokens per request: {}x\n"
+    near = rank.format("300,000", "73.24") + rank.format("299,984", "73.24")
+    assert printed(last_run(near)) == {"pool_tokens": "299984", "concurrency": "73.24"}
+    far = rank.format("300,000", "73.24") + "INFO throughput\n" * 40 + rank.format("310,000", "75.68")
+    assert [start.figures["pool_tokens"].printed for start in read(lines_of(far)).starts] == ["300000", "310000"]

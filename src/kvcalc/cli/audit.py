@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from kvcalc.cli import options, question
-from kvcalc.errors import InputError, quote
+from kvcalc.errors import InputError
 from kvcalc.logs.base import LONGEST_LINE, Compared, Given, LogReport
 from kvcalc.logs.reading import bounded_lines
 from kvcalc.logs.verdict import Audit, LogAudit, read
@@ -118,7 +118,7 @@ def _document(log: str, found: LogAudit, shown: tuple[Audit, ...]) -> Document:
         title, assumptions = f"{last.reference}: {_verdict(last)}", _assumptions(last)
     else:
         wrong = sum(each.verdict == "disagrees" for each in shown)
-        title = f"{quote(Path(log).name)}: {wrong} of {len(shown)} starts disagree"
+        title = f"{Path(log).name}: {wrong or 'none'} of {len(shown)} starts {'disagrees' if wrong < 2 else 'disagree'}"
         assumptions = ()
     return Document(
         title=title,

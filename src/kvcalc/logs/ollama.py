@@ -36,9 +36,7 @@ _SIZE = re.compile(
     r"msg=\"(kv cache|model weights|compute graph)\" device=(\S{1,40}) size=\"(\d{1,9}(?:\.\d)?) ([KMGT]i)?B\""
 )
 _REQUIRED = re.compile(r"memory\.required\.kv=\"(\d{1,9}(?:\.\d)?) ([KMGT]i)?B\"")
-_TERMS = re.compile(
-    r"(memory\.weights\.total|memory\.graph\.full|memory\.graph\.partial)=\"(\d{1,9}(?:\.\d)?) ([KMGT]i)?B\""
-)
+_TERMS = re.compile(r"memory\.(weights\.total|graph\.full|graph\.partial)=\"(\d{1,9}(?:\.\d)?) ([KMGT]i)?B\"")
 _BY_LAYER = re.compile(r"required\.([\w.]{1,40})\.Cache=\"?(\[[\d A-Z]{1,8000}\]|\d{1,18}[A-Z]?)")
 _LOAD = re.compile(r"\b(Parallel|BatchSize|KvSize|KvCacheType|FlashAttention):(\w{0,20})")
 _LOAD_NAMES = {

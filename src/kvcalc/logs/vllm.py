@@ -102,11 +102,28 @@ def _available(reader: LogReader, line: Line) -> None:
 def _pool(reader: LogReader, line: Line) -> None:
     pool, concurrency = _POOL.search(line.text), _CONCURRENCY.search(line.text)
     if pool:
-        reader.of("vllm", line).put(line, "tokens", pool_tokens=pool[1])
+        _tokens(reader, line, pool[1])
     if concurrency:
         start = reader.of("vllm", line)
         start.stated["max_model_len"] = concurrency[1].replace(",", "")
         start.put(line, "x", concurrency=concurrency[2])
+
+
+#: Lines within which the ranks of one start print their pools, where each prints its own (0.8 to 0.10).
+_NEAR = 32
+
+
+def _tokens(reader: LogReader, line: Line, printed: str) -> None:
+    start, tokens = reader.of("vllm", line), int(printed.replace(",", ""))
+    known = start.figures.get("pool_tokens")
+    if known is not None:
+        alike = abs(tokens - int(known.printed)) * 100 <= tokens
+        if line.number - known.line > _NEAR or not alike:
+            reader.open(line, keep_flags=True)
+            start = reader.of("vllm", line)
+        elif tokens > int(known.printed):  # another rank's: the one with the least memory decides
+            return
+    start.put(line, "tokens", pool_tokens=printed)
 
 
 def _refusal(reader: LogReader, line: Line) -> None:
@@ -334,6 +351,7 @@ def _question(start: Start, given: Given) -> Question:
             notes.append(f"vllm {version} is not modelled: the rule of {_OLDEST} is used")
     if "max_num_batched_tokens" not in stated and "max_num_batched_tokens" not in given.options:
         notes.append("the log does not state max_num_batched_tokens: the engine's default is used")
+    dtype = given.kv_cache_dtype or stated.get("kv_cache_dtype") or stated.get("dtype")
     names = {*options, *given.options, *(name for name in ("tensor_parallel_size", "kv_cache_dtype") if name in stated)}
     if any(each.startswith(("arguments", "command")) for each in start.seen):
         names |= _ARGUMENTS
@@ -343,7 +361,7 @@ def _question(start: Start, given: Given) -> Question:
         {**options, **given.options},
         context,
         given.batch_size or 1,
-        given.kv_cache_dtype or stated.get("kv_cache_dtype") or stated.get("dtype"),
+        None if dtype is None else dtype.removeprefix("torch."),
         given.tensor_parallel_size or stated_number(stated, "tensor_parallel_size") or 1,
         frozenset(names),
         draft=given.draft or ("mtp" if drafted and stated.get("method", "").endswith("mtp") else None),
