@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kvcalc import quantization as q
 from kvcalc.dtypes import DTYPES, parse_dtype
-from kvcalc.errors import InputError, did_you_mean, quote
+from kvcalc.errors import InputError, NotModelledError, did_you_mean, quote
 from kvcalc.gguf_mixes import FILE_TYPES, FileType
 from kvcalc.quantization import TOWERS, Packing, Plain, Quantization, WeightsFormat
 
@@ -146,6 +146,7 @@ def parse_weights_format(text: str, architecture: Architecture) -> WeightsFormat
 
     Raises:
         InputError: an unknown name, with the nearest known one.
+        NotModelledError: a format that follows no rule.
 
     >>> import kvcalc
     >>> model = kvcalc.load("llama-3.1-8b")
@@ -157,6 +158,11 @@ def parse_weights_format(text: str, architecture: Architecture) -> WeightsFormat
     own = architecture.quantization
     if own is not None and folded and (own.name == folded or own.name.startswith(f"{folded}_")):
         return own
+    if folded.startswith("ud_"):
+        raise NotModelledError(
+            f"{quote(text)} is not modelled: unsloth chooses the type of each tensor by hand",
+            hint="name the GGUF file itself: its header lists what it holds",
+        )
     if folded in _FILE_TYPES:
         return FileType(_FILE_TYPES[folded])
     if folded in _NAMED:

@@ -74,6 +74,7 @@ def build(spec: ModelSpec) -> Architecture:
         v_dtype=v_dtype,
         tensors=_model_tensors(spec, builder, len(order)),
         mtp_shipped=spec.mtp_tensors != "none",
+        towers=tuple(Tensor(part, count, role=part) for part, count in sorted(spec.towers.items())),
         quantization=declared.weights if declared is not None else None,
         declared_cache=declared.cache if declared is not None else None,
         mtp_layers=tuple(builder.mtp_layer(entry, len(order) + at) for at, entry in enumerate(mtp)),

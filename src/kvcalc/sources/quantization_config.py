@@ -237,7 +237,8 @@ def _scheme(group: Mapping[str, Any], form: Any, model_type: str) -> tuple[str, 
         activations = bool(_table(group, "input_activations"))
         return "nvfp4", q.nvfp4(size or 16, 2 if activations else 1)
     if form == "pack-quantized" or (kind == "int" and bits < 8):
-        shape = 8 if model_type.startswith("kimi") else 16
+        small = model_type.startswith("kimi") or (model_type == "deepseek_v3" and size == 32)  # Kimi K2's own type, too
+        shape = 8 if small else 16
         packing = q.packed_int(
             bits,
             size if size > 0 else 0,

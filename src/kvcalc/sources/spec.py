@@ -309,6 +309,9 @@ class ModelSpec(Table):
     mtp_tensors: Literal["layers", "layers and tables", "none"] = Field(
         "layers", description="what checkpoints hold of these layers: all, an embedding and a head too, or nothing"
     )
+    towers: dict[Literal["vision", "audio"], Positive] = Field(
+        default_factory=dict, description="parameters of the encoders of images and sound that a checkpoint carries"
+    )
     quantization: dict[str, Any] | None = Field(
         None, description="the formats that ship, in the words of a config.json's quantization_config"
     )

@@ -1,0 +1,37 @@
+"""Published quantised checkpoints: what their configurations give is what their files hold, to the byte.
+
+The figures are tensor bytes: a safetensors file has a header besides, a GGUF file its metadata. Where only a file can
+tell (which writer packed it, whether prediction layers were kept) a row says how far off the rule may be.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import kvcalc
+from kvcalc.weights import weights
+from kvcalc.weights_steps import weights_steps
+
+ROWS = json.loads((Path(__file__).parents[1] / "data" / "quantised.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=[f"{row['model']}:{row['weights_dtype'] or 'shipped'}" for row in ROWS])
+def test_a_checkpoint_takes_what_was_published(row):
+    model = kvcalc.read_config(row["config"])
+    counted = weights(model, row["weights_dtype"])
+    assert counted.bytes == pytest.approx(row["bytes"], rel=row.get("within", 0), abs=0)
+    assert weights_steps(model, row["weights_dtype"])[-1].value == counted.bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("gpt-oss-20b", 13_761_264_768),
+        ("gpt-oss-120b", 65_248_815_744),
+        ("deepseek-v3", 688_574_839_360),  # the index's total_size less 163 headers
+        ("kimi-k2", 1_029_173_249_888),  # without 61 buffers of rotary embeddings
+    ],
+)
+def test_a_preset_ships_as_its_publisher_does(name, size):
+    assert weights(kvcalc.load(name), None).bytes == size

@@ -1,0 +1,59 @@
+"""Encoders of images: their parameters by the defaults of transformers 5.24.0's classes, and what a device holds."""
+
+import pytest
+
+import kvcalc
+from kvcalc.sources.config.towers import vision_parameters
+from kvcalc.weights import weights
+
+SIGLIP_400M = {
+    "hidden_size": 1152,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 27,
+    "patch_size": 14,
+    "vision_use_head": False,
+}
+# Counted by building each class with its default configuration, encoder and projector together.
+DEFAULTS = {
+    "qwen2_vl": (8192, 675_759_104, {}),
+    "qwen2_5_vl": (8192, 3_083_025_152, {}),
+    "qwen3_vl": (4096, 566_949_104, {}),
+    "qwen3_5": (4096, 453_650_672, {}),
+    "gemma3": (2304, 94_654_464, {}),
+    "paligemma": (2048, 401_858_816, SIGLIP_400M),
+    "llava": (4096, 324_487_168, {}),
+    "mistral3": (5120, 438_958_080, {"patch_size": 14}),
+    "llama4": (5120, 455_178_240, {}),
+    "mllama": (4096, 867_749_395, {}),
+    "internvl": (4096, 337_509_376, {}),
+    "glm4v": (4096, 892_498_432, {}),
+    "kimi_k25": (7168, 471_143_920, {}),
+    "idefics3": (4096, 171_270_144, {}),
+}
+
+
+@pytest.mark.parametrize("model_type", DEFAULTS)
+def test_an_encoder_has_the_parameters_of_its_class(model_type):
+    width, parameters, stated = DEFAULTS[model_type]
+    config = {"model_type": model_type, "vision_config": {"model_type": "vision"} | stated}
+    assert vision_parameters(config, width) == (parameters, None)
+
+
+def test_an_encoder_is_a_row_of_the_weights_and_no_parameter_of_the_text_model():
+    text = {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34, "sliding_window": 1024}
+    alone = kvcalc.read_config({"model_type": "gemma3", "text_config": text})
+    tower = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "patch_size": 14}
+    tower |= {"image_size": 896, "vision_use_head": False}
+    both = kvcalc.read_config({"model_type": "gemma3", "text_config": text, "vision_config": tower})
+    counted, plain = weights(both, None), weights(alone, None)
+    assert counted.parameters == plain.parameters
+    assert counted.beside == {"vision": counted.bytes - plain.bytes}
+    # google/gemma-3-4b-it: 4,300,079,472 parameters, of which the language model has 3,880,263,168
+    assert counted.beside["vision"] == 2 * (4_300_079_472 - 3_880_263_168)
+
+
+def test_an_encoder_without_a_rule_is_said_to_be_left_out():
+    model = kvcalc.read_config(
+        {"model_type": "gemma3n", "text_config": {"model_type": "gemma3n_text"}, "vision_config": {"hidden_size": 2048}}
+    )
+    assert any(note.startswith("not modelled: the image encoder of 'gemma3n'") for note in model.provenance.notes)
