@@ -65,6 +65,46 @@ def test_plain_weights_that_are_not_the_model_alone_are_said(folder):
     assert any("hold 10 numbers, the layers here 999,885,952" in note for note in model.provenance.notes)
 
 
+TINY = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 1000,
+    "torch_dtype": "bfloat16",
+}
+
+
+def stored_as(folder, names, **changes):
+    """A tiny Llama of 1,000 x 64 embedding, a head of that size, and one tensor for all the rest."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(TINY | changes))
+    header, at = {}, 0
+    for tensor, size in (("model.embed_tokens.weight", 64_000), ("model.rest", 74_048), ("lm_head.weight", 64_000)):
+        header[tensor] = {"dtype": "BF16", "shape": [size], "data_offsets": [at, at + 2 * size]}
+        at += 2 * size
+    text = json.dumps(header).encode()
+    for name in names:
+        (folder / name).write_bytes(len(text).to_bytes(8, "little") + text + bytes(at))
+    return footprint(load(str(folder)), context=1).weights
+
+
+def test_a_head_that_the_model_has_not_is_left_out_of_the_stored_weights(tmp_path):
+    tied = stored_as(tmp_path / "tied", ["model.safetensors"], tie_word_embeddings=True)
+    assert (tied.parameters, tied.bytes) == (138_048, 276_096)
+    embedding = stored_as(tmp_path / "embedding", ["model.safetensors"], architectures=["LlamaModel"])
+    assert (embedding.parameters, embedding.bytes) == (138_048, 276_096)
+    untied = stored_as(tmp_path / "untied", ["model.safetensors"])
+    assert (untied.parameters, untied.bytes) == (202_048, 404_096)
+
+
+def test_a_second_copy_beside_the_shards_is_not_counted(tmp_path):
+    names = ["model-00001-of-00001.safetensors", "consolidated.safetensors"]
+    assert stored_as(tmp_path / "both", names).bytes == 404_096
+    assert stored_as(tmp_path / "alone", ["consolidated.safetensors"]).bytes == 404_096
+
+
 def test_a_layout_can_be_asked_of_a_file(folder):
     add_weights(folder)
     assert load(f"{folder}@global").layout == "26 full"

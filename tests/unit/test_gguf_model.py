@@ -51,6 +51,15 @@ def test_gemma_3_is_five_to_one_and_costs_what_the_preset_costs(load):
         assert kv_cache_bytes(model, context=context) == kv_cache_bytes(preset, context=context)
 
 
+@pytest.mark.parametrize("arch", ["llada", "dream", "rnd1", "llada-moe", "llama-embed"])
+def test_a_model_that_llama_cpp_gives_no_memory_keeps_no_cache(load, arch):
+    model = load(arch, block_count=32, attention__head_count_kv=4, attention__causal=False, vocab_size=1000)
+    assert kinds(model) == 32 * "."
+    assert kv_cache_bytes(model, context=32768) == 0
+    assert footprint(model, context=32768, engine="llama.cpp").kv_cache.bytes == 0
+    assert any("keeps no memory" in note for note in model.provenance.notes)
+
+
 def test_a_scalar_pattern_overrides_the_period_and_a_list_gives_the_layers(load):
     assert kinds(load("gemma3", **GEMMA3_1B | {"block_count": 6, "attention__sliding_window_pattern": 3})) == "SSFSSF"
     assert kinds(load("gemma3", **GEMMA3_1B | {"block_count": 6, "attention__sliding_window_pattern": 0})) == "SSSSSS"

@@ -81,6 +81,8 @@ _WITHOUT_CACHE = {
     "t5encoder": "an encoder",
     "wavtokenizer-dec": "an audio decoder",
 }
+#: Models that generate text and keep no memory in llama.cpp (llama_model::create_memory): each step reads all tokens.
+_WITHOUT_MEMORY = frozenset(["dream", "llada", "llada-moe", "llama-embed", "rnd1"])
 #: Keys of layers that this reader knows no size for.
 _UNKNOWN_LAYERS = ("wkv.head_size", "attention.compress_ratios", "attention.compress_ratio", "decoder_block_count")
 
@@ -272,6 +274,9 @@ def _layer_kinds(keys: _Keys) -> list[LayerKind]:
     layers = keys.size("block_count")
     if layers > _MOST_LAYERS:
         raise InputError(f"the key {keys.path('block_count')} says {layers:,} layers: is the file damaged?")
+    if keys.arch in _WITHOUT_MEMORY:
+        keys.notes.append(f"llama.cpp keeps no memory for {keys.arch}: each step reads all tokens again")
+        return [NoCache()] * layers
     mtp = keys.count("nextn_predict_layers", default=0)
     if mtp >= layers:
         raise InputError(f"the key {keys.path('nextn_predict_layers')} leaves no layer of {layers:,}")

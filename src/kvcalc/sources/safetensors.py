@@ -78,11 +78,13 @@ class StoredWeights:
         elements: numbers in them; None where some are packed (4-bit weights in an int32, fp8 with scales), because a
             header does not say how many weights a packed number holds.
         files: files that were read.
+        head: the head's tensor, which a loader drops where the model has it tied to the embedding.
     """
 
     bytes_by_dtype: dict[str, int]
     elements: int | None
     files: int
+    head: StoredTensor | None = None
 
 
 def read_weights(path: Path) -> StoredWeights:
@@ -105,7 +107,8 @@ def read_weights(path: Path) -> StoredWeights:
 def weight_files(names: Iterable[str], location: str) -> list[str]:
     """The files that hold a checkpoint's weights, among the names in its folder that is without an index.
 
-    ``model.safetensors`` where there is one; otherwise all files, with every part that their names promise.
+    ``model.safetensors`` where there is one; otherwise all files but Mistral's second copy (``consolidated``), with every
+    part that their names promise.
 
     Raises:
         InputError: a part is missing.
@@ -116,6 +119,7 @@ def weight_files(names: Iterable[str], location: str) -> list[str]:
     found = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
     if "model.safetensors" in found:
         return ["model.safetensors"]
+    found = [name for name in found if not name.startswith("consolidated")] or found
     for name in found:
         part = _PART.fullmatch(name)
         if part is not None:
@@ -134,16 +138,19 @@ def add_up(headers: Iterable[Mapping[str, StoredTensor]]) -> StoredWeights:
     sizes: dict[str, int] = {}
     elements: int | None = 0
     files = tensors = 0
+    head: StoredTensor | None = None
     for header in headers:
         files += 1
         tensors += len(header)
         if tensors > _MOST_TENSORS:
             raise InputError(f"the files hold more than {_MOST_TENSORS:,} tensors")
-        for tensor in header.values():
+        for name, tensor in header.items():
+            if name == "lm_head.weight" or name.endswith(".lm_head.weight"):
+                head = tensor
             sizes[tensor.dtype] = sizes.get(tensor.dtype, 0) + tensor.bytes
             if elements is not None and tensor.dtype not in _BUFFERS:
                 elements = elements + tensor.elements if tensor.dtype in _PLAIN_FLOATS else None
-    return StoredWeights(sizes, elements, files)
+    return StoredWeights(sizes, elements, files, head)
 
 
 def without_doubles(headers: Iterable[dict[str, StoredTensor]]) -> Iterator[dict[str, StoredTensor]]:
@@ -180,6 +187,9 @@ def with_stored_weights(architecture: Architecture, stored: StoredWeights, sourc
     from kvcalc.weights import weights
 
     notes = architecture.provenance.notes
+    if stored.head is not None and not any(tensor.part == "head" for tensor in architecture.tensors):
+        stored = _without_head(stored, stored.head)
+        notes += ("the files hold a head that the model does not load (tied to its embedding, or of no use to it)",)
     counted = weights(architecture, None).parameters
     if stored.elements is not None and stored.elements != counted:
         notes += (
@@ -193,6 +203,12 @@ def with_stored_weights(architecture: Architecture, stored: StoredWeights, sourc
         weight_elements=stored.elements,
     )
     return architecture.changed(provenance=measured)
+
+
+def _without_head(stored: StoredWeights, head: StoredTensor) -> StoredWeights:
+    sizes = {**stored.bytes_by_dtype, head.dtype: stored.bytes_by_dtype[head.dtype] - head.bytes}
+    elements = None if stored.elements is None else stored.elements - head.elements
+    return replace(stored, bytes_by_dtype={name: size for name, size in sizes.items() if size}, elements=elements)
 
 
 def header_length(prefix: bytes, file_bytes: int, location: str) -> int:
