@@ -361,3 +361,11 @@ def test_hostile_values_are_one_clear_error(changes: dict[str, Any], message: st
 def test_what_is_no_config_is_refused(config: Any) -> None:
     with pytest.raises(KVCalcError):
         read_config(config)
+
+
+def test_a_width_that_no_rule_reads_is_said() -> None:
+    assert "not read by the rules of llama: ffn_hidden_size 12288" in notes(model("llama", ffn_hidden_size=12288))
+    assert "not read by the rules of llama: kv_lora_rank 512" in notes(model("llama", kv_lora_rank=512))
+    assert "not read" not in notes(model("telechat", ffn_hidden_size=12288))
+    for name, config in CONFIGS.items():
+        assert "not read by" not in notes(read_config(config)), name

@@ -107,8 +107,8 @@ def read_weights(path: Path) -> StoredWeights:
 def weight_files(names: Iterable[str], location: str) -> list[str]:
     """The files that hold a checkpoint's weights, among the names in its folder that is without an index.
 
-    ``model.safetensors`` where there is one; otherwise all files but Mistral's second copy (``consolidated``), with every
-    part that their names promise.
+    ``model.safetensors`` where there is one; otherwise all files but Mistral's second copy (``consolidated``), with
+    every part that their names promise.
 
     Raises:
         InputError: a part is missing.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from kvcalc.architecture import MOST_LAYERS
 from kvcalc.errors import InputError
 from kvcalc.sources.config.classes import by_class
@@ -63,7 +65,39 @@ def describe(config: Config, family: Family) -> tuple[list[LayerSpec], Fields]:
         config.notes.append("bidirectional attention: an encoder, which keeps no KV cache")
         entries = [LayerSpec(kind="encoder")] * len(entries)
     by_class(config, fields)
+    _note_unread(config, family)
     return entries, fields
+
+
+#: A key that says how wide something is, or how many heads or experts there are.
+_WIDTH = re.compile(
+    "(^|_)(dim|heads?|rank|width|inner|expand|expansion|ffn?|mlp|kv|experts?|hidden|dff)(_|$)", re.IGNORECASE
+)
+#: One that says it of something else: another part of a wrapper, the rope, the routing, the training.
+_OF_SOMETHING_ELSE = re.compile(
+    "(^|_)(max|tokens?|ids?|index|rope|rotary|image|vision|visual|audio|video|mm|query|labels?|topk|groups?|target|per"
+    "|projector|encoder|capacity|classifier|prompt|time|median|base)(_|$)",
+    re.IGNORECASE,
+)
+#: Keys that other keys say again, or that are of parts which a model without them states all the same.
+_SAID_ELSEWHERE = re.compile(
+    "(num_attention_heads|num_key_value_heads|n_head_kv|(qk_|v_|qk_rope_)?head_dim|moe_intermediate_size|mamba_expand"
+    "|(cross_)?attention_hidden_size|gated_norm_rank)$"
+)
+
+
+def _note_unread(config: Config, family: Family) -> None:
+    """Say which keys of the file look like a width or a number of heads, and are read by no rule."""
+    read = config.asked.union(family.names.values())
+    unread = [
+        f"{key[:60]} {value}"
+        for key, value in list(config.table.items())[:1000]
+        if type(value) is int and value > 1 and key not in read
+        if _WIDTH.search(key) and not _OF_SOMETHING_ELSE.search(key) and not _SAID_ELSEWHERE.match(key)
+    ]
+    if unread:
+        listed = ", ".join(unread[:5])
+        config.notes.append(f"not read by the rules of {config.model_type}: {listed}; the sizes may differ")
 
 
 def _of_the_model(config: Config, family: Family) -> Fields:

@@ -55,6 +55,7 @@ class Config:
         self.defaults = defaults
         self.outer = outer
         self.assumed: dict[str, Any] = {}
+        self.asked: set[str] = set()
         self.notes: list[str] = []
 
     def _found(self, name: str) -> tuple[bool, Any]:
@@ -75,6 +76,7 @@ class Config:
 
     def value(self, *names: str) -> Any:
         """The first stated value that is not null; an explicit null; or the default of the model type."""
+        self.asked.update(names)
         stated_null = False
         for name in names:
             stated, value = self._found(name)
@@ -91,6 +93,7 @@ class Config:
 
     def stated(self, *names: str) -> Any:
         """The first value that the file states and that is not null; no default."""
+        self.asked.update(names)
         return next((value for name in names if (value := self._found(name)[1]) is not None), None)
 
     def count(self, *names: str, least: int = 1, most: int = _MOST_WIDTH) -> int | None:
