@@ -132,6 +132,13 @@ def test_a_signal_removes_what_is_half_written_and_ends_as_a_shell_says(folder, 
     assert (folder / "answer.csv").read_text() == "old"
 
 
+def test_a_signal_while_a_class_is_made_ends_as_any_other():
+    code = "import signal, sys; from kvcalc.cli.process import guarded\n"
+    code += "sys.exit(guarded(lambda: exec('signal.raise_signal(signal.SIGTERM)')))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (ran.returncode, ran.stderr) == (128 + signal.SIGTERM, b"")
+
+
 def test_a_signal_that_is_ignored_stays_ignored():
     code = "import signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); from kvcalc.cli.process import guarded\n"
     code += "sys.exit(guarded(lambda: signal.raise_signal(signal.SIGHUP) or 0))"

@@ -39,6 +39,8 @@ def guarded(work: Callable[[], int]) -> int:
         signals.leave()  # all is said; what comes now ends the process as it would any other
     except KeyboardInterrupt:
         pass
+    # Python remembers an interrupt inside of exec(), as dataclasses use it, and would end by SIGINT whatever the code.
+    exec("")  # noqa: S102 - the next exec() makes it forget that
     return code if signals.caught is None else _SIGNALLED + signals.caught
 
 
