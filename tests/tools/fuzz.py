@@ -48,7 +48,7 @@ from field_logs import LOGS
 from gguf_writer import gguf_header, model_metadata
 
 from kvcalc import __version__
-from kvcalc.cli.app import COMMANDS, GROUPS, run
+from kvcalc.cli.app import COMMANDS, run
 from kvcalc.dtypes import DTYPES
 from kvcalc.engines import REGISTRY, engine_class
 from kvcalc.sources import shipped
@@ -432,7 +432,7 @@ _COMMAND_LINES = [
     for line in (
         "show gemma-3-27b -c 128k --engine vllm -E max_num_batched_tokens=8192 --explain",
         "show llama-3.1-8b -c 32k -b 4 --kv-cache-dtype q8_0/q4_0 --engine llama.cpp -E n_ubatch=256 -E n_seq_max=4",
-        "show deepseek-v3 -c 1M -tp 8 --weights-dtype fp8 --mtp --format json --units decimal",
+        "show deepseek-v3 -c 1M -tp 8 --weights-dtype fp8 --draft mtp --format json --units decimal",
         "show t5gemma-2b-2b -c 4k --encoder-tokens 2k --engine mlx-lm -E kv_bits=4 -E max_kv_size=1024",
         "compare gemma-2-2b@global gemma-2-2b@1:1/sw=4096 gemma-2-2b@5:1/sw=1024 -c 32k --format markdown",
         "compare gemma-3-27b --engine ideal,llama.cpp,vllm,sglang -c 32k -E vllm.block_size=32 -E sglang.page_size=64",
@@ -454,17 +454,20 @@ _COMMAND_LINES = [
         "show model.gguf -c 8k --engine ollama",
         "show . -c 8k --weights-dtype int4",
         "paper --explain",
-        "presets --search gemma --family gemma --kind sliding",
-        "presets show gemma-3-27b",
-        "presets export gemma-3-27b",
-        "engines show vllm",
+        "models --search gemma --family gemma --kind sliding",
+        "models gemma-3-27b --format spec",
+        "devices h100-80gb --format json",
+        "schema show",
+        "gemma3:27b",
+        "compare llama-3.1-8b --weights-dtype Q4_K_M,awq,int4 -c 8k --batch 1,8",
+        "engines vllm",
         "engines --format json",
         "show --help",
     )
 ]
 _VOCABULARY = sorted(
     {word for line in _COMMAND_LINES for word in line}
-    | {*COMMANDS, *GROUPS, *REGISTRY, *PRESETS[::8], *CONTEXTS, *LAYOUTS, *list(DTYPES)[::3]}
+    | {*COMMANDS, *REGISTRY, *PRESETS[::8], *CONTEXTS, *LAYOUTS, *list(DTYPES)[::3]}
     | {
         f"{option.name}={value}"
         for name in REGISTRY
