@@ -341,6 +341,10 @@ def test_a_hint_never_says_what_does_not_fit(context, batch, limit):
         elif hint.startswith("a batch"):
             count = int(hint.split(" ")[6].replace(",", ""))
             assert kvcalc.footprint(MODEL, context=context, batch_size=count).total_bytes <= limit * GiB
+        else:
+            field, dtype = hint.split(" = ")
+            changed = kvcalc.footprint(MODEL, context=context, batch_size=batch, **{field: dtype.strip('"')})
+            assert changed.total_bytes <= limit * GiB
     assert verdict.ok == (kvcalc.footprint(MODEL, context=context, batch_size=batch).total_bytes <= limit * GiB)
 
 
