@@ -246,3 +246,8 @@ def test_a_first_budget_file_reads_back_whatever_the_name(kvcalc, budgets):
         assert kvcalc("check", "--init", name).code == 0
         assert tomllib.loads((budgets / "budgets.toml").read_text())["budget"][0]["model"] == name
         (budgets / "budgets.toml").unlink()
+    name = os.fsdecode(b"\xff.json")
+    (budgets / name).write_text(LLAMA)
+    ran = kvcalc("check", "--init", name)
+    assert (ran.code, (budgets / "budgets.toml").exists()) == (2, False)
+    assert "cannot be written in TOML" in ran.err

@@ -273,7 +273,8 @@ def test_a_busy_server_is_asked_again(site):
     ["", "huggingface.co", "127.0.0.1:1", "http://127.0.0.1:99999", "http://[::1", "ftp://x", "http://\x1b[31m"],
 )
 def test_an_endpoint_that_is_no_web_address_is_one_error(site, monkeypatch, endpoint):
-    monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    monkeypatch.delitem(sys.modules, "huggingface_hub.constants")  # it falls over where it is imported with some
     error = refused()
     assert isinstance(error, InputError)
     assert error.message.startswith("HF_ENDPOINT is no web address: '")

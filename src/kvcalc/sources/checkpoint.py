@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from os import fsencode
 from os.path import isdir
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def _architecture(path: Path) -> Architecture:
         config = {**config, "hf_quant_config": parse_config(read_bytes(sidecar, LARGEST_CONFIG), str(sidecar))}
     from kvcalc.sources.config import read_config  # a file that is no JSON needs none of its rules
 
-    name = path.resolve().parent.name if path.name == "config.json" else path.stem
+    called = path.resolve().parent.name if path.name == "config.json" else path.stem
+    name = fsencode(called).decode("utf-8", "backslashreplace")  # a file's name need not be a text
     try:
         return read_config(config, name)
     except KVCalcError as error:

@@ -8,6 +8,7 @@ server sends: each is bounded in bytes and in time, and one header is in memory 
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import threading
@@ -109,6 +110,7 @@ def fetch(reference: str, patience: Patience | None = None) -> HubModel:
         NetworkError: see :func:`load_from_hub`.
         InputError: a reference, a config.json or a header that is wrong.
     """
+    _check_address(os.environ.get("HF_ENDPOINT"))  # huggingface_hub cannot even be imported with some
     try:
         from huggingface_hub import constants
     except ImportError:
@@ -126,7 +128,7 @@ def fetch(reference: str, patience: Patience | None = None) -> HubModel:
                 hint="unset HF_HUB_OFFLINE, or fetch the model's files first",
             )
         return cached
-    repository = _Repository(name, revision, _endpoint(constants.ENDPOINT), _headers(), patience or Patience())
+    repository = _Repository(name, revision, constants.ENDPOINT, _headers(), patience or Patience())
     try:
         return _waited_for(repository)
     except _Unreachable as error:
@@ -160,8 +162,10 @@ def _named(reference: str) -> tuple[str, str]:
     return match[1], match[2] or "main"
 
 
-def _endpoint(address: str) -> str:
-    """The address of the Hub, where it is one."""
+def _check_address(address: str | None) -> None:
+    """Refuse what is no address of a Hub; None is the Hub's own."""
+    if address is None:
+        return
     try:
         parts = urlsplit(address)
         sound = address.isprintable() and parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -170,7 +174,6 @@ def _endpoint(address: str) -> str:
     if not sound:
         hint = "unset HF_ENDPOINT, or write an address such as https://huggingface.co"
         raise InputError(f"HF_ENDPOINT is no web address: {quote(address)}", hint=hint)
-    return address
 
 
 def _headers() -> dict[str, str]:

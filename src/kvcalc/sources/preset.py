@@ -159,7 +159,12 @@ def toml_text(text: str) -> str:
 
     >>> toml_text('a "b"\n')
     '"a \\"b\\"\\n"'
+
+    Raises:
+        InputError: letters that no text of UTF-8 has, as a file's name may.
     """
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise InputError(f"{quote(text)} cannot be written in TOML", hint="its name is no UTF-8: rename the file")
     # A JSON string is a TOML string, but for DEL, which TOML wants escaped.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
