@@ -245,6 +245,7 @@ def test_a_first_budget_file_reads_back_whatever_the_name(kvcalc, budgets):
         (budgets / name).write_text(LLAMA)
         assert kvcalc("check", "--init", name).code == 0
         assert tomllib.loads((budgets / "budgets.toml").read_text())["budget"][0]["model"] == name
+        assert kvcalc("check").code == 0
         (budgets / "budgets.toml").unlink()
     name = os.fsdecode(b"\xff.json")
     (budgets / name).write_text(LLAMA)

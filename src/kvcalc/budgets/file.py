@@ -110,7 +110,7 @@ def _printable(text: str) -> str:
     return text
 
 
-_Line = Annotated[str, Field(strict=True, min_length=1, max_length=4096), AfterValidator(_printable)]
+_Line = Annotated[str, Field(strict=True, min_length=1, max_length=4096)]
 
 
 class Budget(BaseModel):

@@ -213,7 +213,7 @@ _DEFAULT_CONTEXT = 32768
 def _init(references: Sequence[str]) -> int:
     """Write a first budgets.toml beside nothing else; an existing one stays as it is."""
     from kvcalc.cli import question
-    from kvcalc.errors import InputError
+    from kvcalc.errors import InputError, printable
     from kvcalc.footprints import footprint
     from kvcalc.report.files import write_file
     from kvcalc.sources.preset import toml_text
@@ -231,7 +231,7 @@ def _init(references: Sequence[str]) -> int:
     step = GiB if total > 4 * GiB else 16 * MiB
     limit = ceil_div(total * 11, 10 * step) * step
     text = _FIRST.format(
-        name=toml_text(model.name),
+        name=toml_text(printable(model.name)),
         model=toml_text(reference),
         context=toml_text(format_count(context)),
         limit=exact_bytes(limit),
