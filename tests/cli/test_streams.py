@@ -31,7 +31,13 @@ def shell(words: str, streams: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("streams", ["2>&-", ">&-", "<&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize(
     ("words", "code"),
-    [("check holds.toml", 0), ("check fails.toml", 1), ("check gone.toml", 2), ("--version", 0), ("show --help", 0)],
+    [
+        ("check holds.toml", 0),
+        ("check fails.toml", 1),
+        ("check holds.toml --only gone", 2),
+        ("--version", 0),
+        ("show --help", 0),
+    ],
 )
 def test_a_missing_stream_is_dev_null(words, code, streams):
     ran = shell(words, streams)

@@ -2,112 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from os import PathLike, fspath
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+from functools import cache
+from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from kvcalc.architecture import Architecture
-from kvcalc.budgets.file import LocatedBudget, find_budget_file, load_baseline, load_budgets
-from kvcalc.budgets.verdict import Subject, Verdict, judge_all
-from kvcalc.errors import InputError, KVCalcError, quote, raise_all
+from kvcalc.budgets.baseline import Baseline, baseline_of, load_baseline, record_of
+from kvcalc.budgets.file import LocatedBudget, Unreadable, find_files, path_of, read_budgets
+from kvcalc.budgets.verdict import Subject, Verdict, judge
+from kvcalc.device import Device
+from kvcalc.errors import InputError, KVCalcError, did_you_mean, quote
 from kvcalc.setup import MTP
-from kvcalc.sources.files import is_path
+from kvcalc.sources.devices import load_device
 from kvcalc.sources.resolve import load
 
+_T = TypeVar("_T")
 
-def check(*files: str | PathLike[str], baseline: str | PathLike[str] | None = None) -> list[Verdict]:
+
+def check(
+    *files: str | PathLike[str], baseline: str | PathLike[str] | None = None, only: Sequence[str] = ()
+) -> list[Verdict]:
     """Judge every budget of the files; without one, those of ``budgets.toml`` or ``pyproject.toml`` here.
 
+    A budget, or a file, that cannot be read or judged has a verdict too: its ``status`` is ``error``, and its ``error``
+    says why.
+
     Args:
-        files: budget files (TOML).
+        files: budget files (TOML), patterns such as ``b*.toml``, and folders with all ``budgets.toml`` below them.
         baseline: a file that ``kvcalc check --save-baseline`` wrote.
+        only: names of budgets, or patterns of names; empty for all.
 
     Raises:
-        KVCalcError: every mistake of the files, each with its table and line.
+        KVCalcError: no budgets are there, the baseline is none, or no budget has such a name.
 
     A test of one's own::
 
         def test_every_budget_holds():
             assert [verdict.sentence() for verdict in kvcalc.check("budgets.toml") if not verdict.ok] == []
     """
-    paths = [_path(file) for file in files] or [find_budget_file(Path())]
-    before = None if baseline is None else load_baseline(_path(baseline))
-    return judge_all(read_subjects(paths), before)
+    before = None if baseline is None else load_baseline(path_of(baseline))
+    return check_files(find_files(files), before, only)
 
 
-def read_subjects(paths: Iterable[Path]) -> list[Subject]:
-    """The budgets of several files with their models and devices; all their mistakes are raised together.
+def check_files(paths: Iterable[Path], baseline: Baseline | None = None, only: Sequence[str] = ()) -> list[Verdict]:
+    """A verdict for each budget in the order of the files, then one for each that only the baseline knows.
 
     Raises:
-        KVCalcError: a file, a model or a device that cannot be read, or a name that stands in two files.
+        InputError: no budget has one of the names.
     """
-    problems: list[KVCalcError] = []
-    located: list[LocatedBudget] = []
-    for path in paths:
+    read = [each for path in paths for each in read_budgets(path)]
+    counts = Counter(each.name for each in read)
+    labelled = [(each.name if counts[each.name] == 1 else f"{each.place.file}: {each.name}", each) for each in read]
+    known = {label for label, _ in labelled}
+    chosen = [(label, each) for label, each in labelled if _is_chosen(each.name, only)]
+    for pattern in only:
+        if not any(fnmatchcase(each.name, pattern) for each in read):
+            hint = did_you_mean(pattern, (each.name for each in read)) or "see 'kvcalc check' without --only"
+            raise InputError(f"no budget is named {quote(pattern)}", hint=hint)
+    find_model, find_device = _remembered(load), _remembered(load_device)
+    verdicts = [_verdict(label, each, baseline, find_model, find_device) for label, each in chosen]
+    gone = sorted(name for name in (baseline.records if baseline else ()) if name not in known)
+    return verdicts + [Verdict(name, "removed") for name in gone if _is_chosen(name, only)]
+
+
+def _is_chosen(name: str, only: Sequence[str]) -> bool:
+    return not only or any(fnmatchcase(name, pattern) for pattern in only)
+
+
+def _remembered(find: Callable[[str], _T]) -> Callable[[str], _T]:
+    """The same look-up, done once per name; a name that is refused is refused again without looking."""
+
+    @cache
+    def found(name: str) -> _T | KVCalcError:
         try:
-            located += load_budgets(path)
+            return find(name)
         except KVCalcError as error:
-            problems.append(error)
-    taken: dict[str, LocatedBudget] = {}
-    for each in located:
-        first = taken.setdefault(each.budget.name, each)
-        if first is not each:
-            message = f"the name {each.budget.name!r} is taken by {first.place}"
-            problems.append(InputError(message, location=each.place))
-    models: dict[str, Architecture | KVCalcError] = {}
-    memories: dict[str, int | KVCalcError] = {}
-    subjects = []
-    for each in located:
-        model, draft = (_known(models, reference) for reference in (each.reference, each.draft))
-        memory = None
-        if each.budget.device is not None:
-            memory = memories.get(each.budget.device)
-            if memory is None:
-                memory = memories[each.budget.device] = _memory(each.budget.device)
-        wrong = [found for found in (model, draft, memory) if isinstance(found, KVCalcError)]
-        problems += [error.at(each.place) for error in wrong]
-        if (
-            isinstance(model, Architecture)
-            and not isinstance(draft, KVCalcError)
-            and not isinstance(memory, KVCalcError)
-        ):
-            subjects.append(Subject(each, model, memory, draft))
-    raise_all(problems)
-    return subjects
+            return error
+
+    def answer(name: str) -> _T:
+        result = found(name)
+        if isinstance(result, KVCalcError):
+            raise result
+        return result
+
+    return answer
 
 
-def _known(
-    models: dict[str, Architecture | KVCalcError], reference: str | None
-) -> Architecture | Literal["mtp"] | KVCalcError | None:
-    """The model of a reference, read once for all budgets that name it; ``mtp`` and no draft need no reading."""
-    if reference is None:
-        return None
-    if reference == MTP:
-        return MTP
-    if reference not in models:
-        models[reference] = _model(reference)
-    return models[reference]
-
-
-def _path(file: object) -> Path:
-    text = fspath(file) if isinstance(file, PathLike) else file
-    if not isinstance(text, str) or not is_path(text):
-        raise InputError(f"{quote(file)} is no path of a file")
-    return Path(text)
-
-
-def _model(reference: str) -> Architecture | KVCalcError:
+def _verdict(
+    name: str,
+    each: LocatedBudget | Unreadable,
+    baseline: Baseline | None,
+    find_model: Callable[[str], Architecture],
+    find_device: Callable[[str], Device],
+) -> Verdict:
+    if isinstance(each, Unreadable):
+        return Verdict(name, "error", place=each.place, error=each.error)
+    budget = each.budget
     try:
-        return load(reference)
+        draft: Architecture | Literal["mtp"] | None = None
+        if each.draft is not None:
+            draft = MTP if each.draft == MTP else find_model(each.draft)
+        device = None if budget.device is None else find_device(budget.device)
+        return judge(Subject(each, find_model(each.reference), device, draft), baseline, name)
     except KVCalcError as error:
-        return error
+        return Verdict(name, "error", budget=budget, place=each.place, error=error.at(str(each.place)))
 
 
-def _memory(device: str) -> int | KVCalcError:
-    from kvcalc.sources.devices import load_device
-
-    try:
-        return load_device(device).memory_bytes
-    except KVCalcError as error:
-        return error
+def new_baseline(verdicts: Iterable[Verdict]) -> dict[str, Any]:
+    """The baseline that a run leaves behind: what every judged budget takes."""
+    return baseline_of(
+        (verdict.name, record_of(verdict.budget.model, verdict.footprint, verdict.budget.parts))
+        for verdict in verdicts
+        if verdict.budget is not None and verdict.footprint is not None
+    )

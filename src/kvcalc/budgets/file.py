@@ -2,6 +2,8 @@
 
 ::
 
+    extends = "../defaults.toml"    # whose [defaults] come first
+
     [defaults]
     engine = "vllm"
     engine_options = {max_num_batched_tokens = 8192}
@@ -12,32 +14,47 @@
     context = "128k"
     limit = "80GiB"
 
+    [[budget]]
+    name = "chat"
+    model = "gemma-3-27b"
+    mix = ["48 x 4k", "16 x 32k"]   # in place of context and batch_size
+    device = "h100-80gb"
+
 A default holds for every budget that does not say otherwise. ``limit``, ``on``, ``device``, ``reserve`` and
 ``utilization`` are one choice: a budget that names a limit or a device takes none of them from the defaults. In the
-same way ``engine_options`` belong to their engine: a budget that names an engine starts without options.
+same way ``engine_options`` belong to their engine, and ``context``, ``batch_size`` and ``mix`` are one workload.
+
+A table that is no budget hides none of the others: it is read as :class:`Unreadable`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from glob import glob, has_magic
+from os import PathLike, fspath, walk
+from os.path import exists, isdir, isfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, PlainValidator, ValidationError
 
-from kvcalc.errors import InputError, KVCalcError, did_you_mean, quote, raise_all
+from kvcalc.errors import InputError, KVCalcError, did_you_mean, joined, quote
 from kvcalc.invalid import located_mistakes, mistakes
-from kvcalc.sources.files import parse_strict_json, parse_toml, read_bytes, read_text, read_toml
+from kvcalc.sources.files import is_path, parse_toml, read_text, read_toml
 from kvcalc.sources.resolve import split_variant
-from kvcalc.units import check_count, parse_bytes, parse_count
+from kvcalc.units import check_count, format_count, parse_bytes, parse_count
 
 _LARGEST_FILE = 2**22
-_LARGEST_BASELINE = 2**25
 _MOST_BUDGETS = 10_000
-BASELINE_VERSION = 1
+_MOST_FILES = 10_000
+_MOST_EXTENDED = 20
+_MOST_PARTS = 100
+_NAME = "budgets.toml"
 
+_PART = re.compile(r"([0-9_]{1,15}[kKmM]?)\s?[xX×]\s?([0-9_]{1,15}[kKmM]?)", re.ASCII)
 _PERCENT = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,6})?)\s?%", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-fA-F]{40}", re.ASCII)
 
@@ -76,6 +93,18 @@ def _share_or_size(value: object, what: str) -> Fraction | int:
     return _share(value, what)
 
 
+def _mix(value: object, what: str) -> tuple[Part, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not 0 < len(texts) <= _MOST_PARTS:
+        raise InputError(f"{what} must be a list such as ['48 x 4k', '16 x 32k'], not {quote(value)}")
+    matches = [_PART.fullmatch(text.strip()) if isinstance(text, str) else None for text in texts]
+    for text, match in zip(texts, matches, strict=True):
+        if match is None:
+            reason = f"{what}: {quote(text)} is no number of sequences and their context"
+            raise InputError(reason, hint="write '48 x 4k': 48 sequences of 4,096 tokens")
+    return tuple(Part(parse_count(match[1], what), parse_count(match[2], what)) for match in matches if match)
+
+
 _MOST_OPTIONS = 100
 
 
@@ -94,14 +123,16 @@ def _plain(value: object, what: str) -> Any:
     return value
 
 
-def _read_as(parse: Callable[[object, str], Any], what: str) -> PlainValidator:
+def _read_as(parse: Callable[[object, str], Any], what: str, written: Any = str) -> PlainValidator:
+    """A field that ``parse`` reads; ``written`` is what a file may hold, for the JSON Schema."""
+
     def read(value: object) -> Any:
         try:
             return parse(value, what)
         except KVCalcError as error:
             raise ValueError(error) from None
 
-    return PlainValidator(read)
+    return PlainValidator(read, json_schema_input_type=written)
 
 
 def _printable(text: str) -> str:
@@ -113,27 +144,44 @@ def _printable(text: str) -> str:
 _Line = Annotated[str, Field(strict=True, min_length=1, max_length=4096)]
 
 
+@dataclass(frozen=True)
+class Part:
+    """A part of a workload: so many sequences of one context."""
+
+    batch_size: int
+    context: int
+
+    def __str__(self) -> str:
+        return f"{self.batch_size} x {format_count(self.context)}"
+
+
 class Budget(BaseModel):
-    """One ``[[budget]]``: a configuration, and what it may take. All byte figures are for one device."""
+    """One ``[[budget]]``: a setup, a workload, and what they may take. All byte figures are for one device.
+
+    The fields from ``draft`` to ``engine_options`` are the arguments of :func:`kvcalc.setup.prepare`.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
     name: Annotated[str, Field(strict=True, min_length=1, max_length=200), AfterValidator(_printable)] = Field(
         description="what reports and baselines call the budget"
     )
     model: _Line = Field(description="a model reference; paths count from the folder of the budgets' file")
-    context: Annotated[int | None, _read_as(_tokens, "context")] = Field(
+    context: Annotated[int | None, _read_as(_tokens, "context", int | str)] = Field(
         None, description="tokens in the cache of one sequence; default: min_context"
     )
-    batch_size: Annotated[int, _read_as(_tokens, "batch_size")] = Field(
+    batch_size: Annotated[int, _read_as(_tokens, "batch_size", int | str)] = Field(
         1, validation_alias=AliasChoices("batch_size", "batch"), description="sequences"
     )
+    mix: Annotated[tuple[Part, ...], _read_as(_mix, "mix", list[str])] = Field(
+        (), description="sequences of several contexts at a time: ['48 x 4k', '16 x 32k']"
+    )
+    draft: _Line | None = Field(None, description="a draft model, or mtp: its own prediction layers")
     kv_cache_dtype: _Line | None = Field(None, description="format of K and V, or K/V")
     weights_dtype: _Line | None = Field(None, description="format of the weights")
-    tensor_parallel_size: Annotated[int, _read_as(_tokens, "tensor_parallel_size")] = 1
-    encoder_tokens: Annotated[int, _read_as(_tokens, "encoder_tokens")] = 0
-    draft: _Line | None = Field(None, description="a draft model, or mtp: its own prediction layers")
+    tensor_parallel_size: Annotated[int, _read_as(_tokens, "tensor_parallel_size", int | str)] = 1
+    encoder_tokens: Annotated[int, _read_as(_tokens, "encoder_tokens", int | str)] = 0
     engine: _Line = Field("ideal", description="whose rules apply")
-    engine_options: Annotated[dict[str, Any], _read_as(_options, "engine_options")] = Field(
+    engine_options: Annotated[dict[str, Any], _read_as(_options, "engine_options", dict[str, Any])] = Field(
         default={}, description="its options, by its own names"
     )
     limit: Annotated[int | None, _read_as(_size, "limit")] = Field(None, description="a size with its unit: 40GiB")
@@ -146,10 +194,10 @@ class Budget(BaseModel):
     overhead: Annotated[Fraction | None, _read_as(_share, "overhead")] = Field(
         None, description="the most that the KV cache may take, as a share of the weights"
     )
-    min_context: Annotated[int | None, _read_as(_tokens, "min_context")] = Field(
+    min_context: Annotated[int | None, _read_as(_tokens, "min_context", int | str)] = Field(
         None, description="a context that must still fit"
     )
-    min_batch: Annotated[int | None, _read_as(_tokens, "min_batch")] = Field(
+    min_batch: Annotated[int | None, _read_as(_tokens, "min_batch", int | str)] = Field(
         None, description="a batch size that must still fit"
     )
     warn_at: Annotated[Fraction | int | None, _read_as(_share_or_size, "warn_at")] = Field(
@@ -162,52 +210,147 @@ class Budget(BaseModel):
         None, description="what to tell the person whose change does not fit"
     )
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The workload: one part, unless it is a mix."""
+        context = self.context or self.min_context
+        assert self.mix or context is not None  # a budget without any is refused when it is read
+        return self.mix or (Part(self.batch_size, context or 0),)
 
-class LocatedBudget(BaseModel):
-    """A budget and where it stands.
+
+_OWN = ("name", "model")
+
+
+def _describe(schema: dict[str, Any]) -> None:
+    """Give the defaults the fields of a budget but its own two, and both the short name of one."""
+    fields = schema.get("$defs", {}).get("Budget", Budget.model_json_schema())["properties"]
+    fields["batch"] = {**fields["batch_size"], "description": "the same as batch_size"}
+    shared = {key: value for key, value in fields.items() if key not in _OWN}
+    schema["properties"]["defaults"] |= {"type": "object", "properties": shared, "additionalProperties": False}
+    schema["properties"]["defaults"].pop("anyOf", None)
+
+
+class BudgetsFile(BaseModel):
+    """A whole ``budgets.toml``, for its JSON Schema; :func:`read_budgets` reads one table at a time."""
+
+    model_config = ConfigDict(extra="forbid", defer_build=True, json_schema_extra=_describe)
+    dialect: str | None = Field(None, alias="$schema", description="where an editor finds this schema")
+    extends: str | list[str] | None = Field(
+        None, description="files whose defaults come first, from this file's folder"
+    )
+    defaults: dict[str, Any] | None = Field(None, description="what holds for every budget that says nothing else")
+    budget: list[Budget] = Field(default=[], description="the budgets")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a table stands.
 
     Attributes:
-        budget: what it says.
         file: the file's name as it was given.
         line: the line of its header, or None where it has none (an inline table).
-        table: the path of its table, ``[[budget]] 'prod'``.
-        folder: where its model paths count from.
+        table: its path, ``[[budget]] 'prod'``; empty for the whole file.
     """
 
-    model_config = ConfigDict(frozen=True, defer_build=True)
-    budget: Budget
     file: str
-    line: int | None
-    table: str
+    line: int | None = None
+    table: str = ""
+
+    def __str__(self) -> str:
+        line = f":{self.line}" if self.line else ""
+        return f"{self.file}{line}" + (f", {self.table}" if self.table else "")
+
+
+@dataclass(frozen=True)
+class LocatedBudget:
+    """A budget and where it stands; its model paths count from ``folder``."""
+
+    budget: Budget
+    place: Place
     folder: Path
 
     @property
-    def place(self) -> str:
-        """The place as errors print it: ``budgets.toml:12, [[budget]] 'prod'``."""
-        return _place(self.file, self.line, self.table)
+    def name(self) -> str:
+        """The budget's name."""
+        return self.budget.name
 
     @property
     def reference(self) -> str:
         """The model reference with its path, if it is one, made whole from the file's folder."""
-        return self._from_folder(self.budget.model)
+        return _from_folder(self.folder, self.budget.model)
 
     @property
     def draft(self) -> str | None:
         """The reference of the draft model likewise, or ``mtp``."""
-        return None if self.budget.draft is None else self._from_folder(self.budget.draft)
+        return None if self.budget.draft is None else _from_folder(self.folder, self.budget.draft)
 
-    def _from_folder(self, reference: str) -> str:
-        base, _ = split_variant(reference)
-        is_path = not base.startswith("hf:") and ("/" in base or "\\" in base or _ends_as_file(base))
-        return str(self.folder / reference) if is_path else reference
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A file, or a table of one, that is no budget."""
+
+    name: str
+    place: Place
+    error: KVCalcError
+
+
+def _from_folder(folder: Path, reference: str) -> str:
+    base, _ = split_variant(reference)
+    is_path = not base.startswith("hf:") and ("/" in base or "\\" in base or _ends_as_file(base))
+    return str(folder / reference) if is_path else reference
 
 
 def _ends_as_file(base: str) -> bool:
     return base in (".", "..") or base.endswith((".toml", ".json", ".gguf", ".safetensors"))
 
 
-def _place(file: str, line: int | None, table: str) -> str:
-    return f"{file}:{line}, {table}" if line else f"{file}, {table}"
+def find_files(named: Sequence[str | PathLike[str]]) -> list[Path]:
+    """The budget files of these names: files, patterns such as ``b*.toml``, and folders with all below them.
+
+    Without a name it is the file of this folder.
+
+    Raises:
+        InputError: a folder without budgets, or a pattern that no file matches.
+    """
+    if not named:
+        return [find_budget_file(Path())]
+    found: list[Path] = []
+    for each in named:
+        path = path_of(each)
+        if isdir(path):
+            found += _files_below(path)
+        elif has_magic(str(path)) and not exists(path):
+            matching = sorted(name for name in glob(str(path), recursive=True) if isfile(name))
+            if not matching:
+                raise InputError(f"no file matches {quote(str(path))}")
+            found += map(Path, matching)
+        else:
+            found.append(path)
+    if len(found) > _MOST_FILES:
+        raise InputError(f"these are {len(found):,} files", hint=f"at most {_MOST_FILES:,} at a time")
+    return list(dict.fromkeys(found))
+
+
+def path_of(file: object) -> Path:
+    """A path as a person gives it.
+
+    Raises:
+        InputError: it is none.
+    """
+    text = fspath(file) if isinstance(file, PathLike) else file
+    if not isinstance(text, str) or not is_path(text):
+        raise InputError(f"{quote(file)} is no path of a file")
+    return Path(text)
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """Every ``budgets.toml`` in a folder and below it, but for hidden folders; or the folder's ``pyproject.toml``."""
+    found = []
+    for parent, folders, names in walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if _NAME in names:
+            found.append(Path(parent) / _NAME)
+    return found or [find_budget_file(folder)]
 
 
 def find_budget_file(folder: Path) -> Path:
@@ -216,76 +359,100 @@ def find_budget_file(folder: Path) -> Path:
     Raises:
         InputError: the folder has none.
     """
-    named = folder / "budgets.toml"
+    named = folder / _NAME
     if named.is_file():
         return named
     project = folder / "pyproject.toml"
-    if project.is_file() and _tables(read_toml(project, _LARGEST_FILE), True) is not None:
+    if project.is_file() and _tables(read_toml(project, _LARGEST_FILE), project) is not None:
         return project
+    where = "here" if folder == Path() else f"in {quote(str(folder))}"
     raise InputError(
-        "no budgets here: neither budgets.toml nor [tool.kvcalc] in a pyproject.toml",
+        f"no budgets {where}: neither budgets.toml nor [tool.kvcalc] in a pyproject.toml",
         hint="'kvcalc check --init' writes a first budgets.toml",
     )
 
 
-def load_budgets(path: Path) -> list[LocatedBudget]:
-    """The budgets of a file, in its order.
-
-    Raises:
-        KVCalcError: every mistake of the file, each with its table and the line of its header.
-    """
-    text = read_text(path, _LARGEST_FILE)
-    document = parse_toml(text, str(path))
-    in_project = path.name == "pyproject.toml"
-    tables = _tables(document, in_project)
-    prefix = "tool.kvcalc." if in_project else ""
-    if tables is None:
-        raise InputError("the file has no [tool.kvcalc]", location=str(path))
-    lines = _header_lines(text)
-    problems: list[KVCalcError] = []
-    for key in tables.keys() - {"budget", "defaults"}:
-        hint = did_you_mean(key, ("budget", "defaults")) or "a budget is a table [[budget]]; [defaults] holds for all"
-        location = f"{path}, [{prefix.rstrip('.')}]" if prefix else str(path)
-        problems.append(InputError(f"unknown table {quote(key)}", hint=hint, location=location))
-    default_lines = lines.get(f"{prefix}defaults", [None])
-    defaults = _read_defaults(
-        tables.get("defaults", {}), _place(str(path), default_lines[0], f"[{prefix}defaults]"), problems
-    )
-    given = tables.get("budget", [])
-    if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
-        raise InputError(f"a budget is a table [[{prefix}budget]]", location=str(path))
-    if len(given) > _MOST_BUDGETS:
-        raise InputError(f"the file has more than {_MOST_BUDGETS:,} budgets", location=str(path))
-    if not given and not problems:
-        raise InputError(f"the file has no [[{prefix}budget]]", location=str(path))
-    headers = lines.get(f"{prefix}budget", [])
-    located = []
-    seen: dict[str, str] = {}
+def read_budgets(path: Path) -> list[LocatedBudget | Unreadable]:
+    """The budgets of a file, in its order; what is wrong with the file or its defaults stands before them."""
+    whole = Place(str(path))
+    try:
+        text = read_budget_text(path)
+        tables = _tables(parse_toml(text, str(path)), path)
+        if tables is None:
+            raise InputError("the file has no [tool.kvcalc]", location=str(path))
+        problems: list[KVCalcError] = []
+        defaults = _read_defaults(tables, text, path, problems)
+        given = _given(tables, path)
+    except KVCalcError as error:
+        return [Unreadable(str(path), whole, error)]
+    prefix = _prefix(path)
+    headers = _header_lines(text).get(f"{prefix}budget", [])
+    found: list[LocatedBudget | Unreadable] = []
+    taken: dict[str, Place] = {}
     for number, table in enumerate(given):
         line = headers[number] if len(headers) == len(given) else None
         name = table.get("name")
         title = quote(name) if isinstance(name, str) else f"number {number + 1}"
-        label = f"[[{prefix}budget]] {title}"
-        place = _place(str(path), line, label)
-        found = _read_budget(_merged(defaults, table), place, problems)
-        if found is None:
+        place = Place(str(path), line, f"[[{prefix}budget]] {title}")
+        label = name if isinstance(name, str) else title
+        try:
+            budget = _read_budget({**_merged(defaults, table)}, str(place))
+            if budget.name in taken:
+                message = f"the name {quote(budget.name)} is taken by {taken[budget.name]}"
+                raise InputError(message, location=str(place))
+        except KVCalcError as error:
+            found.append(Unreadable(label, place, error))
             continue
-        if found.name in seen:
-            problems.append(InputError(f"the name {quote(found.name)} is taken by {seen[found.name]}", location=place))
-        seen[found.name] = place
-        located.append(LocatedBudget.model_construct(
-            budget=found, file=str(path), line=line, table=label, folder=path.parent
-        ))  # fmt: skip
-    raise_all(problems)
-    return located
+        taken[budget.name] = place
+        found.append(LocatedBudget(budget, place, path.parent))
+    if problems:  # what its defaults were meant to say, nobody knows: no budget of the file is judged
+        unreadable = [each for each in found if isinstance(each, Unreadable)]
+        return [Unreadable(str(path), whole, joined(problems)), *unreadable]
+    return found
 
 
-def _tables(document: dict[str, Any], in_project: bool) -> dict[str, Any] | None:
-    if not in_project:
+_CONFLICT = re.compile(r"^<{7}(?= |$)", re.MULTILINE)
+
+
+def read_budget_text(path: Path, largest: int = _LARGEST_FILE) -> str:
+    """The text of a file of budgets, or of a baseline.
+
+    Raises:
+        InputError: it cannot be read, or a merge left its conflict in it.
+    """
+    text = read_text(path, largest)
+    conflict = _CONFLICT.search(text)
+    if conflict is not None:
+        line = text.count("\n", 0, conflict.start()) + 1
+        hint = "keep one side; 'kvcalc check --save-baseline FILE' writes a baseline anew"
+        raise InputError("the file holds an unresolved merge conflict", hint=hint, location=f"{path}:{line}")
+    return text
+
+
+def _prefix(path: Path) -> str:
+    return "tool.kvcalc." if path.name == "pyproject.toml" else ""
+
+
+def _tables(document: dict[str, Any], path: Path) -> dict[str, Any] | None:
+    if not _prefix(path):
         return document
     tool = document.get("tool")
     found = tool.get("kvcalc") if isinstance(tool, dict) else None
     return found if isinstance(found, dict) else None
+
+
+def _given(tables: Mapping[str, Any], path: Path) -> list[dict[str, Any]]:
+    """The tables of the budgets."""
+    given = tables.get("budget", [])
+    name = f"[[{_prefix(path)}budget]]"
+    if not isinstance(given, list) or not all(isinstance(each, dict) for each in given):
+        raise InputError(f"a budget is a table {name}", location=str(path))
+    if len(given) > _MOST_BUDGETS:
+        hint = "split it: one run checks several files, or all below a folder"
+        raise InputError(f"the file has more than {_MOST_BUDGETS:,} budgets", hint=hint, location=str(path))
+    if not given:
+        raise InputError(f"the file has no {name}", location=str(path))
+    return given
 
 
 # Strings and comments are matched first, so that a header inside of one is none.
@@ -313,25 +480,67 @@ def _header_lines(text: str) -> dict[str, list[int]]:
     return lines
 
 
-def _read_defaults(table: Any, place: str, problems: list[KVCalcError]) -> dict[str, Any]:
-    """The defaults without their mistakes, so that a mistake in them is reported once and not for every budget."""
-    if not isinstance(table, dict):
+_KNOWN = ("budget", "defaults", "extends", "$schema")
+
+
+def _read_defaults(
+    tables: Mapping[str, Any], text: str, path: Path, problems: list[KVCalcError], extended: tuple[Path, ...] = ()
+) -> dict[str, Any]:
+    """The sound defaults of a file over those of the files that it extends; mistakes go to ``problems``."""
+    prefix = _prefix(path)
+    top = f"{path}, [{prefix.rstrip('.')}]" if prefix else str(path)
+    for key in sorted(tables.keys() - {*_KNOWN}):
+        hint = did_you_mean(key, _KNOWN) or "a budget is a table [[budget]]; [defaults] holds for all"
+        problems.append(InputError(f"unknown table {quote(key)}", hint=hint, location=top))
+    defaults: dict[str, Any] = {}
+    for name in _extended_names(tables.get("extends", []), top, problems):
+        try:
+            base = _extended_defaults(path.parent / name, problems, (*extended, path), top)
+            defaults = {**_merged(defaults, base)}
+        except KVCalcError as error:
+            problems.append(error)
+    lines = _header_lines(text).get(f"{prefix}defaults", [None])
+    place = str(Place(str(path), lines[0], f"[{prefix}defaults]"))
+    own = tables.get("defaults", {})
+    if not isinstance(own, dict):
         problems.append(InputError("defaults is a table", location=place))
-        return {}
-    wrong: set[str] = set()
-    for key in table.keys() & {"name", "model"}:
-        problems.append(InputError(f"{key} is a budget's own and has no default", location=place))
-        wrong.add(key)
-    sound = {key: value for key, value in table.items() if key not in wrong}
+        own = {}
+    problems += [
+        InputError(f"{key} is a budget's own and has no default", location=place) for key in _OWN if key in own
+    ]
+    shared = {key: value for key, value in own.items() if key not in _OWN}
     try:
-        Budget.model_validate({"name": "defaults", "model": "defaults", **sound})
+        Budget.model_validate({"name": "defaults", "model": "defaults", **shared})
     except ValidationError as error:
         problems += located_mistakes(error, Budget.model_fields, place)
-        wrong |= {each.path.partition(".")[0] for each in mistakes(error)}
-    return {key: value for key, value in sound.items() if key not in wrong}
+        wrong = {each.path.partition(".")[0] for each in mistakes(error)}
+        shared = {key: value for key, value in shared.items() if key not in wrong}
+    if isinstance(shared.get("draft"), str) and extended:
+        shared["draft"] = _from_folder(path.parent.resolve(), shared["draft"])
+    return {**_merged(defaults, shared)}
 
 
-_ONE_CHOICE = ("limit", "on", "device", "reserve", "utilization")
+def _extended_names(value: object, top: str, problems: list[KVCalcError]) -> list[str]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or len(names) > _MOST_EXTENDED or not all(isinstance(name, str) for name in names):
+        problems.append(InputError("extends names a file, or a list of them", location=top))
+        return []
+    if any("\0" in name for name in names):
+        problems.append(InputError("extends names no file", location=top))
+        return []
+    return names
+
+
+def _extended_defaults(path: Path, problems: list[KVCalcError], extended: tuple[Path, ...], top: str) -> dict[str, Any]:
+    if len(extended) > _MOST_EXTENDED or path.resolve() in [each.resolve() for each in extended]:
+        raise InputError(f"{quote(str(path))} extends itself", location=top)
+    text = read_budget_text(path)
+    tables = _tables(parse_toml(text, str(path)), path)
+    return {} if tables is None else _read_defaults(tables, text, path, problems, extended)
+
+
+_ONE_LIMIT = frozenset(("limit", "on", "device", "reserve", "utilization"))
+_ONE_WORKLOAD = frozenset(("context", "batch_size", "batch", "mix"))
 
 
 def _merged(defaults: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, Any]:
@@ -342,29 +551,38 @@ def _merged(defaults: Mapping[str, Any], table: Mapping[str, Any]) -> dict[str, 
     """
     dropped: set[str] = set()
     if "limit" in table or "device" in table:
-        dropped |= set(_ONE_CHOICE)
+        dropped |= _ONE_LIMIT
     if "engine" in table:
         dropped.add("engine_options")
+    if "mix" in table:
+        dropped |= _ONE_WORKLOAD
+    elif table.keys() & _ONE_WORKLOAD:
+        dropped.add("mix")
     if "batch_size" in table or "batch" in table:
         dropped |= {"batch_size", "batch"}
     return {**{key: value for key, value in defaults.items() if key not in dropped}, **table}
 
 
-def _read_budget(table: Mapping[str, Any], place: str, problems: list[KVCalcError]) -> Budget | None:
+def _read_budget(table: Mapping[str, Any], place: str) -> Budget:
     try:
         budget = Budget.model_validate(table)
     except ValidationError as error:
-        problems += located_mistakes(error, Budget.model_fields, place)
-        return None
-    found = [InputError(message, hint=hint, location=place) for message, hint in _contradictions(budget)]
-    problems += found
-    return None if found else budget
+        raise joined(list(located_mistakes(error, Budget.model_fields, place))) from None
+    found: list[KVCalcError] = [
+        InputError(message, hint=hint, location=place) for message, hint in _contradictions(budget)
+    ]
+    if found:
+        raise joined(found)
+    return budget
 
 
 def _contradictions(budget: Budget) -> Iterator[tuple[str, str | None]]:
     stated = budget.model_fields_set
-    if budget.context is None and budget.min_context is None:
-        yield "context is missing", 'write context = "32k"'
+    if not budget.mix and budget.context is None and budget.min_context is None:
+        yield "context is missing", 'write context = "32k", or mix = ["48 x 4k", "16 x 32k"]'
+    for key in sorted(stated & {"context", "batch_size", "min_context", "min_batch"}):
+        if budget.mix:
+            yield f"mix and {key} both say what the workload is", "leave one of them out"
     if budget.limit is not None and budget.device is not None:
         yield "limit and device both say what the memory is", "leave one of them out"
     if not any((budget.limit is not None, budget.device, budget.overhead is not None, budget.max_increase is not None)):
@@ -385,78 +603,3 @@ def _contradictions(budget: Budget) -> Iterator[tuple[str, str | None]]:
                 f"the Hub reference {quote(budget.model)} names no commit",
                 "write hf:org/name# and the 40 digits of a commit: a branch moves, and CI must not change its mind",
             )
-
-
-_BASELINE = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
-_Bytes = Annotated[int, Field(ge=0, lt=2**200)]
-_Word = Annotated[str, Field(max_length=100_000)]
-_Plain = bool | int | float | _Word | None
-
-
-class _BaselineLayer(BaseModel):
-    model_config = _BASELINE
-    kind: _Word
-    count: _Bytes
-    window: _Bytes | None
-    bytes: _Bytes
-
-
-class _BaselineCache(BaseModel):
-    model_config = _BASELINE
-    bytes: _Bytes
-    layers: Annotated[list[_BaselineLayer], Field(max_length=10_000)]
-    padding_bytes: _Bytes
-
-
-class _BaselineWeights(BaseModel):
-    model_config = _BASELINE
-    parameters: _Bytes
-    bytes: _Bytes
-    dtype: _Word
-
-
-class _BaselineEngine(BaseModel):
-    model_config = _BASELINE
-    name: _Word
-    version: _Word
-    options: dict[str, _Plain | list[_Plain]]
-
-
-class _BaselineRecord(BaseModel):
-    """What is kept of a budget; ``budget.baseline_record`` makes one."""
-
-    model_config = _BASELINE
-    reference: _Word
-    model: _Word
-    layout: _Word
-    engine: _BaselineEngine
-    workload: dict[str, _Plain]
-    weights: _BaselineWeights
-    kv_cache: _BaselineCache
-    total_bytes: _Bytes
-
-
-class _Baseline(BaseModel):
-    model_config = _BASELINE
-    schema_version: int
-    budgets: dict[str, _BaselineRecord]
-
-
-def load_baseline(path: Path) -> dict[str, dict[str, Any]]:
-    """What a baseline holds: a record for each budget's name.
-
-    Raises:
-        InputError: no baseline, or one of another version.
-    """
-    hint = "'kvcalc check --save-baseline FILE' writes one"
-    document = parse_strict_json(read_bytes(path, _LARGEST_BASELINE), str(path))
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if version != BASELINE_VERSION:
-        message = f"not a baseline of version {BASELINE_VERSION}" + (f", but {quote(version)}" if version else "")
-        raise InputError(message, hint=hint, location=str(path))
-    try:
-        return {name: record.model_dump() for name, record in _Baseline.model_validate(document).budgets.items()}
-    except ValidationError as error:
-        first = mistakes(error)[0]
-        reason = first.reason or {"unknown": "an unknown field", "missing": "a field is missing"}[first.kind]
-        raise InputError(f"not a baseline: {reason}", hint=hint, location=f"{path}, {quote(first.path)}") from None

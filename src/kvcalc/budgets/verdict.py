@@ -1,30 +1,36 @@
-"""Budgets and baselines become verdicts; nothing here reads a file or knows a model by name.
+"""Budgets become verdicts; nothing here reads a file or knows a model by name.
 
-A budget states a configuration and its limits. Every limit becomes one :class:`Check` (bytes used, bytes allowed);
-the verdict is that of the worst of them. A baseline adds what changed since, part by part, and never loosens a limit.
+A budget states a setup, a workload and limits. Every limit becomes one :class:`Check` (bytes used, bytes allowed); the
+verdict is that of the worst of them. A baseline adds what changed since, part by part, and never loosens a limit.
+A budget that nobody can judge has a verdict of its own, ``error``, and hides none of the others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 from kvcalc.architecture import Architecture
-from kvcalc.budgets.file import BASELINE_VERSION, Budget, LocatedBudget
-from kvcalc.dtypes import parse_kv_dtypes
-from kvcalc.engines import make_engine
-from kvcalc.engines.base import Engine
-from kvcalc.errors import KVCalcError, raise_all
-from kvcalc.footprints import Footprint, footprint_of
+from kvcalc.budgets import mix
+from kvcalc.budgets.baseline import Baseline, Change, compare, record_of
+from kvcalc.budgets.file import Budget, LocatedBudget, Part, Place
+from kvcalc.device import Device
+from kvcalc.errors import KVCalcError
+from kvcalc.fitting import Memory, options_on
+from kvcalc.footprints import Footprint
+from kvcalc.levers import Lever, levers, setup_levers
 from kvcalc.setup import Setup, prepare
-from kvcalc.units import BINARY_UNITS, format_bytes, largest
+from kvcalc.sources.resolve import split_variant
+from kvcalc.units import BINARY_UNITS, format_bytes
 
-Status = Literal["pass", "warn", "fail", "added", "removed"]
-_SEVERITY: dict[Status, int] = {"fail": 0, "warn": 1, "removed": 2, "added": 3, "pass": 4}
-_NO_EXTRA: dict[str, Any] = {}
+Status = Literal["pass", "warn", "fail", "error", "added", "removed"]
+_SEVERITY: dict[Status, int] = {"error": 0, "fail": 1, "warn": 2, "removed": 3, "added": 4, "pass": 5}
+_MOST_HINTS = 4
+#: The arguments of a setup that a budget states as they are.
+_STATED = ("engine", "kv_cache_dtype", "weights_dtype", "tensor_parallel_size", "encoder_tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +59,7 @@ class Check:
         return self.limit_bytes - self.used_bytes
 
     @property
-    def status(self) -> Status:
+    def status(self) -> Literal["pass", "warn", "fail"]:
         """Whether the limit holds."""
         if self.used_bytes > self.limit_bytes:
             return "fail"
@@ -86,87 +92,55 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Change:
-    """The difference from a baseline.
-
-    Attributes:
-        total_bytes: by how much the total grew (negative: shrank).
-        parts: the difference part by part (weights, local layers, global layers, states, other layers, padding); their
-            sum is ``total_bytes``.
-        inputs: what was changed, each as (what, before, now).
-    """
-
-    total_bytes: int
-    parts: dict[str, int] = field(hash=False)
-    inputs: tuple[tuple[str, Any, Any], ...]
-
-    @property
-    def is_one(self) -> bool:
-        """Whether anything changed at all."""
-        return any(self.parts.values()) or bool(self.inputs)
-
-    def sentence(self, units: Mapping[str, int] = BINARY_UNITS) -> str:
-        """Which part changed by how much, and which input."""
-        if not self.is_one:
-            return "no change since the baseline"
-        sign = "+" if self.total_bytes >= 0 else "-"
-        words = [f"{sign}{format_bytes(abs(self.total_bytes), dict(units))} since the baseline"]
-        parts = sorted(((part, size) for part, size in self.parts.items() if size), key=lambda pair: -abs(pair[1]))
-        if parts:
-            listed = ", ".join(
-                f"{part} {'+' if size > 0 else '-'}{format_bytes(abs(size), dict(units))}" for part, size in parts
-            )
-            words.append(listed)
-        if self.inputs:
-            words.append(
-                "changed: " + ", ".join(f"{what} {_word(old)} -> {_word(new)}" for what, old, new in self.inputs)
-            )
-        return "; ".join(words)
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool):
-        return f"{value:,}"
-    return "none" if value is None else str(value)
-
-
-@dataclass(frozen=True)
 class Verdict:
     """What one budget comes to.
 
     Attributes:
-        name: the budget's name.
-        status: pass, warn or fail; ``added`` where the baseline does not know a budget that holds; ``removed`` where
-            the baseline has one that is gone.
+        name: the budget's name; with its file where another file has the same name.
+        status: pass, warn or fail; ``error`` where it could not be judged; ``added`` where the baseline does not know a
+            budget that holds; ``removed`` where the baseline has one that is gone.
         check: the limit with the least headroom, or None where there is nothing to compare with.
         checks: all of its limits.
-        hints: what would fit, each computed.
+        hints: what would fit, each computed, as lines of the budget's file.
+        advice: what else can be done, in sentences.
         change: the difference from the baseline, where there is one.
-        located: the budget and its place, or None for a removed one.
-        footprint: what the configuration takes, or None likewise.
+        budget: what was stated, or None where nothing could be read.
+        place: where it stands, or None for a removed one.
+        footprint: what the workload takes, or None where it was not judged.
+        error: why it could not be judged.
     """
 
     name: str
     status: Status
-    check: Check | None
+    check: Check | None = None
     checks: tuple[Check, ...] = ()
     hints: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
     change: Change | None = None
-    located: LocatedBudget | None = field(default=None, hash=False)
+    budget: Budget | None = field(default=None, hash=False)
+    place: Place | None = None
     footprint: Footprint | None = None
+    error: KVCalcError | None = None
 
     @property
     def message(self) -> str | None:
         """The budget's own words, where it does not hold."""
-        return self.located.budget.message if self.located is not None and self.status == "fail" else None
+        return self.budget.message if self.budget is not None and self.status == "fail" else None
 
     @property
     def ok(self) -> bool:
         """Whether every limit of the budget holds."""
-        return self.status != "fail"
+        return self.status not in ("fail", "error")
+
+    @property
+    def terms(self) -> str:
+        """How the worst limit came about, where it is a device."""
+        return "" if self.check is None else self.check.terms
 
     def sentence(self, units: Mapping[str, int] = BINARY_UNITS) -> str:
         """The verdict in one sentence: ``prod-128k: 41.2 GiB of 40.0 GiB, over by 1.2 GiB (3.0 %)``."""
+        if self.error is not None:
+            return f"{self.name}: {self.error}"
         if self.footprint is None:
             return f"{self.name}: in the baseline, and no longer among the budgets"
         if self.check is None:
@@ -176,60 +150,61 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Subject:
-    """A budget with all that is needed to judge it: its models, and its device's memory where it names one."""
+    """A budget with all that is needed to judge it: its model, its draft model and its device, where it names them."""
 
     located: LocatedBudget
     architecture: Architecture
-    device_bytes: int | None = None
+    device: Device | None = None
     draft: Architecture | Literal["mtp"] | None = None
 
 
-def judge_all(subjects: Sequence[Subject], baseline: Mapping[str, Mapping[str, Any]] | None = None) -> list[Verdict]:
-    """A verdict for each budget, then one for each that only the baseline knows.
-
-    Raises:
-        KVCalcError: every budget whose engine refuses it, each with its place.
-    """
-    verdicts: list[Verdict] = []
-    problems: list[KVCalcError] = []
-    for subject in subjects:
-        name = subject.located.budget.name
-        try:
-            verdicts.append(judge(subject, None if baseline is None else baseline.get(name, _NO_EXTRA)))
-        except KVCalcError as error:
-            problems.append(error.at(subject.located.place))
-    raise_all(problems)
-    known = {verdict.name for verdict in verdicts}
-    verdicts += [Verdict(name, "removed", None) for name in sorted(baseline or ()) if name not in known]
-    return verdicts
-
-
-def judge(subject: Subject, before: Mapping[str, Any] | None = None) -> Verdict:
+def judge(subject: Subject, baseline: Baseline | None = None, name: str = "") -> Verdict:
     """The verdict of one budget.
 
     Args:
-        before: its record in the baseline; empty where the baseline does not know it, None without a baseline.
+        name: what reports and the baseline call it; empty is its own name.
 
     Raises:
-        KVCalcError: the engine refuses the configuration.
+        KVCalcError: the engine refuses the setup, or the workload.
     """
-    budget = subject.located.budget
+    located = subject.located
+    budget, name = located.budget, name or located.name
     workload = _Workload.of(subject)
-    footprint = footprint_of(workload.setup, workload.context, workload.batch_size)
-    limits = tuple(_limits(budget, workload, subject.device_bytes))
+    footprint = mix.footprint(workload.setup, workload.parts)
+    limits = tuple(_limits(budget, workload, subject.device))
     checks = [limit.check(workload) for limit in limits]
-    change = None
-    if before:
-        change = compare(before, baseline_record(subject.located, footprint))
+    before = None if baseline is None else baseline.records.get(name)
+    change, grown = None, None
+    if before is not None:
+        change = compare(before, record_of(budget.model, footprint, workload.parts))
         if budget.max_increase is not None:
-            checks.append(_increase_check(budget.max_increase, footprint.total_bytes, change))
+            grown = _increase_check(budget.max_increase, footprint.total_bytes, change)
+            checks.append(grown)
     worst = min(checks, key=_how_bad, default=None)
     # Without a baseline a budget that only limits the increase has nothing to compare with: it holds.
     status: Status = "pass" if worst is None else worst.status
-    if status == "pass" and before is not None and not before:
+    if status == "pass" and baseline is not None and before is None:
         status = "added"
-    hints = tuple(islice(_hints(workload, limits), _MOST_HINTS)) if status == "fail" else ()
-    return Verdict(budget.name, status, worst, tuple(checks), hints, change, subject.located, footprint)
+    hints, advice = [], []
+    if any(limit.check(workload).status == "fail" for limit in limits):
+        hints = [lever.toml for lever in islice(_levers(subject, workload, limits), _MOST_HINTS)]
+        if not hints:
+            weights = format_bytes(workload.setup.weights.bytes)
+            advice.append(f"no single change fits; the weights alone take {weights}")
+    if baseline is not None and grown is not None and grown.status == "fail":
+        advice.append(f"to accept the increase: kvcalc check --save-baseline {baseline.file}, without --baseline")
+    return Verdict(
+        name,
+        status,
+        worst,
+        tuple(checks),
+        tuple(hints),
+        tuple(advice),
+        change,
+        budget,
+        located.place,
+        footprint,
+    )
 
 
 def _how_bad(check: Check) -> tuple[int, float]:
@@ -244,11 +219,10 @@ def _increase_check(allowed: Fraction | int, total_bytes: int, change: Change) -
 
 @dataclass(frozen=True, slots=True)
 class _Workload:
-    """A setup at one context and batch size, so that a limit can be measured again with another of them."""
+    """A setup with its sequences, so that a limit can be measured again with another of them."""
 
     setup: Setup
-    context: int
-    batch_size: int
+    parts: tuple[Part, ...]
 
     @classmethod
     def of(cls, subject: Subject) -> _Workload:
@@ -256,259 +230,115 @@ class _Workload:
         budget = subject.located.budget
         setup = prepare(
             subject.architecture,
-            engine=budget.engine,
-            engine_options=budget.engine_options,
-            kv_cache_dtype=budget.kv_cache_dtype,
-            weights_dtype=budget.weights_dtype,
-            tensor_parallel_size=budget.tensor_parallel_size,
-            encoder_tokens=budget.encoder_tokens,
+            engine_options=options_on(budget.engine, budget.engine_options, subject.device),
             draft=subject.draft,
+            **{name: getattr(budget, name) for name in _STATED},
         )
-        context = budget.context or budget.min_context
-        assert context is not None  # a budget without both is refused when it is read
-        return cls(setup, context, budget.batch_size)
+        return cls(setup, budget.parts)
 
 
 @dataclass(frozen=True, slots=True)
 class _Limit:
-    """A limit that any configuration can be held against."""
+    """A limit that any workload can be held against.
+
+    Attributes:
+        part: what is measured.
+        size: the limit in bytes, a share of the weights, or the device with what the engine takes of it.
+        parts: the workload that must fit in place of the budget's own.
+    """
 
     rule: str
     subject: str
     part: Literal["total", "device", "kv_cache", "weights", "overhead"]
-    limit_bytes: int
-    share: Fraction | None
-    warn_at: Fraction | int | None
-    context: int | None = None
-    batch_size: int | None = None
-    terms: str = ""
+    size: int | Fraction | Memory
+    warn_at: Fraction | int | None = None
+    parts: tuple[Part, ...] = ()
 
     def check(self, workload: _Workload) -> Check:
-        """The limit with what the configuration uses of it."""
-        context, batch_size = self.context or workload.context, self.batch_size or workload.batch_size
-        used, limit = 0, self.limit_bytes
+        """The limit with what the workload uses of it."""
+        setup, parts, terms = workload.setup, self.parts or workload.parts, ""
+        used = 0
         if self.part != "weights":
-            plan = workload.setup.plan
             # A device must hold what the engine needs to start, which may be more than the cache it uses.
-            of = plan.required_kv_memory if self.part == "device" else plan.kv_bytes
-            used = of(context, batch_size)
+            used = (mix.required_kv_memory if self.part == "device" else mix.kv_bytes)(setup, parts)
         if self.part in ("total", "device", "weights"):
-            used += workload.setup.weights.bytes
-        if self.share is not None:
-            limit = workload.setup.weights.bytes * self.share.numerator // self.share.denominator
+            used += setup.weights.bytes
+        match self.size:
+            case Memory():
+                limit, terms = _on_device(self.size, setup, mix.whole(parts))
+            case Fraction():
+                limit = setup.weights.bytes * self.size.numerator // self.size.denominator
+            case _:
+                limit = self.size
         warn = self.warn_at
         if isinstance(warn, Fraction):
             warn = -(-limit * warn.numerator // warn.denominator)
-        return Check(self.rule, self.subject, used, limit, warn, self.terms)
+        return Check(self.rule, self.subject, used, limit, warn, terms)
+
+
+def _on_device(memory: Memory, setup: Setup, part: Part) -> tuple[int, str]:
+    """What a device leaves for weights and KV cache, and the terms of that."""
+    pool = memory.pool(setup, part.context, part.batch_size)
+    device, share, working = memory.device, pool.utilization, pool.working_memory
+    assert device is not None and share is not None and working is not None
+    terms = f"{device.name}: {device.memory_bytes:,} B x {float(100 * share):g} %"
+    terms += f" - {working.share_bytes:,} B of working memory" if working.share_bytes else ""
+    terms += f" - {memory.reserve:,} B in reserve" if memory.reserve else ""
+    terms += f"; working memory is not in it: {pool.not_modelled}" if pool.not_modelled else ""
+    return max(0, pool.kv_memory + setup.weights.bytes), terms
 
 
 _SUBJECTS = {"total": "", "device": "", "kv_cache": "KV cache", "weights": "weights"}
 
 
-def _limits(budget: Budget, workload: _Workload, device_bytes: int | None) -> Iterator[_Limit]:
+def _limits(budget: Budget, workload: _Workload, device: Device | None) -> Iterator[_Limit]:
     """Every limit of a budget but the one against a baseline."""
     stated: list[_Limit] = []
     if budget.limit is not None:
-        subject = _SUBJECTS[budget.on]
-        stated.append(_Limit("limit", subject, budget.on, budget.limit, None, budget.warn_at))
-    if device_bytes is not None:
-        share = budget.utilization
-        if share is None:
-            share = Fraction(workload.setup.engine.utilization_percent, 100)
-        usable = device_bytes * share.numerator // share.denominator - budget.reserve
-        terms = f"{budget.device}: {device_bytes:,} B x {float(100 * share):g} % - {budget.reserve:,} B in reserve"
-        stated.append(_Limit("device", "", "device", max(0, usable), None, budget.warn_at, terms=terms))
+        stated.append(_Limit("limit", _SUBJECTS[budget.on], budget.on, budget.limit, budget.warn_at))
+    if device is not None:
+        memory = Memory(device=device, utilization=budget.utilization, reserve=budget.reserve)
+        stated.append(_Limit("device", "", "device", memory, budget.warn_at))
     if budget.overhead is not None:
         percent = float(100 * budget.overhead)
         subject = f"KV cache (at most {percent:g} % of the weights)"
-        stated.append(_Limit("overhead", subject, "overhead", 0, budget.overhead, None))
+        stated.append(_Limit("overhead", subject, "overhead", budget.overhead))
     yield from stated
+    own = workload.parts[0]
     for limit in stated:
         if limit.part == "weights":
             continue
         prefix = f" {limit.subject}" if limit.subject else ""
-        if budget.min_context is not None and budget.min_context != workload.context:
+        if budget.min_context is not None and budget.min_context != own.context:
             subject = f"at {budget.min_context:,} tokens (min_context){prefix}"
-            yield replace(limit, rule="min_context", subject=subject, context=budget.min_context)
-        if budget.min_batch is not None and budget.min_batch != workload.batch_size:
+            longer = (Part(own.batch_size, budget.min_context),)
+            yield replace(limit, rule="min_context", subject=subject, parts=longer)
+        if budget.min_batch is not None and budget.min_batch != own.batch_size:
             subject = f"at batch size {budget.min_batch:,} (min_batch){prefix}"
-            yield replace(limit, rule="min_batch", subject=subject, batch_size=budget.min_batch)
+            yield replace(limit, rule="min_batch", subject=subject, parts=(Part(budget.min_batch, own.context),))
 
 
-# ---- hints: each is computed before it is said ----
-
-#: KV formats worth proposing, by engine; others take fp8.
-_KV_FORMATS: dict[str, tuple[str, ...]] = {
-    "llama.cpp": ("q8_0", "q4_0"),
-    "ollama": ("q8_0", "q4_0"),
-    "transformers": (),
-    "mlx-lm": (),
-}
-#: Engine options that take less memory, in the order in which they hurt least.
-_FRUGAL_OPTIONS: dict[str, tuple[tuple[str, tuple[Any, ...]], ...]] = {
-    "vllm": (
-        ("disable_hybrid_kv_cache_manager", (False,)),
-        ("max_num_batched_tokens", (8192, 4096, 2048, 1024)),
-        ("async_scheduling", (False,)),
-    ),
-    "sglang": (("disable_hybrid_swa_memory", (False,)), ("swa_full_tokens_ratio", (0.5, 0.2, 0.1))),
-    "llama.cpp": (("swa_full", (False,)), ("kv_unified", (True,)), ("n_ubatch", (256, 128))),
-    "ollama": (("num_batch", (512, 256)),),
-    "transformers": (("cache", ("dynamic", "static")), ("prefill_chunk", (8192, 2048))),
-    "mlx-lm": (("prefill_step_size", (1024, 512)),),
-}
-_MOST_HINTS = 4
-
-
-def _hints(workload: _Workload, limits: Sequence[_Limit]) -> Iterator[str]:
-    """What would fit, one change at a time, the cheapest first; nothing is said that was not computed."""
+def _levers(subject: Subject, workload: _Workload, limits: tuple[_Limit, ...]) -> Iterator[Lever]:
+    """What would fit, one change at a time; nothing is said that was not computed."""
+    setup, parts = workload.setup, workload.parts
+    reference = split_variant(subject.located.budget.model)[0]
 
     def holds(other: _Workload) -> bool:
-        return all(limit.check(other).status != "fail" for limit in limits)
+        try:
+            return all(limit.check(other).status != "fail" for limit in limits)
+        except KVCalcError:
+            return False  # the engine refuses the change
 
-    if not limits or holds(workload):  # only the increase is too large: nothing here makes it smaller
+    part = mix.whole(parts)
+    if len(parts) > 1:
+        yield from setup_levers(
+            setup, part.context, part.batch_size, lambda changed: holds(_Workload(changed, parts)), reference
+        )
         return
-    name, options = workload.setup.engine.name, _options_of(workload.setup.engine)
-    for option, values in _FRUGAL_OPTIONS.get(name, ()):
-        for value in values:
-            other = _changed(workload, {**options, option: value})
-            if other is not None and holds(other):
-                yield f"{name} {option}={str(value).lower() if isinstance(value, bool) else value}"
-                break
-    longest = largest(lambda tokens: holds(replace(workload, context=tokens)), workload.context - 1)
-    if longest:
-        yield f"a context of at most {longest:,} tokens"
-    fewest = largest(lambda count: holds(replace(workload, batch_size=count)), workload.batch_size - 1)
-    if fewest:
-        yield f"a batch size of at most {fewest:,}"
-    for dtype in _KV_FORMATS.get(name, ("fp8",)):
-        other = _changed(workload, options, kv_cache_dtype=dtype)
-        if other is not None and holds(other):
-            yield f'kv_cache_dtype = "{dtype}"'
-            break
-    for dtype in ("fp8", "int4"):
-        if workload.setup.weights.bytes and holds(
-            replace(workload, setup=replace(workload.setup, weights_dtype=dtype))
-        ):
-            yield f'weights_dtype = "{dtype}"'
-            break
-
-
-def _options_of(engine: Engine) -> dict[str, Any]:
-    """The options as they were given, the version too."""
-    return {**engine.given_options, **({"version": engine.followed_version} if hasattr(engine, "version") else {})}
-
-
-def _changed(workload: _Workload, options: Mapping[str, Any], kv_cache_dtype: str | None = None) -> _Workload | None:
-    """The workload with other options or another KV format, or None where the engine refuses that."""
-    setup = workload.setup
-    k_dtype, v_dtype = parse_kv_dtypes(kv_cache_dtype) if kv_cache_dtype else (setup.k_dtype, setup.v_dtype)
-    try:
-        changed = replace(setup, engine=make_engine(setup.engine.name, options), k_dtype=k_dtype, v_dtype=v_dtype)
-        _ = changed.plan
-    except KVCalcError:
-        return None
-    return replace(workload, setup=changed)
-
-
-# ---- baselines ----
-
-
-def baseline_record(located: LocatedBudget, footprint: Footprint) -> dict[str, Any]:
-    """What a baseline keeps of a budget: the inputs, and the bytes by part; nothing that changes by itself."""
-    engine, setup, counted, cache = footprint.engine, footprint.setup, footprint.weights, footprint.kv_cache
-    return {
-        "reference": located.budget.model,
-        "model": footprint.architecture.name,
-        "layout": footprint.architecture.layout,
-        "engine": {"name": engine.name, "version": engine.followed_version, "options": engine.given_options},
-        "workload": {
-            "context": footprint.context,
-            "batch_size": footprint.batch_size,
-            "k_dtype": setup.k_dtype.name,
-            "v_dtype": setup.v_dtype.name,
-            "tensor_parallel_size": setup.tensor_parallel_size,
-            "encoder_tokens": setup.encoder_tokens,
-            "draft": setup.draft.name if setup.draft else None,
-        },
-        "weights": {"parameters": counted.parameters, "bytes": counted.bytes, "dtype": counted.dtype},
-        "kv_cache": {
-            "bytes": cache.bytes,
-            "layers": [
-                {"kind": row.kind, "count": row.count, "window": row.window, "bytes": row.bytes} for row in cache.layers
-            ],
-            "padding_bytes": cache.padding_bytes,
-        },
-        "total_bytes": footprint.total_bytes,
-    }
-
-
-def baseline(verdicts: Sequence[Verdict]) -> dict[str, Any]:
-    """The baseline that a run leaves behind: sorted by name, without the tool's version."""
-    records = {
-        verdict.name: baseline_record(verdict.located, verdict.footprint)
-        for verdict in verdicts
-        if verdict.located is not None and verdict.footprint is not None
-    }
-    return {"schema_version": BASELINE_VERSION, "budgets": {name: records[name] for name in sorted(records)}}
-
-
-def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change:
-    """The difference between two baseline records, attributed to its parts and to the inputs that changed."""
-    old, new = _parts(before), _parts(now)
-    parts = {part: new.get(part, 0) - old.get(part, 0) for part in dict.fromkeys((*new, *old))}
-    inputs = tuple(
-        (what, old_value, new_value) for what, old_value, new_value in _inputs(before, now) if old_value != new_value
+    yield from levers(
+        setup,
+        part.context,
+        part.batch_size,
+        lambda changed, context, batch_size: holds(_Workload(changed, (Part(batch_size, context),))),
+        reference,
     )
-    return Change(now["total_bytes"] - before["total_bytes"], parts, inputs)
-
-
-def _parts(record: Mapping[str, Any]) -> dict[str, int]:
-    parts = {"weights": record["weights"]["bytes"]}
-    for layer in record["kv_cache"]["layers"]:
-        part = _part(layer)
-        parts[part] = parts.get(part, 0) + layer["bytes"]
-    parts["padding"] = record["kv_cache"]["padding_bytes"]
-    # An older record may count something that today's parts do not name.
-    other = record["total_bytes"] - sum(parts.values())
-    return {**parts, "other": other} if other else parts
-
-
-def _part(layer: Mapping[str, Any]) -> str:
-    if layer["kind"] == "state":
-        return "states"
-    if layer["kind"] == "cross":
-        return "cross-attention layers"
-    return "global layers" if layer.get("window") is None else "local layers"
-
-
-def _inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    for what in ("reference", "model"):
-        yield what, before.get(what), now.get(what)
-    windows = [sorted({layer["window"] for layer in _layers(each) if layer.get("window")}) for each in (before, now)]
-    counts = [{(layer["kind"], layer.get("count")) for layer in _layers(each)} for each in (before, now)]
-    if windows[0] != windows[1] and counts[0] == counts[1] and len(windows[0]) == len(windows[1]) == 1:
-        yield "sliding window", windows[0][0], windows[1][0]
-    else:
-        yield "layout", before.get("layout"), now.get("layout")
-    for table in ("engine", "workload"):
-        old, new = (_flat(each.get(table)) for each in (before, now))
-        for key in dict.fromkeys((*new, *old)):
-            yield (f"engine {key}" if table == "engine" else key), old.get(key), new.get(key)
-    old, new = (_flat(each.get("weights")) for each in (before, now))
-    yield "parameters", old.get("parameters"), new.get("parameters")
-    yield "weights dtype", old.get("dtype"), new.get("dtype")
-
-
-def _layers(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    layers: list[Mapping[str, Any]] = record["kv_cache"]["layers"]
-    return layers
-
-
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {path: value} if path else {}
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat |= _flat(inner, key if path in ("", "options") else f"{path}.{key}")
-    return flat

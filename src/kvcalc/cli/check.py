@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kvcalc.cli import options
+
+if TYPE_CHECKING:
+    from kvcalc.budgets.verdict import Verdict
+    from kvcalc.footprints import Footprint
+    from kvcalc.report.document import Derivation, Document, Section, Units
 
 EXAMPLES = (
     "kvcalc check\n"
@@ -22,7 +28,12 @@ EXAMPLES = (
 def check(
     files: Annotated[
         list[str] | None,
-        typer.Argument(metavar="FILE", help="Budget files. Default: budgets.toml, or pyproject.toml, here."),
+        typer.Argument(
+            metavar="FILE", help="Budget files, 'b*.toml', or folders. Default: budgets.toml, or pyproject.toml, here."
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="NAME", help="Only budgets of this name; 'chat-*' too.")
     ] = None,
     baseline: Annotated[
         str | None, typer.Option("--baseline", metavar="FILE", help="Compare with a baseline; limits stay limits.")
@@ -40,104 +51,131 @@ def check(
     units: options.UnitsOption = "binary",
 ) -> int:
     """Memory budgets in CI: exit 1 if one fails."""
-    from kvcalc.budgets import checking
-    from kvcalc.budgets import verdict as budget
-    from kvcalc.budgets.file import find_budget_file, load_baseline
+    from kvcalc.budgets.baseline import load_baseline
+    from kvcalc.budgets.checking import check_files
+    from kvcalc.budgets.file import find_files
     from kvcalc.cli import question
-    from kvcalc.report.files import check_outputs, write_file
+    from kvcalc.errors import joined
+    from kvcalc.report.files import check_outputs
 
     target = question.target(format, output)
     if init:
         return _init(files or [])
     before = None if baseline is None else load_baseline(Path(baseline))
-    paths = [Path(file) for file in files or []] or [find_budget_file(Path())]
-    subjects = checking.read_subjects(paths)
-    for hint in dict.fromkeys(hint for each in subjects for hint in each.architecture.provenance.hints):
+    paths = find_files(files or [])
+    verdicts = check_files(paths, before, only or [])
+    models = (verdict.footprint.architecture for verdict in verdicts if verdict.footprint is not None)
+    for hint in dict.fromkeys(hint for model in models for hint in model.provenance.hints):
         question.say(f"hint: {hint}")
-    verdicts = budget.judge_all(subjects, before)
     document = _document(verdicts, units, paths)
     if explain:
-        made = ((verdict.name, verdict.footprint) for verdict in verdicts if verdict.footprint is not None)
-        steps = (question.footprint_derivation(each, f"KV cache of {name}, step by step") for name, each in made)
-        document = replace(document, derivations=tuple(steps))
+        document = replace(document, derivations=tuple(step for each in verdicts for step in _derivations(each)))
     saved = None if save_baseline is None else Path(save_baseline)
     renewed = saved is not None and baseline is not None and saved.resolve() == Path(baseline).resolve()
     check_outputs(target.path, None if renewed else saved)
     target.write(document)
+    errors = [verdict.error for verdict in verdicts if verdict.error is not None]
     if saved is not None:
-        import json
-
-        text = json.dumps(budget.baseline(verdicts), indent=1, allow_nan=False) + "\n"
-        write_file(saved, [text.encode()])
+        _save(saved, verdicts, bool(only))
+    if errors:
+        raise joined(errors)
     return 1 if not exit_zero and any(not verdict.ok for verdict in verdicts) else 0
 
 
-def _document(verdicts: Sequence[Any], units: Any, paths: Sequence[Path]) -> Any:
-    from kvcalc.report.document import Document
-    from kvcalc.units import BINARY_UNITS, DECIMAL_UNITS
+def _save(path: Path, verdicts: Sequence[Verdict], partial: bool) -> None:
+    """Write the baseline; one that is there is not moved while a budget does not hold."""
+    from kvcalc.budgets.checking import new_baseline
+    from kvcalc.cli import question
+    from kvcalc.errors import InputError
+    from kvcalc.report.files import write_file
 
-    table = {"binary": BINARY_UNITS, "decimal": DECIMAL_UNITS, "bytes": {"B": 1}}[units]
-    counts = {status: sum(verdict.status == status for verdict in verdicts) for status in ("fail", "warn", "removed")}
-    judged = len(verdicts) - counts["removed"]
-    holding = judged - counts["fail"]
+    if partial:
+        raise InputError("a baseline holds every budget", hint="leave --only out, or --save-baseline")
+    if any(verdict.status == "error" for verdict in verdicts):
+        return
+    if path.exists() and not all(verdict.ok for verdict in verdicts):
+        question.say(f"warning: {path} stays as it was: not every budget holds")
+        return
+    text = json.dumps(new_baseline(verdicts), indent=1, allow_nan=False) + "\n"
+    write_file(path, [text.encode()])
+
+
+def _derivations(verdict: Verdict) -> Iterator[Derivation]:
+    """The cache of a budget step by step; of a mix, that of each part alone."""
+    from kvcalc.cli import question
+
+    if verdict.budget is None or verdict.footprint is None:
+        return
+    parts = verdict.budget.parts
+    for part in parts:
+        title = f"KV cache of {verdict.name}{f', {part} alone' if len(parts) > 1 else ''}, step by step"
+        yield question.derivation(verdict.footprint.setup, title, part.context, part.batch_size)
+
+
+#: Notes that are shown; budgets of many models have many.
+_MOST_NOTES = 20
+
+
+def _document(verdicts: Sequence[Verdict], units: Units, paths: Sequence[Path]) -> Document:
+    from kvcalc.report.cells import UNIT_TABLES
+    from kvcalc.report.document import Document
+    from kvcalc.report.verdicts import verdict_record
+
+    table = UNIT_TABLES[units]
+    statuses = [verdict.status for verdict in verdicts]
+    judged = len(verdicts) - statuses.count("removed")
+    holding = judged - statuses.count("fail") - statuses.count("error")
     words = [f"{holding} of {judged} budgets hold"]
-    words += [f"{count} {word}" for word, count in (("with a warning", counts["warn"]),) if count]
-    sections = [_overview(verdicts)]
-    quiet = ("pass", "added")
-    spoken = [each for each in verdicts if each.status not in quiet or (each.change and each.change.is_one)]
-    if spoken:
-        sections.insert(0, _sentences(spoken, table))
-    notes = [note for verdict in verdicts if verdict.footprint is not None for note in verdict.footprint.notes]
-    notes += [f"the limit of {check.terms}" for verdict in verdicts for check in verdict.checks if check.terms]
-    if counts["fail"]:
-        notes.append(f"the limits stand in {', '.join(map(str, paths))}")
+    for status, word in (("warn", "with a warning"), ("error", "not judged")):
+        if status in statuses:
+            words.append(f"{statuses.count(status)} {word}")
+    spoken = [each for each in verdicts if each.status not in ("pass", "added") or (each.change and each.change.is_one)]
+    sections = [*([_sentences(spoken, table)] if spoken else []), _overview(verdicts)]
+    noted = dict.fromkeys(note for each in verdicts if each.footprint is not None for note in each.footprint.notes)
+    notes = [*noted][:_MOST_NOTES]
+    if len(noted) > _MOST_NOTES:
+        notes.append(f"{len(noted) - _MOST_NOTES} more notes stand in --format json")
+    if "fail" in statuses:
+        notes.append(f"the limits stand in {', '.join(map(str, paths[:_MOST_NOTES]))}")
     return Document(
         title=", ".join(words),
-        assumptions=("bytes of one device", "without activations, CUDA graphs and fragmentation"),
+        assumptions=("bytes of one device", "weights and KV cache, without activations, CUDA graphs and fragmentation"),
         sections=tuple(sections),
-        records=[_record(verdict, table) for verdict in verdicts],
+        records=[verdict_record(verdict, table) for verdict in verdicts],
         schema="check",
-        notes=tuple(dict.fromkeys(notes)),
+        notes=tuple(notes),
         units=units,
     )
 
 
-def _details(verdict: Any, units: Mapping[str, int]) -> Iterator[str]:
-    """The lines below a verdict's sentence: what changed, what would fit, what its author says."""
-    if verdict.change is not None:
-        yield verdict.change.sentence(units)
-    if verdict.hints:
-        yield f"hint: would fit: {'; or '.join(verdict.hints)}"
-    if verdict.message:
-        yield verdict.message
+_ORDER = ("error", "fail", "warn")
 
 
-def _sentences(verdicts: Sequence[Any], units: Mapping[str, int]) -> Any:
+def _sentences(verdicts: Sequence[Verdict], units: Mapping[str, int]) -> Section:
     from kvcalc.report.document import Column, Section
+    from kvcalc.report.verdicts import verdict_details
 
-    rows = []
-    for verdict in sorted(
-        verdicts, key=lambda verdict: ("fail", "warn").index(verdict.status) if not verdict.ok else 2
-    ):
+    rows: list[tuple[str, str]] = []
+    for verdict in sorted(verdicts, key=lambda each: _ORDER.index(each.status) if each.status in _ORDER else 3):
         rows.append((verdict.status, verdict.sentence(units)))
-        rows += [("", line) for line in _details(verdict, units)]
+        rows += [("", line) for line in verdict_details(verdict, units)]
     columns = (Column("verdict", lambda row: row[0], "verdict"), Column("in words", lambda row: row[1]))
     return Section(columns, rows)
 
 
-def _overview(verdicts: Sequence[Any]) -> Any:
+def _overview(verdicts: Sequence[Verdict]) -> Section:
     from kvcalc.report.document import Column, Section
 
-    def of_check(name: str) -> Any:
+    def of_check(name: str) -> Callable[[Verdict], object]:
         return lambda verdict: None if verdict.check is None else getattr(verdict.check, name)
 
-    def of_footprint(value: Any) -> Any:
+    def of_footprint(value: Callable[[Footprint], object]) -> Callable[[Verdict], object]:
         return lambda verdict: None if verdict.footprint is None else value(verdict.footprint)
 
     columns = [
         Column("verdict", lambda verdict: verdict.status, "verdict"),
         Column("budget", lambda verdict: verdict.name),
-        Column("model", lambda verdict: verdict.located and verdict.located.budget.model, drop_order=2),
+        Column("model", lambda verdict: verdict.budget and verdict.budget.model, drop_order=2),
         Column("context", of_footprint(lambda made: made.context), "count", drop_order=3),
         Column("batch", of_footprint(lambda made: made.batch_size), "count", drop_order=4),
         Column("engine", of_footprint(lambda made: made.engine.name), drop_order=5),
@@ -151,47 +189,6 @@ def _overview(verdicts: Sequence[Any]) -> Any:
         change = Column("change", lambda verdict: verdict.change and verdict.change.total_bytes, "bytes")
         columns.append(change)
     return Section(tuple(columns), verdicts)
-
-
-def _record(verdict: Any, units: Mapping[str, int]) -> dict[str, Any]:
-    from kvcalc.report.records import footprint_record
-
-    check, located, change = verdict.check, verdict.located, verdict.change
-    own = {
-        "name": verdict.name,
-        "verdict": verdict.status,
-        "sentence": verdict.sentence(units),
-        "details": list(_details(verdict, units)),
-        "rule": check and check.rule,
-        "used_bytes": check and check.used_bytes,
-        "limit_bytes": check and check.limit_bytes,
-        "headroom_bytes": check and check.headroom_bytes,
-        "headroom": check and check.headroom,
-        "checks": [
-            {
-                "rule": each.rule,
-                "verdict": each.status,
-                "used_bytes": each.used_bytes,
-                "limit_bytes": each.limit_bytes,
-                "headroom_bytes": each.headroom_bytes,
-            }
-            for each in verdict.checks
-        ],
-        "hints": list(verdict.hints),
-        "message": verdict.message,
-        "change": change
-        and {
-            "total_bytes": change.total_bytes,
-            "parts": change.parts,
-            "inputs": [{"input": what, "before": old, "now": new} for what, old, new in change.inputs],
-        },
-        "file": located and located.file,
-        "line": located and located.line,
-        "table": located and located.table,
-    }
-    if located is None:
-        return own
-    return {**own, **footprint_record(located.budget.model, verdict.footprint)}
 
 
 _FIRST = """\

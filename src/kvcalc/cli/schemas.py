@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pydantic import TypeAdapter
 
+from kvcalc.budgets.baseline import BaselineFile
+from kvcalc.budgets.file import BudgetsFile
 from kvcalc.errors import InputError, did_you_mean, quote
 from kvcalc.report.shapes import ANSWERS
 from kvcalc.sources.spec import ModelSpec
 
 #: What kvcalc reads -> the model of it.
-FILES = {"spec": ModelSpec}
+FILES = {"spec": ModelSpec, "budgets": BudgetsFile, "baseline": BaselineFile}
 _DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 

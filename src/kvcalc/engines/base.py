@@ -186,6 +186,11 @@ class Engine:
         return 1
 
     @property
+    def pads_to_longest(self) -> bool:
+        """Whether every sequence gets the room of the longest one (slots of one size, batches with padding)."""
+        return False
+
+    @property
     def context_limit(self) -> int | None:
         """The longest context that the options themselves allow a sequence (llama.cpp: ``n_ctx // n_seq_max``)."""
         return None

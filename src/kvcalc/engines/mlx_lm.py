@@ -540,6 +540,11 @@ class MlxLm(EngineOptions):
         description="tokens from which kv_bits applies; mlx-lm's own default is 5000, here it is the whole cache",
     )
 
+    @property
+    def pads_to_longest(self) -> bool:
+        """A batch is padded to its longest sequence."""
+        return True
+
     @field_validator("kv_bits", "kv_group_size")
     @classmethod
     def _known_to_mlx(cls, value: int | None, info: ValidationInfo) -> int | None:

@@ -8,8 +8,9 @@ cache for all slots, and fs/ggml/ggml.go (GraphSize), an estimate of its size. R
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -168,6 +169,7 @@ class Ollama(EngineOptions):
         "its MLX runner",
     )
     evidence: ClassVar[str] = "read from source; reproduces recorded Ollama logs"
+    frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {"num_batch": (512, 256)}
 
     num_parallel: int | None = Field(
         None, ge=1, le=256, description="slots (OLLAMA_NUM_PARALLEL); default the batch size"
@@ -189,6 +191,11 @@ class Ollama(EngineOptions):
     def followed_version(self) -> str:
         """The known version whose rule answers."""
         return nearest_version(self.version)[0]
+
+    @property
+    def pads_to_longest(self) -> bool:
+        """Slots of one size."""
+        return True
 
     @property
     def batch_limit(self) -> int | None:

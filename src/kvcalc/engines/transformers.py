@@ -307,6 +307,11 @@ class Transformers(EngineOptions):
     )
     version: str = Field(_NEWEST, description="release; it decides what MLA layers cache")
 
+    @property
+    def pads_to_longest(self) -> bool:
+        """A batch is padded to its longest sequence."""
+        return True
+
     @field_validator("version")
     @classmethod
     def _known_version(cls, version: str) -> str:

@@ -1,4 +1,9 @@
-"""JUnit's XML: a case for each budget, or each start of a log, the passing ones too."""
+"""JUnit's XML: a case for each budget, or each start of a log, the passing ones too.
+
+Readers differ in what they take (the Ant and the xUnit schemas of Jenkins, GitLab, GitHub's reporters), so nothing
+stands here but what all of them know: no counts on the root, no place as an attribute of a case. The place is the last
+line of a failure.
+"""
 
 from __future__ import annotations
 
@@ -11,32 +16,39 @@ from kvcalc.report.text import printable_lines
 
 
 def render(document: Document) -> Iterator[str]:
-    """One suite; a failed budget is a failure, one that only the baseline knows, or that nothing checks, is skipped."""
+    """One suite: what fails is a failure, what nobody can judge an error, what was removed or not checked skipped."""
     records = list(document.cases or document.records)
-    failed = sum(record["verdict"] == "fail" for record in records)
-    skipped = sum(record["verdict"] in ("removed", "not checked") for record in records)
-    counts = f'tests="{len(records)}" failures="{failed}" errors="0" skipped="{skipped}"'
+    verdicts = [record["verdict"] for record in records]
+    counts = {
+        "tests": len(records),
+        "failures": verdicts.count("fail"),
+        "errors": verdicts.count("error"),
+        "skipped": verdicts.count("removed") + verdicts.count("not checked"),
+    }
+    listed = " ".join(f'{name}="{count}"' for name, count in counts.items())
     yield '<?xml version="1.0" encoding="UTF-8"?>\n'
-    yield f'<testsuites name="kvcalc" {counts}>\n <testsuite name="kvcalc {document.schema}" {counts} time="0">\n'
+    yield f'<testsuites>\n <testsuite name="kvcalc {document.schema}" {listed} time="0">\n'
     for record in records:
         yield from _case(record)
-    yield " </testsuite>\n</testsuites>\n"
+    remarks = "\n".join([document.title, "; ".join(document.assumptions), *document.notes])
+    yield f"  <system-out>{_text(remarks)}</system-out>\n </testsuite>\n</testsuites>\n"
 
 
 def _case(record: Mapping[str, Any]) -> Iterator[str]:
     file, line = record["file"] or "baseline", record["line"]
-    place = f" file={_quoted(file)}" + (f' line="{line}"' if line else "")
-    yield f'  <testcase classname={_quoted(file)} name={_quoted(record["name"])}{place} time="0">\n'
-    sentence, details = record["sentence"], "\n".join(record["details"])
+    yield f'  <testcase classname={_quoted(file)} name={_quoted(record["name"])} time="0">\n'
+    sentence, details = record["sentence"], list(record["details"])
+    place = f"{file}:{line}" if line else file
     match record["verdict"]:
-        case "fail":
-            yield f'   <failure type="{record["rule"]}" message={_quoted(sentence)}>{_text(details)}</failure>\n'
+        case "fail" | "error" as verdict:
+            element, kind = ("failure", record["rule"]) if verdict == "fail" else ("error", "not judged")
+            text = _text("\n".join([*details, place]))
+            yield f"   <{element} type={_quoted(kind)} message={_quoted(sentence)}>{text}</{element}>\n"
         case "removed" | "not checked":
             yield f"   <skipped message={_quoted(sentence)}/>\n"
         case verdict:
             word = "warning: " if verdict == "warn" else ""
-            lines = "\n".join([f"{word}{sentence}", *record["details"]])
-            yield f"   <system-out>{_text(lines)}</system-out>\n"
+            yield f"   <system-out>{_text(chr(10).join([f'{word}{sentence}', *details]))}</system-out>\n"
     yield "  </testcase>\n"
 
 

@@ -231,6 +231,13 @@ class EnginesAnswer(_Answer):
     rows: list[EngineHelpRecord]
 
 
+class PartRecord(TypedDict):
+    """A part of a workload."""
+
+    batch_size: int
+    context: int
+
+
 class CheckedRecord(TypedDict):
     """One limit of a budget."""
 
@@ -239,6 +246,7 @@ class CheckedRecord(TypedDict):
     used_bytes: Count
     limit_bytes: Count
     headroom_bytes: int
+    terms: Annotated[str, Field(description="how the limit of a device came about")]
 
 
 class InputChangeRecord(TypedDict):
@@ -258,10 +266,13 @@ class ChangeRecord(TypedDict):
 
 
 class BudgetRecord(TypedDict):
-    """One budget; the limit with the least headroom stands at the top. A removed budget has no configuration."""
+    """One budget; the limit with the least headroom stands at the top.
+
+    A budget that was removed, or that could not be judged, has no footprint.
+    """
 
     name: str
-    verdict: Literal["pass", "warn", "fail", "added", "removed"]
+    verdict: Literal["pass", "warn", "fail", "error", "added", "removed"]
     sentence: str
     details: list[str]
     rule: str | None
@@ -272,6 +283,8 @@ class BudgetRecord(TypedDict):
     checks: list[CheckedRecord]
     hints: Annotated[list[str], Field(description="what would fit, each computed")]
     message: str | None
+    error: Annotated[str | None, Field(description="why the budget could not be judged")]
+    mix: Annotated[list[PartRecord] | None, Field(description="sequences of several contexts at a time")]
     change: ChangeRecord | None
     file: str | None
     line: int | None

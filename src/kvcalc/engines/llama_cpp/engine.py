@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -129,6 +130,11 @@ class LlamaCpp(EngineOptions):
         "prompt caches in host memory",
     )
     evidence: ClassVar[str] = "680 recorded contexts of 17 models, to the byte and to the printed line"
+    frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "swa_full": (False,),
+        "kv_unified": (True,),
+        "n_ubatch": (256, 128),
+    }
 
     n_batch: int = Field(2048, ge=1, le=MAX_TOKENS, description="tokens of a logical batch (-b)")
     n_ubatch: int = Field(512, ge=0, le=MAX_TOKENS, description="tokens of a micro-batch (-ub); 0 is n_batch")
@@ -176,6 +182,11 @@ class LlamaCpp(EngineOptions):
         """Sequences at a time, where the options say so: ``n_seq_max``, or llama-server's 4."""
         server = _SERVER_SLOTS if self.program == "llama-server" else None
         return self.n_seq_max or server
+
+    @property
+    def pads_to_longest(self) -> bool:
+        """Slots of one size, unless they share one buffer."""
+        return not self._launch().kv_unified
 
     @property
     def context_limit(self) -> int | None:
