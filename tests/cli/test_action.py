@@ -57,6 +57,16 @@ def test_the_first_step_installs_what_it_is_told_to_and_no_option(step, tmp_path
     assert not (tmp_path / "never").exists()
 
 
+def test_a_budget_that_cannot_be_judged_is_annotated_and_in_the_summary(step, tmp_path):
+    (tmp_path / "budgets.toml").write_text(
+        BUDGET.format(limit="3GiB") + BUDGET.replace("prod", "lost").replace("-1b", "-x")
+    )
+    done = step(1, GITHUB_STEP_SUMMARY=str(tmp_path / "summary.md"), KVCALC_FILES="", KVCALC_BASELINE="")
+    assert done.returncode == 2
+    assert done.stdout.startswith("::error file=budgets.toml,line=6,title=kvcalc%3A lost::")
+    assert "1 of 2 budgets hold, 1 not judged" in (tmp_path / "summary.md").read_text()
+
+
 def test_the_action_installs_the_checkout_that_it_is_a_part_of(step, tmp_path):
     assert step(0, KVCALC_INSTALL="checkout", GITHUB_ACTION_PATH=str(ACTION.parent)).returncode == 0
     installed = Path((tmp_path / "installed").read_text().split(" -- ")[1].strip())

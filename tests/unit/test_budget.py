@@ -339,6 +339,13 @@ def test_an_engine_with_equal_rooms_holds_all_at_the_longest(engine):
     assert mix.kv_bytes(setup, [Part(3, 4096), Part(1, 32768)]) == setup.plan.kv_bytes(32768, 4)
 
 
+def test_a_mix_counts_the_draft_of_each_part():
+    setup = prepare(MODEL, engine="llama.cpp", engine_options={"kv_unified": True}, draft=kvcalc.load("gemma-3-1b"))
+    made = mix.footprint(setup, [Part(2, 4096), Part(1, 32768)]).kv_cache
+    assert sum(row.bytes for row in made.layers) + made.padding_bytes + made.draft_bytes == made.bytes
+    assert made.draft_bytes > 0
+
+
 def test_a_mix_is_a_workload_of_a_budget(budgets):
     table = 'model = "gemma-3-27b"\nmix = ["48 x 4k", "16x32k"]\nlimit = "{}"\n'
     path = budgets(table.format("200GiB"), table.format("100GiB"), defaults='context = "8k"\nbatch = 4')
@@ -450,6 +457,13 @@ def test_a_device_must_hold_what_the_engine_needs_to_start(budgets):
     least = 2 * (needed + working)
     assert judge(Subject(one, MODEL, device_of(least))).check.headroom_bytes == 0
     assert judge(Subject(one, MODEL, device_of(least - 2))).status == "fail"
+
+
+def test_working_memory_that_is_not_modelled_is_said_in_the_verdict(budgets):
+    table = 'model = "gemma-3-1b"\ncontext = "8k"\ndevice = "h200"\nengine = "mlx-lm"'
+    verdict = judged(budgets(table))[0]
+    assert verdict.sentence().startswith("b0: without working memory 1.9 GiB of ")
+    assert verdict.check.not_modelled == "the working memory of mlx-lm is not modelled"
 
 
 def test_the_message_is_for_those_who_fail(budgets):

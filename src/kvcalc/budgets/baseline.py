@@ -113,6 +113,7 @@ def record_of(reference: str, footprint: Footprint, parts: tuple[Part, ...]) -> 
                 {"kind": row.kind, "count": row.count, "window": row.window, "bytes": row.bytes} for row in cache.layers
             ],
             "padding_bytes": cache.padding_bytes,
+            "draft_bytes": cache.draft_bytes,
         },
         "total_bytes": footprint.total_bytes,
     }
@@ -139,6 +140,9 @@ def _parts(record: Mapping[str, Any]) -> dict[str, int]:
         part = _part(layer)
         parts[part] = parts.get(part, 0) + layer["bytes"]
     parts["padding"] = record["kv_cache"]["padding_bytes"]
+    drafted = record["kv_cache"].get("draft_bytes")
+    if drafted:
+        parts["draft model"] = drafted
     # An older record may count something that today's parts do not name.
     other = record["total_bytes"] - sum(parts.values())
     return {**parts, "other": other} if other else parts
@@ -203,6 +207,7 @@ class _BaselineCache(BaseModel):
     bytes: _Bytes
     layers: Annotated[list[_BaselineLayer], Field(max_length=10_000)]
     padding_bytes: _Bytes
+    draft_bytes: _Bytes = 0  # baselines of version 0.1 have none
 
 
 class _BaselineWeights(BaseModel):

@@ -88,6 +88,7 @@ def _plus(cache: KVCache, more: KVCache, less: KVCache) -> KVCache:
         steady_bytes=cache.steady_bytes + more.steady_bytes - less.steady_bytes,
         layers=tuple(rows.values()),
         padding_bytes=cache.padding_bytes + more.padding_bytes - less.padding_bytes,
+        draft_bytes=cache.draft_bytes + more.draft_bytes - less.draft_bytes,
         notes=tuple(dict.fromkeys((*cache.notes, *more.notes))),
     )
 

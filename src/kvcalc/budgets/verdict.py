@@ -19,7 +19,7 @@ from kvcalc.budgets.baseline import Baseline, Change, compare, record_of
 from kvcalc.budgets.file import Budget, LocatedBudget, Part, Place
 from kvcalc.device import Device
 from kvcalc.errors import KVCalcError
-from kvcalc.fitting import Memory, options_on
+from kvcalc.fitting import Memory, Pool, options_on
 from kvcalc.footprints import Footprint
 from kvcalc.levers import Lever, levers, setup_levers
 from kvcalc.setup import Setup, prepare
@@ -44,6 +44,7 @@ class Check:
         limit_bytes: the most that it may be.
         warn_bytes: from here it is a warning, or None.
         terms: how the limit came about, where the budget names a device.
+        not_modelled: why the working memory of the engine is not among the terms, or empty.
     """
 
     rule: str
@@ -52,6 +53,7 @@ class Check:
     limit_bytes: int
     warn_bytes: int | None = None
     terms: str = ""
+    not_modelled: str = ""
 
     @property
     def headroom_bytes(self) -> int:
@@ -87,6 +89,7 @@ class Check:
         difference = format_bytes(abs(self.headroom_bytes), shown)
         share = "" if self.headroom is None else f" ({abs(100 * self.headroom):,.1f} %)"
         prefix = f"{self.subject} " if self.subject else ""
+        prefix += "without working memory " if self.not_modelled else ""
         ending = f"over by {difference}{share}" if self.headroom_bytes < 0 else f"{difference} left{share}"
         return f"{prefix}{sizes[0]} of {sizes[1]}, {ending}"
 
@@ -256,7 +259,7 @@ class _Limit:
 
     def check(self, workload: _Workload) -> Check:
         """The limit with what the workload uses of it."""
-        setup, parts, terms = workload.setup, self.parts or workload.parts, ""
+        setup, parts, terms, not_modelled = workload.setup, self.parts or workload.parts, "", ""
         used = 0
         if self.part != "weights":
             # A device must hold what the engine needs to start, which may be more than the cache it uses.
@@ -265,7 +268,9 @@ class _Limit:
             used += setup.weights.bytes
         match self.size:
             case Memory():
-                limit, terms = _on_device(self.size, setup, mix.whole(parts))
+                pool = _pool(self.size, setup, parts)
+                limit, terms = max(0, pool.kv_memory + setup.weights.bytes), _terms(self.size, pool)
+                not_modelled = pool.not_modelled
             case Fraction():
                 limit = setup.weights.bytes * self.size.numerator // self.size.denominator
             case _:
@@ -273,19 +278,21 @@ class _Limit:
         warn = self.warn_at
         if isinstance(warn, Fraction):
             warn = -(-limit * warn.numerator // warn.denominator)
-        return Check(self.rule, self.subject, used, limit, warn, terms)
+        return Check(self.rule, self.subject, used, limit, warn, terms, not_modelled)
 
 
-def _on_device(memory: Memory, setup: Setup, part: Part) -> tuple[int, str]:
-    """What a device leaves for weights and KV cache, and the terms of that."""
-    pool = memory.pool(setup, part.context, part.batch_size)
+def _pool(memory: Memory, setup: Setup, parts: tuple[Part, ...]) -> Pool:
+    part = mix.whole(parts)
+    return memory.pool(setup, part.context, part.batch_size)
+
+
+def _terms(memory: Memory, pool: Pool) -> str:
+    """What a device leaves for weights and KV cache, term by term."""
     device, share, working = memory.device, pool.utilization, pool.working_memory
     assert device is not None and share is not None and working is not None
     terms = f"{device.name}: {device.memory_bytes:,} B x {float(100 * share):g} %"
     terms += f" - {working.share_bytes:,} B of working memory" if working.share_bytes else ""
-    terms += f" - {memory.reserve:,} B in reserve" if memory.reserve else ""
-    terms += f"; working memory is not in it: {pool.not_modelled}" if pool.not_modelled else ""
-    return max(0, pool.kv_memory + setup.weights.bytes), terms
+    return terms + (f" - {memory.reserve:,} B in reserve" if memory.reserve else "")
 
 
 _SUBJECTS = {"total": "", "device": "", "kv_cache": "KV cache", "weights": "weights"}

@@ -77,6 +77,8 @@ def verdict_details(verdict: Verdict, units: Mapping[str, int]) -> Iterator[str]
         yield verdict.change.sentence(units)
     if verdict.terms and verdict.status in ("fail", "warn"):
         yield f"the limit: {verdict.terms}"
+    if verdict.check is not None and verdict.check.not_modelled:
+        yield f"working memory is not in the limit: {verdict.check.not_modelled}"
     if verdict.hints:
         yield f"hint: would fit: {'; or '.join(verdict.hints)}"
     for advice in verdict.advice:
