@@ -283,6 +283,30 @@ def test_a_command_states_flags(kvcalc, log, command):
     assert kvcalc("audit", log(f"{less}\n{figures}")).code == 1
 
 
+#: A context with states to roll back to, then that of the model's own prediction layer, as llama.cpp prints them.
+DRAFTED = """\
+I build: 11000 (0123abcd) with GNU 13.3.0 for Linux x86_64
+I llama_context: constructing llama_context
+I llama_context: n_seq_max     = 1
+I llama_context: n_ctx         = 65536
+I llama_context: n_ubatch      = 512
+I llama_context: n_rs_seq      = 2
+I llama_kv_cache: size = 4096.00 MiB ( 65536 cells, 16 layers, 1/1 seqs), K (f16): 2048.00 MiB, V (f16): 2048.00 MiB
+I llama_memory_recurrent: size =  448.88 MiB (     1 cells,  65 layers,  1 seqs  2 rs_seq), R (f32):   16.88 MiB
+I llama_context: constructing llama_context
+I llama_context: n_ctx         = 65536
+I llama_kv_cache: size =  136.00 MiB ( 65536 cells,  1 layers,  1/1 seqs), K (q8_0):  68.00 MiB, V (q8_0):  68.00 MiB
+"""
+
+
+def test_the_context_of_a_draft_is_judged_beside_the_models(kvcalc, log):
+    ran = kvcalc("audit", log(DRAFTED), "--model", "qwen3.5-27b", "--format", "json")
+    assert (ran.code, starts(ran)) == (0, [(1, "agrees", True), (2, "agrees", True)])
+    assert json.loads(ran.out)["starts"][0]["version"] == "b11000"
+    assert kvcalc("audit", log(DRAFTED.replace("448.88", "448.89")), "--model", "qwen3.5-27b").code == 1
+    assert kvcalc("audit", log(DRAFTED.replace("136.00", "137.00")), "--model", "qwen3.5-27b").code == 1
+
+
 # ---- what was not checked ----
 
 

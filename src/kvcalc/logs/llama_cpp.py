@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -55,6 +56,7 @@ _BUFFER = re.compile(rf"([\w.]{{1,30}})(?:\[\w{{1,20}}\])? +(model|compute|outpu
 _FILE = re.compile(r"(?:loading model|loaded meta data|load_model|from) .{0,200}?['\" ]([^\s'\"]{1,300}\.gguf)")
 _FAILED = re.compile(r"failed to allocate|cudaMalloc failed|unable to allocate|failed to create .{0,20}context")
 
+_BUILD = re.compile(r"\bbuild(?:_info)? ?[:=] ?b?(\d{3,6})[ -]\(?[0-9a-f]{7,40}\b")
 _LAUNCH = re.compile(r"llama-(?:server|cli|bench|perplexity)\b(?:\.exe)?['\"]? .{0,200}?--?\w")
 _COMMAND = {
     "-m": "model",
@@ -183,6 +185,12 @@ def _file(reader: LogReader, line: Line) -> None:
         reader.start.line = reader.start.line or line.number
 
 
+def _build(reader: LogReader, line: Line) -> None:
+    match = _BUILD.search(line.text)
+    if match:
+        reader.stated("llama.cpp", line, "build", host="ollama")["version"] = f"b{match[1]}"
+
+
 def _file_or_command(reader: LogReader, line: Line) -> None:
     if _LAUNCH.search(line.text):
         _command(reader, line)
@@ -245,6 +253,8 @@ def _question(start: Start, given: Given) -> Question:
     context = max(1, options.get("n_ctx", 256) // max(1, sequences))  # a log may state none
     if given.engine == "ollama":
         options = {"num_parallel": sequences}
+    if "version" in stated and given.engine != "ollama":
+        options["version"] = stated["version"]
     options, notes = known_options(given.engine or "llama.cpp", options)
     if "n_ubatch" not in stated and "n_ubatch" not in given.options:
         notes = (*notes, "n_ubatch is taken for 512")
@@ -291,8 +301,10 @@ def _compare(start: Start, question: Question, architecture: Architecture) -> It
     layers = start.stated.get("n_layer")
     if layers is not None:
         reported = Figure("n_layer", layers, "", 0)
-        yield checked("layers of the model", reported, _layers(layers, str(architecture.num_layers), architecture))
+        yield checked("layers of the model", reported, _layers(layers, architecture.num_layers, architecture))
     latents = [cache for cache in start.caches if cache.get("c^KV") is not None]
+    required = [*lines]
+    lines += _draft_lines(start, question, architecture, lines)
     for cache in start.caches:
         if cache.get("layers") is None:  # an old version prints one sum
             yield from _old_sum(cache, lines, architecture, placeholder=bool(latents) and cache not in latents)
@@ -302,15 +314,30 @@ def _compare(start: Start, question: Question, architecture: Architecture) -> It
             lines.remove(match)
         yield from _compare_lines(cache, match, question, architecture)
     for line in lines if len(start.caches) > 1 and not latents else ():
-        size = line.get("size")
+        size = line.get("size") if line in required else None
         if size is not None and Decimal(size.printed):
             yield Compared(f"{_title(line)}: size", 0, "none", size.printed, "MiB", "disagrees")
 
 
-def _layers(reported: str, predicted: str, architecture: Architecture) -> str:
-    """The layer count: builds that count the layers of a draft print one more, at no size."""
-    drafts = len(architecture.mtp_layers) or 1
-    return reported if reported == str(int(predicted) + drafts) and architecture.mtp_layers else predicted
+def _draft_lines(
+    start: Start, question: Question, architecture: Architecture, lines: list[CacheLine]
+) -> list[CacheLine]:
+    """The cache of the model's own prediction layers, which are a second context, where the log has such a cache."""
+    known = {layers.printed for layers in (line.get("layers") for line in lines) if layers is not None}
+    strange = [each for each in start.caches if (layers := each.get("layers")) and layers.printed not in known]
+    if not architecture.mtp_layers or question.draft is not None or not strange:
+        return []
+    types = dict(zip(("cache_type_k_draft", "cache_type_v_draft"), strange[0].types, strict=False))
+    options, _ = known_options(question.engine, {**question.options, **types})
+    report = replace(question, options=options, draft="mtp").setup(architecture).plan
+    printed = map(parse_cache, report.report(question.context, question.batch_size, 2**62)["printed"])
+    return [line for line in printed if line is not None and line not in lines]
+
+
+def _layers(reported: str, predicted: int, architecture: Architecture) -> str:
+    """The layer count: builds that count the layers of a draft print them too, at no size."""
+    counted = reported == str(predicted + len(architecture.mtp_layers))
+    return reported if counted else str(predicted)
 
 
 def _counterpart(cache: CacheLine, lines: list[CacheLine]) -> CacheLine | None:
@@ -345,8 +372,8 @@ def _compare_lines(
             continue
         name = f"{title}: {_WORDS.get(figure.name, figure.name)}"
         predicted = found.printed if found is not None else "none"
-        if figure.name == "layers" and cache.kind == "recurrent":
-            predicted = _layers(figure.printed, predicted, architecture)
+        if figure.name == "layers" and cache.kind == "recurrent" and predicted.isdecimal():
+            predicted = _layers(figure.printed, int(predicted), architecture)
         if figure.name in question.taken and figure.printed == predicted:
             yield unchecked(name, figure)
         else:
@@ -411,6 +438,9 @@ LOG = EngineLog(
         ("general.name", _info),
         ("print_info: n_layer", _info),
         ("llm_load_print_meta: n_layer", _info),
+        ("build: ", _build),
+        ("build_info: ", _build),
+        ("build = ", _build),
         (".gguf", _file_or_command),
         ("llama-server", _command),
         ("llama-cli", _command),

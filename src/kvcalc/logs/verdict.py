@@ -89,15 +89,22 @@ class LogAudit:
 
     @property
     def deciding(self) -> tuple[Audit, ...]:
-        """Of every engine and model the last start that has figures to compare: they decide whether the log agrees."""
+        """Of every engine and model the last start that has figures to compare: they decide whether the log agrees.
+
+        A context of other layers in the same process (a draft's) is a start of its own.
+        """
         counted = [audit for audit in self.audits if audit.rows and audit.reference is not None]
-        last = {(audit.start.engine, audit.reference): audit for audit in counted}
+        last = {(audit.start.engine, audit.reference, _layer_counts(audit.start)): audit for audit in counted}
         return tuple(sorted(last.values(), key=lambda audit: audit.start.number))
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What became of the starts that do not decide."""
         return tuple(_aside(audit) for audit in self.audits if audit not in self.deciding)
+
+
+def _layer_counts(start: Start) -> tuple[str, ...]:
+    return tuple(layers.printed for layers in (cache.get("layers") for cache in start.caches) if layers is not None)
 
 
 def audit(
@@ -344,25 +351,28 @@ def _reason(
     start, question = found.start, found.question
     tried = list(log.changes(start, question))
 
-    def agreeing(other: Question) -> int:
+    def outcome(other: Question) -> tuple[Compared, ...]:
         try:
-            rows = list(_rows(log, start, other, architecture))
+            return tuple(_rows(log, start, other, architecture))
         except KVCalcError:
-            return 0
-        wrong = sum(row.verdict == "disagrees" for row in rows)
-        return len(rows) - wrong
+            return ()
 
-    every, now = len(found.rows), sum(row.verdict != "disagrees" for row in found.rows)
-    singles = [(agreeing(change.of(question)), change.label) for change in tried]
-    most = max((count for count, _ in singles), default=0)
-    best = next((label for count, label in singles if count == most), "")
+    def agreeing(rows: tuple[Compared, ...]) -> int:
+        return sum(row.verdict != "disagrees" for row in rows)
+
+    every, now = len(found.rows), agreeing(found.rows)
+    singles = [(change, outcome(change.of(question))) for change in tried]
+    most = max((agreeing(rows) for _, rows in singles), default=0)
+    best = next((change.label for change, rows in singles if agreeing(rows) == most), "")
     if most >= every:
         return f"all figures agree with {best}"
     other = _draft_reason(found, architecture, drafts) or log.explain(start, question, architecture, found.rows)
     if other is not None and not other.startswith("another model"):
         return other
-    for first, second in combinations(tried, 2):
-        if first.option != second.option and agreeing(second.of(first.of(question))) >= every:
+    # A change that moves nothing by itself, or that the engine refuses, is no half of a reason.
+    moving = [change for change, rows in singles if rows and rows != found.rows]
+    for first, second in combinations(moving, 2):
+        if first.option != second.option and agreeing(outcome(second.of(first.of(question)))) >= every:
             return f"all figures agree with {first.label} and {second.label}"
     if most > now:
         return f"{most} of {every} figures agree with {best}, the others do not"
