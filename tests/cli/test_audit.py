@@ -307,6 +307,30 @@ def test_the_context_of_a_draft_is_judged_beside_the_models(kvcalc, log):
     assert kvcalc("audit", log(DRAFTED.replace("136.00", "137.00")), "--model", "qwen3.5-27b").code == 1
 
 
+#: 4,096 tokens and one more in steps of 256: 4,352 x 131,072 bytes.
+MLX = """\
+$ mlx_lm.server --model mlx-community/Llama-3.1-8B-Instruct-4bit
+2026-03-01 10:00:10,000 - INFO - Prompt Cache: 1 sequences, 0.57 GB
+"""
+
+
+def test_mlx_lm_says_what_it_keeps_of_prompts(kvcalc, log):
+    assert kvcalc("audit", log(MLX), "-c", "4k").code == 0
+    assert kvcalc("audit", log(MLX.replace("0.57", "0.54")), "-c", "4k").code == 1
+    several = MLX.replace("1 sequences, 0.57", "2 sequences, 1.14")
+    assert "nothing could be checked" in kvcalc("audit", log(several), "-c", "4k").out
+    assert kvcalc("audit", log(several), "-c", "4k", "-b", "2").code == 0
+
+
+def test_prediction_layers_that_a_model_has_not_are_said(kvcalc, log):
+    drafted = NEW.replace(
+        "'max_model_len'", "'speculative_config': {'method': 'mtp', 'num_speculative_tokens': 1}, 'max_model_len'"
+    )
+    assert "which gemma-3-27b has not: they are not counted" in kvcalc("audit", log(drafted)).out
+    eagle = drafted.replace("'mtp'", "'eagle3'")
+    assert "the log states a draft model (eagle3), which is not counted" in kvcalc("audit", log(eagle)).out
+
+
 # ---- what was not checked ----
 
 

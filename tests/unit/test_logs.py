@@ -359,6 +359,30 @@ def test_tensorrt_llm_of_several_years():
 
 
 @pytest.mark.parametrize(
+    ("line", "stated"),
+    [
+        ("INFO [cuda.py:275] Forcing kv cache block size to 64 for FlashMLA backend.", {"block_size": "64"}),
+        (
+            "WARNING Turning off hybrid kv cache manager because `--kv-transfer-config` is set.",
+            {"disable_hybrid_kv_cache_manager": "True"},
+        ),
+        ("INFO [vllm.py:790] Asynchronous scheduling is enabled.", {"async_scheduling": "True"}),
+        ("WARNING Async scheduling will be disabled because it is not supported", {"async_scheduling": "False"}),
+        ("INFO [cache.py:227] Using fp8 data type to store kv cache.", {"kv_cache_dtype": "fp8"}),
+        ("INFO Using DeepSeek's fp8_ds_mla KV cache format.", {"kv_cache_dtype": "fp8_ds_mla"}),
+        ("INFO Using max model len 131072", {"max_model_len": "131072"}),
+        ("INFO Overriding num_gpu_blocks=0 with num_gpu_blocks_override=512", {"num_gpu_blocks_override": "512"}),
+        (
+            "Multiplying the GPU KV cache size by the cp_world_size 8 (pcp_world_size 2 * dcp_world_size 4).",
+            {"prefill_context_parallel_size": "2", "decode_context_parallel_size": "4"},
+        ),
+    ],
+)
+def test_vllm_says_in_sentences_what_it_settles(line, stated):
+    assert last_run(line).stated == stated
+
+
+@pytest.mark.parametrize(
     ("name", "preset"),
     [
         ("google/gemma-3-27b-it", "gemma-3-27b"),

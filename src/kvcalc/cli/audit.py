@@ -31,7 +31,9 @@ EXAMPLES = (
 def audit(
     log: Annotated[
         str,
-        typer.Argument(metavar="LOG", help="A log of vLLM, llama.cpp, SGLang, Ollama or TensorRT-LLM; - for stdin."),
+        typer.Argument(
+            metavar="LOG", help="A log of vLLM, llama.cpp, Ollama, SGLang, TensorRT-LLM, MLX-LM; - for stdin."
+        ),
     ],
     model: Annotated[
         str | None, typer.Option("--model", metavar="MODEL", help="The model, where the log does not name a preset.")

@@ -24,7 +24,7 @@ MOST_STARTS = 64
 _MOST_REPLICAS = 64
 _MOST_ARGUMENT_LINES = 2_000
 
-UNIT_BYTES = {"B": 1, "KiB": KiB, "MiB": MiB, "GiB": GiB, "TiB": 2**40}
+UNIT_BYTES = {"B": 1, "KiB": KiB, "MiB": MiB, "GiB": GiB, "TiB": 2**40, "gigabytes": 10**9}
 NUMBER = r"(\d{1,12}(?:\.\d{1,6})?)"
 COUNT = r"(\d{1,18}(?:,\d{3}){0,5})"
 

@@ -14,7 +14,7 @@ from itertools import combinations
 
 from kvcalc.architecture import Architecture
 from kvcalc.errors import InputError, KVCalcError, quote
-from kvcalc.logs import llama_cpp, ollama, sglang, tensorrt_llm, vllm
+from kvcalc.logs import llama_cpp, mlx_lm, ollama, sglang, tensorrt_llm, vllm
 from kvcalc.logs.base import (
     COMMON,
     UNIT_BYTES,
@@ -37,7 +37,7 @@ from kvcalc.units import ceil_div
 
 #: How the log of each engine is understood; the markers of the first ones are looked for first.
 LOGS: Mapping[str, EngineLog] = {
-    log.engine: log for log in (vllm.LOG, ollama.LOG, llama_cpp.LOG, sglang.LOG, tensorrt_llm.LOG)
+    log.engine: log for log in (vllm.LOG, ollama.LOG, llama_cpp.LOG, sglang.LOG, tensorrt_llm.LOG, mlx_lm.LOG)
 }
 MARKERS: tuple[Marker, ...] = (*(marker for log in LOGS.values() for marker in log.markers), *COMMON)
 
@@ -228,7 +228,7 @@ def audit_start(
         KVCalcError: the log leaves out what the prediction needs, or the engine refuses the configuration.
     """
     log = LOGS[start.engine or ""]
-    question = _with_known_version(log.question(start, given), architecture)
+    question = _with_known_version(_with_known_draft(log.question(start, given), architecture), architecture)
     rows = tuple(_rows(log, start, question, architecture))
     found = Audit(start, reference, question, rows, notes=question.notes, layout=architecture.layout)
     if found.verdict != "disagrees":
@@ -246,6 +246,14 @@ def _rows(log: EngineLog, start: Start, question: Question, architecture: Archit
         for row in log.compare(replica, question, architecture):
             if (row.figure, row.reported, row.verdict) not in known:
                 yield replace(row, figure=f"{row.figure} (DP {rank})")
+
+
+def _with_known_draft(question: Question, architecture: Architecture) -> Question:
+    """The question without prediction layers that the log states and the model here has not."""
+    if question.draft != "mtp" or architecture.mtp_layers:
+        return question
+    note = f"the log states prediction layers (MTP), which {architecture.name} has not: they are not counted"
+    return replace(question, draft=None, notes=(*question.notes, note))
 
 
 def _with_known_version(question: Question, architecture: Architecture) -> Question:

@@ -55,6 +55,8 @@ _PAGE_PADDING = re.compile(rf"Padding mamba page size by {NUMBER}%")
 _VERSION = re.compile(r"(?:vLLM API server version|LLM engine \(v|version):? ?v?(\d{1,3}\.\d{1,3}(?:\.\d{1,3})?)")
 _BATCHED = re.compile(rf"max_num_batched_tokens={COUNT}")
 _STORED_FORMAT = re.compile(r"Using (\w{1,30}) data type to store kv cache|Using DeepSeek's (\w{1,30}) KV cache format")
+_KERNEL_BLOCK = re.compile(r"kv cache block size to (\d{1,6}) for")
+_ASYNC = re.compile(r"[Aa]sync(?:hronous)? scheduling (?:is|will be) (enabled|disabled)")
 _LENGTH = re.compile(r"Using max model len (\d{1,10})")
 _PARALLEL = re.compile(
     rf"(?:dcp_world_size|cp_world_size) {COUNT}(?: \(pcp_world_size {COUNT} \* dcp_world_size {COUNT})?"
@@ -161,7 +163,7 @@ def _padding(reader: LogReader, line: Line) -> None:
 def _override(reader: LogReader, line: Line) -> None:
     match = _OVERRIDE.search(line.text)
     if match:
-        reader.of("vllm", line).stated["num_gpu_blocks_override"] = match[1].replace(",", "")
+        reader.stated("vllm", line)["num_gpu_blocks_override"] = match[1].replace(",", "")
 
 
 def _attention_block(reader: LogReader, line: Line) -> None:
@@ -191,7 +193,7 @@ def _terms(reader: LogReader, line: Line) -> None:
 def _context_parallel(reader: LogReader, line: Line) -> None:
     match = _PARALLEL.search(line.text)
     if match:
-        stated = reader.of("vllm", line).stated
+        stated = reader.stated("vllm", line)
         stated["decode_context_parallel_size"] = match[3] or match[1]
         if match[2]:
             stated["prefill_context_parallel_size"] = match[2]
@@ -291,6 +293,17 @@ def _stored_format(reader: LogReader, line: Line) -> None:
         reader.stated("vllm", line)["kv_cache_dtype"] = match[1] or match[2]
 
 
+def _settled(reader: LogReader, line: Line) -> None:
+    """What the engine decides by itself and says in a sentence."""
+    text, stated = line.text, reader.stated("vllm", line)
+    if match := _KERNEL_BLOCK.search(text):
+        stated["block_size"] = match[1]
+    elif "ybrid KV cache manager is disabled" in text or "urning off hybrid kv cache manager" in text:
+        stated["disable_hybrid_kv_cache_manager"] = "True"
+    elif match := _ASYNC.search(text):
+        stated["async_scheduling"] = str(match[1] == "enabled")
+
+
 def _length(reader: LogReader, line: Line) -> None:
     match = _LENGTH.search(line.text)
     if match:
@@ -351,6 +364,8 @@ def _question(start: Start, given: Given) -> Question:
             notes.append(f"vllm {version} is not modelled: the rule of {_OLDEST} is used")
     if "max_num_batched_tokens" not in stated and "max_num_batched_tokens" not in given.options:
         notes.append("the log does not state max_num_batched_tokens: the engine's default is used")
+    if drafted and given.draft is None and "method" in stated and not stated["method"].endswith(("mtp", "ngram")):
+        notes.append(f"the log states a draft model ({stated['method']}), which is not counted: give it with --draft")
     dtype = given.kv_cache_dtype or stated.get("kv_cache_dtype") or stated.get("dtype")
     names = {*options, *given.options, *(name for name in ("tensor_parallel_size", "kv_cache_dtype") if name in stated)}
     if any(each.startswith(("arguments", "command")) for each in start.seen):
@@ -575,6 +590,11 @@ LOG = EngineLog(
         ("data type to store kv cache", _stored_format),
         ("KV cache format", _stored_format),
         ("Using max model len", _length),
+        ("kv cache block size to ", _settled),
+        ("ybrid KV cache manager is disabled", _settled),
+        ("urning off hybrid kv cache manager", _settled),
+        (" scheduling is ", _settled),
+        (" scheduling will be ", _settled),
         ("Chunked prefill is enabled", _chunked),
         ("oading took ", _terms),
         ("model weights took", _terms),
