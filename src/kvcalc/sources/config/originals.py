@@ -83,6 +83,8 @@ def _params(config: Mapping[str, Any]) -> Mapping[str, Any]:
     """Mistral's ``params.json``, and Meta's, which states ``ffn_dim_multiplier`` in place of the width."""
     reader = Config(config, "mistral", {}, {})
     table = {usual: value for usual, own in _PARAMS.items() if (value := reader.stated(own)) is not None}
+    if table.get("vocab_size") == -1:  # Meta's files leave it to the tokenizer
+        table["vocab_size"] = 32_000
     if "hidden_dim" not in config and ("multiple_of" in config or "ffn_dim_multiplier" in config):
         return table | {"model_type": "llama", "intermediate_size": _metas_width(reader)}
     table.setdefault("sliding_window", None)

@@ -82,17 +82,18 @@ def recognise(config: Mapping[str, Any]) -> Recognised:
         if stated is not None and (not isinstance(stated, str) or len(stated) > 100):
             raise InputError(f"model_type must be a short text, not {quote(stated)}", location="model_type")
     names = [place["model_type"] for place in (table, outer) if place.get("model_type")]
-    for found in _candidates(table, outer):
-        if found is not None:
-            model_type, family = found
-            break
-    else:
+    found = next((each for each in _candidates(table, outer) if each is not None), None)
+    composed = family_of(outer["model_type"]) if outer.get("model_type") else None
+    if composed is not None and composed[1].not_modelled is not None:
+        found = composed
+    if found is None:
         if not names:
             raise InputError(
                 "model_type is missing", hint="is it the config.json of a language model?", location="model_type"
             )
         model_type = canonical_type(names[0])
         return Recognised(table, outer, model_type, *_unknown(table, model_type))
+    model_type, family = found
     if family.encoder_only:
         raise UnsupportedError(
             f"{quote(model_type)} is an encoder: it keeps no KV cache",

@@ -1,0 +1,174 @@
+"""Kinds of files beside the plain config.json of a decoder, each in several forms."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from kvcalc import kv_cache_bytes
+from kvcalc.errors import NotModelledError
+from kvcalc.sources.config import read_config
+from kvcalc.weights import weights
+
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+}
+WHOLE, BODY = 8_030_261_248, 7_504_924_672
+
+
+def parameters(config: dict[str, Any]) -> int:
+    return weights(read_config(config), None).parameters
+
+
+WHISPER_LARGE_V3 = {
+    "model_type": "whisper",
+    "d_model": 1280,
+    "decoder_layers": 32,
+    "encoder_layers": 32,
+    "decoder_attention_heads": 20,
+    "encoder_attention_heads": 20,
+    "decoder_ffn_dim": 5120,
+    "encoder_ffn_dim": 5120,
+    "num_mel_bins": 128,
+    "vocab_size": 51866,
+}
+T5_V1_1_XL = {
+    "model_type": "t5",
+    "d_model": 2048,
+    "d_ff": 5120,
+    "d_kv": 64,
+    "num_heads": 32,
+    "num_layers": 24,
+    "feed_forward_proj": "gated-gelu",
+    "tie_word_embeddings": False,
+    "vocab_size": 32128,
+}
+NLLB_600M = {
+    "model_type": "m2m_100",
+    "d_model": 1024,
+    "decoder_layers": 12,
+    "encoder_layers": 12,
+    "decoder_attention_heads": 16,
+    "encoder_attention_heads": 16,
+    "decoder_ffn_dim": 4096,
+    "encoder_ffn_dim": 4096,
+    "vocab_size": 256206,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "count", "kv_bytes"),
+    [
+        (WHISPER_LARGE_V3, 1_543_490_560, 32 * 2 * 1280 * 2),
+        (T5_V1_1_XL, 2_849_757_184, 24 * 2 * 2048 * 2),
+        (NLLB_600M, 615_073_792, 12 * 2 * 1024 * 2),
+    ],
+)
+def test_encoder_decoders_keep_what_the_decoder_reads(config: dict[str, Any], count: int, kv_bytes: int) -> None:
+    model = read_config(config)
+    assert weights(model, None).parameters == count
+    assert kv_cache_bytes(model, context=1000) == 1000 * kv_bytes
+    assert any("encoder_tokens" in note for note in model.provenance.notes)
+
+
+@pytest.mark.parametrize(
+    "around",
+    ["text_config", "llm_cfg", "lm_config", "decoder_config", "language_config", "backbone_config", "vlm_config"],
+)
+def test_a_language_model_is_found_under_any_usual_name(around: str) -> None:
+    assert parameters({"model_type": "my_wrapper", around: LLAMA, "vision_config": {"hidden_size": 8}}) == WHOLE
+    assert parameters({"model_type": "my_wrapper", around: {"model_type": "llava", "text_config": LLAMA}}) == WHOLE
+
+
+def test_a_vision_backbone_is_no_language_model() -> None:
+    vision = {"hidden_size": 1280, "num_hidden_layers": 2, "num_attention_heads": 16, "model_type": "siglip"}
+    assert parameters(LLAMA | {"backbone_config": vision}) == WHOLE
+
+
+def test_an_unknown_type_is_what_its_class_says() -> None:
+    model = read_config(LLAMA | {"model_type": "my_llama", "architectures": ["LlamaForCausalLM"]})
+    assert (model.model_type, weights(model, None).parameters) == ("llama", WHOLE)
+    assert read_config(LLAMA | {"model_type": "Yi"}).model_type == "yi"
+    assert read_config(LLAMA | {"model_type": "stablelm_epoch"}).model_type == "stablelm"
+
+
+def test_the_head_is_what_the_class_has() -> None:
+    labels = {"0": "no", "1": "maybe", "2": "yes"}
+    assert parameters(LLAMA | {"architectures": ["LlamaForSequenceClassification"], "num_labels": 1}) == BODY + 4096
+    assert parameters(LLAMA | {"architectures": ["LlamaForSequenceClassification"], "id2label": labels}) == (
+        BODY + 3 * 4096
+    )
+    assert parameters(LLAMA | {"architectures": ["LlamaForTokenClassification"]}) == BODY + 2 * 4096 + 2
+    assert parameters(LLAMA | {"architectures": ["LlamaModel"]}) == BODY
+    assert parameters(LLAMA | {"architectures": ["LlavaLlamaModel"]}) == WHOLE
+    assert parameters(LLAMA | {"architectures": ["LlamaModel"], "auto_map": {"AutoModelForCausalLM": "m.L"}}) == WHOLE
+
+
+def test_an_eagle_3_draft_reads_the_embedding_and_three_states_of_its_target() -> None:
+    draft = LLAMA | {"architectures": ["LlamaForCausalLMEagle3"], "num_hidden_layers": 1, "draft_vocab_size": 32000}
+    block = (BODY - 128256 * 4096 - 4096) // 32
+    second_input, joined, head, norms = (4096 + 2 * 1024) * 4096, 3 * 4096**2, 32000 * 4096, 2 * 4096
+    assert parameters(draft) == block + second_input + joined + head + norms
+
+
+def test_experts_of_a_dense_type_are_read_and_said() -> None:
+    model = read_config(LLAMA | {"num_local_experts": 8, "num_experts_per_tok": 2})
+    assert weights(model, None).parameters == WHOLE + 32 * (7 * 3 * 4096 * 14336 + 8 * 4096)
+    assert any("weights estimated" in note for note in model.provenance.notes)
+    assert parameters(LLAMA | {"num_experts": 1}) == WHOLE
+
+
+PARAMS = {"dim": 4096, "n_layers": 32, "head_dim": 128, "hidden_dim": 14336, "n_heads": 32, "n_kv_heads": 8}
+
+
+@pytest.mark.parametrize(
+    ("config", "count"),
+    [
+        (PARAMS | {"vocab_size": 32000, "sliding_window": 4096}, 7_241_732_096),
+        (PARAMS | {"vocab_size": 32000, "moe": {"num_experts": 8, "num_experts_per_tok": 2}}, 46_702_792_704),
+        ({"dim": 4096, "n_layers": 32, "n_heads": 32, "multiple_of": 256, "vocab_size": -1}, 6_738_415_616),
+        (
+            {"dim": 8192, "n_layers": 80, "n_heads": 64, "n_kv_heads": 8, "multiple_of": 4096, "vocab_size": 32000}
+            | {"ffn_dim_multiplier": 1.3},
+            68_976_648_192,
+        ),
+        ({"d_model": 2560, "n_layer": 64, "vocab_size": 50277, "ssm_cfg": {}}, 2_768_345_600),
+        (
+            {"d_model": 2560, "n_layer": 64, "vocab_size": 50277, "ssm_cfg": {"layer": "Mamba2"}}
+            | {"pad_vocab_size_multiple": 16},
+            2_702_599_680,
+        ),
+    ],
+)
+def test_files_of_other_programs_name_no_model_type(config: dict[str, Any], count: int) -> None:
+    assert parameters(config) == count
+
+
+def test_latents_are_plain_attention_where_the_file_has_none() -> None:
+    sizes = {"qk_nope_head_dim": 0, "qk_rope_head_dim": 0, "v_head_dim": 0, "num_key_value_heads": 32}
+    for rank in ({"kv_lora_rank": None}, {"use_mla": False, "kv_lora_rank": 512}, {"kv_lora_rank": 0}):
+        model = read_config(LLAMA | {"model_type": "deepseek_v2"} | sizes | rank)
+        assert kv_cache_bytes(model, context=1000) == 32 * 1000 * 2 * 4096 * 2
+    wide = LLAMA | {"model_type": "deepseek_v3", "kv_lora_rank": None, "num_key_value_heads": 32}
+    split = {"qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128}
+    assert kv_cache_bytes(read_config(wide | split), context=1000) == 32 * 1000 * 32 * (192 + 128) * 2
+
+
+def test_a_model_of_two_types_is_refused_with_its_reason() -> None:
+    with pytest.raises(NotModelledError, match="models of two types"):
+        read_config({"model_type": "vision-encoder-decoder", "decoder": {"model_type": "mbart"}})
+
+
+def test_the_outer_table_decides_whether_the_head_is_tied() -> None:
+    table = 128256 * 4096
+    for outer, inner, tied in ((True, False, True), (False, True, False), (None, True, True), (None, False, False)):
+        text = LLAMA | {"tie_word_embeddings": inner}
+        file = {"model_type": "llava", "text_config": text} | ({} if outer is None else {"tie_word_embeddings": outer})
+        assert parameters(file) == (WHOLE - table if tied else WHOLE)
