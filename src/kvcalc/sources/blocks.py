@@ -322,7 +322,7 @@ def _rg_lru(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
         _plain("state", "temporal_block.linear_x.bias", width),
         _plain("state", "temporal_block.linear_y.bias", width),
         _plain("state", "temporal_block.linear_out.bias", hidden_size),
-        Tensor("state", width, count=2, role="temporal_block.rg_lru.gate_bias"),
+        Tensor("state", H * block, count=2, role="temporal_block.rg_lru.gate_bias"),
         _plain("state", "temporal_block.rg_lru.recurrent_param", width),
     )
 

@@ -61,7 +61,7 @@ def describe(config: Config, family: Family) -> tuple[list[LayerSpec], Fields]:
     if family.no_cache:
         config.notes.append("every token sees every other, and each step reads them all again: no KV cache is kept")
         entries = [LayerSpec(kind="encoder")] * len(entries)
-    elif config.value("use_bidirectional_attention") in (True, "all"):
+    elif family.bidirectional_if is not None and config.value(family.bidirectional_if) in (True, "all"):
         config.notes.append("bidirectional attention: an encoder, which keeps no KV cache")
         entries = [LayerSpec(kind="encoder")] * len(entries)
     by_class(config, fields)
@@ -106,7 +106,7 @@ def _of_the_model(config: Config, family: Family) -> Fields:
         "hidden_size": config.need(*HIDDEN),
         "vocab_size": config.need(*VOCABULARY),
         "max_context": config.tokens(*CONTEXTS),
-        "tie_embeddings": _tied(config),
+        "tie_embeddings": not family.never_tied and _tied(config),
         "head_bias": _on(config, family.head_bias),
         "norms": _norms(config, family.norms),
     }
@@ -122,6 +122,10 @@ def _of_the_model(config: Config, family: Family) -> Fields:
         fields["per_layer_input"] = _per_layer_input(config, family.per_layer_input)
     if family.encoder is not None:
         fields["encoder"] = _encoder(config, family.encoder)
+        if family.encoder.shared_tables and not fields["tie_embeddings"]:
+            fields["encoder"]["embedding"] = True
+            table = {"rows": fields["vocab_size"], "columns": fields["hidden_size"]}
+            fields["extra"] = ({"role": "decoder.embed_tokens", "part": "embedding"} | table,)
         config.notes.append("the cross-attention cache is as long as the encoder's input: encoder_tokens")
     return fields
 

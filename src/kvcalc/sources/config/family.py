@@ -123,6 +123,7 @@ class Encoder(_Table):
     """The encoder that each decoder layer attends to: the keys of its numbers, which are the decoder's where none is.
 
     Attributes:
+        shared_tables: both sides read one table where the head is tied to it, and have one each beside it otherwise.
         others: as the fields of the spec's ``[encoder]``.
     """
 
@@ -136,6 +137,7 @@ class Encoder(_Table):
     norms_per_layer: int = 2
     norms: int = 1
     embedding: Switch = False
+    shared_tables: bool = False
     learned_positions: Positions | None = None
 
 
@@ -163,6 +165,7 @@ class Family(_Table):
             one.
         encoder_only: a model that keeps nothing from token to token and generates no text.
         no_cache: a model that generates text and keeps nothing (a diffusion language model).
+        bidirectional_if: the key that makes the model an encoder: its tokens see each other both ways.
         not_modelled: why there is no rule for the type.
         remote: a class beside the checkpoint, which calls the whole model, with its head, ...Model.
         names: a usual key -> the key that holds its number in these files; a dot leads into a nested table.
@@ -174,6 +177,7 @@ class Family(_Table):
         state: how state layers are read, as the keys say if None.
         layers_factor: layers here for one of the file (LongCat has two attentions in each).
         last_is_global: the last layer is global even where the file lists it as sliding (Gemma 4).
+        never_tied: the class has a head of its own, whatever ``tie_word_embeddings`` says.
         head_bias: a bias on the head.
         embedding_size: the key of the width of an embedding narrower than the layers.
         hyper_connections, kv_shared_last_layers: keys of these numbers.
@@ -187,6 +191,7 @@ class Family(_Table):
     spellings: dict[str, str] = {}
     encoder_only: bool = False
     no_cache: bool = False
+    bidirectional_if: str | None = None
     not_modelled: str | None = None
     remote: bool = False
     names: dict[str, str] = {}
@@ -203,6 +208,7 @@ class Family(_Table):
     per_layer_input: PerLayerInput | None = None
     layers_factor: int = 1
     last_is_global: bool = False
+    never_tied: bool = False
     head_bias: Switch = False
     embedding_size: str | None = None
     learned_positions: Positions | None = None
