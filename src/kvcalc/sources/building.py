@@ -129,7 +129,8 @@ def _entries(spec: ModelSpec) -> list[LayerSpec]:
     if word.keeps_order:
         word = Layout(1, 0, word.window)
     local, full = LayerSpec(kind="sliding", window=word.window), LayerSpec(kind="full")
-    return [local if word.is_local(i) else full for i in range(spec.num_layers)]
+    block = [local] * (word.local or 0) + [full] * (word.global_ or 0)
+    return (block * (spec.num_layers // len(block) + 1))[: spec.num_layers]
 
 
 def _is_pattern(layout: str, extra: dict[str, LayerSpec]) -> bool:
@@ -183,9 +184,20 @@ class _Builder:
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         self._built: dict[tuple[LayerSpec, str, int | None], Layer] = {}
+        dense = spec.feed_forward
+        self._alike = spec.experts is None and (dense is None or isinstance(dense.intermediate_size, int))
+        self._known: dict[int, Layer] = {}  # by the entry's id: a list has few of them, each many times
 
     def layer(self, entry: LayerSpec, at: int) -> Layer:
         """The layer of an entry at a position, which decides about experts and per-layer widths."""
+        if not self._alike:
+            return self._layer_at(entry, at)
+        known = self._known.get(id(entry))
+        if known is None:
+            known = self._known[id(entry)] = self._layer_at(entry, at)
+        return known
+
+    def _layer_at(self, entry: LayerSpec, at: int) -> Layer:
         block = entry.feed_forward or self._block_at(at)
         width = self._width_at(entry, at) if block != "none" else None
         key = (entry, block, width)
