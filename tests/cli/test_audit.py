@@ -399,6 +399,13 @@ def test_a_presets_own_name_is_known():
     assert {preset_of(name) for name in shipped.names("models")} == set(shipped.names("models"))
 
 
+def test_the_number_of_batched_tokens_is_said_to_be_assumed_where_nobody_states_it(kvcalc, log):
+    text = NEW.replace(", 'max_num_batched_tokens': 8192", "")
+    note = "does not state max_num_batched_tokens"
+    assert note in kvcalc("audit", log(text)).out
+    assert note not in kvcalc("audit", log(text), "-E", "max_num_batched_tokens=8192").out
+
+
 def test_an_option_for_a_log_of_no_engine_is_no_reason_to_fall_over(kvcalc, log):
     ran = kvcalc("audit", log("nothing here"), "-E", "block_size=32")
     assert ran.code == 2

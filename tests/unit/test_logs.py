@@ -255,6 +255,14 @@ def test_a_long_line_of_utf_16_is_cut():
     assert (report.lines, report.cut, printed(report.starts[-1])) == (2, 1, {"pool_tokens": "620944"})
 
 
+@pytest.mark.parametrize("length", [3 * LONGEST_LINE // 2 - 1, 5 * LONGEST_LINE // 2 - 1])
+def test_a_line_of_utf_16_that_ends_with_a_piece_that_was_read_is_cut_all_the_same(length):
+    """With its mark it fills pieces of LONGEST_LINE bytes exactly: the next one begins with the end of the line."""
+    data = ("x" * length + "\n" + POOL + "\n").encode("utf-16")
+    report = read(bounded_lines(io.BytesIO(data)))
+    assert (report.lines, report.cut, printed(report.starts[-1])) == (2, 1, {"pool_tokens": "620944"})
+
+
 def test_data_parallel_engines_are_one_start():
     text = ""
     for rank, tokens in ((0, "600,000"), (1, "620,944")):
