@@ -30,6 +30,7 @@ from kvcalc.sources.safetensors import (
     INDEX_NAME,
     LARGEST_HEADER,
     LARGEST_INDEX,
+    StoredTensor,
     StoredWeights,
     add_up,
     header_length,
@@ -244,7 +245,6 @@ class _Repository:
         self.asked = self.revision
         self.host = urlsplit(self.endpoint).netloc.rpartition("@")[2]
         self.counting = threading.Lock()
-        self.one_long_header = threading.Lock()
 
     def fetch(self) -> HubModel:
         """config.json, the index where there is one, and every header."""
@@ -272,31 +272,29 @@ class _Repository:
     def weights(self) -> StoredWeights | None:
         """What the weights take, from the index and the headers; None where there are none."""
         try:
-            index = self.read(INDEX_NAME, LARGEST_INDEX)
+            placed = parse_index(self.read(INDEX_NAME, LARGEST_INDEX).data, self.place(INDEX_NAME))
         except _NoSuchFile:
             self.files_all = 1
             try:
-                text, data_bytes = self.header(_SINGLE_FILE)
+                return add_up([self.header(_SINGLE_FILE, self.beginning(_SINGLE_FILE))])
             except _NoSuchFile:
                 return None
-            return add_up([parse_header(text, data_bytes, self.place(_SINGLE_FILE))])
-        placed = parse_index(index.data, self.place(INDEX_NAME))
         self.files_all = len(placed)
         return add_up(
-            listed_tensors(parse_header(text, data_bytes, self.place(file)), placed.pop(file), self.place(file))
-            for file, text, data_bytes in self.all_headers(list(placed))
+            listed_tensors(self.header(file, beginning), placed.pop(file), self.place(file))
+            for file, beginning in self.beginnings(list(placed))
         )
 
     def place(self, file: str) -> str:
         """A file as errors name it."""
         return f"{file} of hf:{self.name}"
 
-    def all_headers(self, files: list[str]) -> Iterator[tuple[str, bytes, int]]:
-        """The header of each file and the bytes behind it, several read at a time, as they come.
+    def beginnings(self, files: list[str]) -> Iterator[tuple[str, _Answer]]:
+        """The beginning of each file, several read at a time, as they come.
 
         The threads are daemons: an interrupted program does not wait for a slow server.
         """
-        found: Queue[tuple[str, bytes, int] | BaseException] = Queue(maxsize=1)
+        found: Queue[tuple[str, _Answer] | BaseException] = Queue(maxsize=1)
         waiting = iter(files)
         ended = threading.Event()
 
@@ -307,11 +305,11 @@ class _Repository:
                 if file is None:
                     return
                 try:
-                    put((file, *self.header(file)))
+                    put((file, self.beginning(file)))
                 except BaseException as error:
                     put(error)
 
-        def put(item: tuple[str, bytes, int] | BaseException) -> None:
+        def put(item: tuple[str, _Answer] | BaseException) -> None:
             while not ended.is_set():
                 with suppress(Full):  # the one before it is being parsed
                     found.put(item, timeout=0.1)
@@ -328,18 +326,21 @@ class _Repository:
         finally:
             ended.set()
 
-    def header(self, file: str) -> tuple[bytes, int]:
-        """The header of one file and the bytes behind it: one ranged read, and a second where the header is long."""
-        first = self.read(file, _FIRST_BYTES, (0, _FIRST_BYTES - 1))
-        if first.whole_bytes is None:
+    def beginning(self, file: str) -> _Answer:
+        """The first bytes of a file, which hold the whole of most headers."""
+        return self.read(file, _FIRST_BYTES, (0, _FIRST_BYTES - 1))
+
+    def header(self, file: str, beginning: _Answer) -> dict[str, StoredTensor]:
+        """The tensors of a file; what its beginning lacks of its header is read now, long ones one after the other."""
+        data, whole_bytes = beginning.data, beginning.whole_bytes
+        if whole_bytes is None:
             raise NetworkError(f"{self.host} does not say how long {quote(file)} is", hint="is HF_ENDPOINT right?")
-        length = header_length(first.data, first.whole_bytes, self.place(file))
-        text = first.data[8 : 8 + length]
-        if len(text) < length:
-            with self.one_long_header:
-                text += self.read(file, LARGEST_HEADER + 8, (len(first.data), 8 + length - 1)).data
+        end = 8 + header_length(data, whole_bytes, self.place(file))
+        if len(data) < end:
+            data += self.read(file, LARGEST_HEADER + 8, (len(data), end - 1)).data
+        tensors = parse_header(data[8:end], whole_bytes - end, self.place(file))
         self.files_done += 1
-        return text, first.whole_bytes - 8 - length
+        return tensors
 
     def read(self, file: str, most: int, span: tuple[int, int] | None = None) -> _Answer:
         """At most ``most`` bytes of a file; with a ``span`` those from its first to its last byte.
