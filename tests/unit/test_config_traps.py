@@ -50,6 +50,17 @@ def test_rules_that_live_in_code() -> None:
 
 
 def test_dead_windows() -> None:
+    for model_type in ("qwen2", "qwen2_moe", "qwen3_moe"):
+        experts = (
+            {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64} if "moe" in model_type else {}
+        )
+        if model_type == "qwen2_moe":
+            experts["shared_expert_intermediate_size"] = 64
+        for switch in (
+            {"use_sliding_window": False, "sliding_window": 4096},
+            {"use_sliding_window": True, "sliding_window": None},
+        ):
+            assert model(model_type, max_window_layers=8, **switch, **experts).layout == "8 full"
     assert model("qwen2", use_sliding_window=False, sliding_window=131072).layout == "8 full"
     assert model("qwen2", use_sliding_window=True, sliding_window=512, max_window_layers=6).layout == (
         "6 full + 2 sliding (512)"

@@ -212,6 +212,19 @@ def test_two_gigabytes_of_empty_strings_are_refused_at_once(tmp_path):
     assert calls_of(read) < 1000
 
 
+def test_the_bound_on_strings_is_the_last_that_is_read(monkeypatch):
+    bounds = gguf._Bounds
+    header = gguf_header(SMALL | {"list": [""] * 100}, [])  # the strings are the end of the file, eight bytes each
+    monkeypatch.setattr(gguf, "_Bounds", lambda: bounds(strings=100))
+    assert parse_gguf(header).metadata["list"] == Skipped(100)
+    monkeypatch.setattr(gguf, "_Bounds", lambda: bounds(strings=99))
+    with pytest.raises(InputError, match="claims 100 strings"):
+        parse_gguf(header)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="claims 100 strings"):
+        parse_gguf(header[:-8])
+
+
 def test_overlapping_and_misaligned_data_is_refused():
     def header(*offsets):
         tensors = b"".join(
