@@ -24,6 +24,15 @@ def test_parameters_are_those_of_the_class(config: dict[str, Any], parameters: i
     assert weights(read_config(config), None).parameters == parameters
 
 
+@pytest.mark.parametrize("name", ["deepseek-v2", "deepseek-v3"])
+def test_a_latent_layer_with_biases_has_one_for_each_of_its_narrow_projections(name: str) -> None:
+    """DeepseekV3Attention: bias=config.attention_bias in q_a_proj, kv_a_proj_with_mqa and o_proj."""
+    config = read("configs.json")[name]
+    plain, biased = (weights(read_config(config | {"attention_bias": bias}), None).parameters for bias in (False, True))
+    a_layer = config["q_lora_rank"] + config["kv_lora_rank"] + config["qk_rope_head_dim"] + config["hidden_size"]
+    assert biased - plain == config["num_hidden_layers"] * a_layer
+
+
 # What the classes of transformers 5.24.0 have on the meta device with their default configurations, tied weights once,
 # towers left out; and the elements of their caches after one forward of these tokens.
 DEFAULTS = read("class_defaults.json")
