@@ -57,7 +57,7 @@ def test_four_engines_give_four_answers(kvcalc):
     ],
 )
 def test_exit_1_only_for_a_workload_stated_in_full_that_does_not_fit(kvcalc, arguments, code):
-    assert kvcalc("fit", "gemma-3-27b", "--memory", "80GiB", *arguments).code == code
+    assert kvcalc("fit", "gemma-3-27b", "--memory", "80GiB", "--engine", "ideal", *arguments).code == code
 
 
 def test_a_workload_that_does_not_fit_says_what_is_missing_and_what_closes_it(kvcalc):
@@ -124,7 +124,6 @@ def test_an_engine_that_refuses_to_start_is_an_answer(kvcalc):
 @pytest.mark.parametrize(
     "wrong",
     [
-        (),
         ("--memory", "80GiB", "--device", "h200"),
         ("--memory", "80"),
         ("--device", "h1000"),
@@ -150,3 +149,68 @@ def test_sweep_adds_the_rules_of_growth(kvcalc):
     assert (local["saturation_context"], local["small_share_context"]) == (1024, 527156)
     assert (whole["late_bytes_per_token"], whole["saturation_context"]) == (507904, None)
     assert "Rules of growth" in kvcalc(*arguments).out
+
+
+def test_the_first_line_is_the_answer(kvcalc):
+    def first(*arguments):
+        return kvcalc("fit", *arguments).out.partition("\n")[0]
+
+    on_h100 = ("gemma-3-27b", "--device", "h100-80gb", "--engine", "vllm")
+    assert first(*on_h100, "-c", "32k").startswith("Fits: 1 x 32,768 tokens. Longest context at batch 1: ")
+    assert first(*on_h100).startswith("Fits. Longest context at batch 1: ")
+    assert first(*on_h100, "-c", "32k", "-b", "400").startswith("Does not fit: 400 x 32,768 tokens is ")
+    too_small = first("gemma-3-27b", "--device", "rtx-4090", "--engine", "vllm", "-c", "8k")
+    assert "the weights alone are" in too_small
+    fixed = ("-E", "n_ctx=4096", "-c", "32k", "--memory", "80GiB", "--engine", "llama.cpp")
+    assert "the engine's options leave no room for it" in first("gemma-3-27b", *fixed)
+    several = first("gemma-3-27b", "--devices", "8xh100-80gb", "--engine", "vllm", "-c", "32k", "--sequences", "9")
+    assert several.startswith("Fits: 9 x 32,768 tokens; ")
+    assert "(tensor parallel " in several
+
+
+def test_without_an_engine_every_one_that_runs_there_is_compared(kvcalc):
+    _, answer = fitted(kvcalc, "llama-3.1-8b", "--device", "h100-80gb", "-c", "32k")
+    engines = [each["engine"] for each in answer["alternatives"]]
+    assert engines[0] == "vllm" == answer["rows"][0]["engine"]["name"]
+    assert {"sglang", "llama.cpp", "transformers"} <= set(engines)
+    assert "mlx-lm" not in engines
+    _, on_a_mac = fitted(kvcalc, "llama-3.1-8b", "--device", "apple-m4-max-64gb", "-c", "32k")
+    assert on_a_mac["rows"][0]["engine"]["name"] == "mlx-lm"
+    assert "vllm" not in {each["engine"] for each in on_a_mac["alternatives"]}
+
+
+def test_without_a_device_those_that_serve_it_are_listed_the_smallest_first(kvcalc):
+    code, answer = fitted(kvcalc, "llama-3.1-8b", "-c", "8k", "--engine", "vllm")
+    found = answer["alternatives"]
+    assert code == 0
+    assert all(each["fits"] for each in found)
+    assert [each["devices"] for each in found] == sorted(each["devices"] for each in found)
+    assert "apple-m4-max-64gb" not in {each["device"] for each in found}
+    ran = kvcalc("fit", "llama-3.1-8b", "-c", "8k")
+    assert "Devices that serve it, the fewest and smallest first (12 of " in ran.out
+    none = kvcalc("fit", "llama-3.1-405b", "-c", "128k", "-b", "400000")
+    assert (none.code, none.out) == (2, "")
+    assert "no group of up to 8 devices" in none.err
+
+
+def test_the_line_that_starts_the_server_has_what_the_answer_assumes(kvcalc):
+    ran = kvcalc(
+        *("fit", "google/gemma-3-27b-it", "--device", "h100-80gb", "--engine", "vllm", "-c", "32k", "--command"),
+        *("--kv-cache-dtype", "fp8", "-tp", "2", "--gpu-memory-utilization", "0.9"),
+    )
+    assert ran.out == (
+        "vllm serve google/gemma-3-27b-it --max-model-len 32768 --tensor-parallel-size 2 "
+        "--kv-cache-dtype fp8_e4m3 --gpu-memory-utilization 0.9 --max-num-batched-tokens 8192 --max-num-seqs 1024\n"
+    )
+    llama = kvcalc("fit", "llama-3.1-8b", "--memory", "80GiB", "-e", "llama.cpp", "-c", "8k", "-b", "4", "--command")
+    assert llama.out == "llama-server -m llama-3.1-8b -c 32768 -np 4\n"
+    assert kvcalc("fit", "llama-3.1-8b", "--memory", "80GiB", "-e", "transformers", "--command").out == "\n"
+
+
+def test_the_frontier_and_the_engines_figures_are_shown_when_asked_for(kvcalc):
+    arguments = ("fit", "llama-3.1-8b", "--device", "h100-80gb", "-e", "vllm", "-c", "8k")
+    assert "frontier" not in kvcalc(*arguments).out
+    shown = kvcalc(*arguments, "--frontier", "--explain").out
+    assert "The frontier: the largest batch at each context" in shown
+    assert "gpu_kv_cache_size_tokens" in shown
+    assert "Working memory, step by step" in shown

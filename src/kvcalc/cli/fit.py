@@ -1,8 +1,12 @@
-"""``kvcalc fit MODEL``: what fits into a memory, and what would make it fit.
+"""``kvcalc fit MODEL``: does it fit, how much of it, and what would make it fit.
+
+What is left out is what is asked: without an engine every engine that runs there is compared, without a device every
+device that serves the workload, without a context the longest that fits.
 
 JSON: the row is the footprint at the stated context (without one: the longest that fits, at most the model's own);
 beside the rows stand
 
+- ``verdict``: the answer in a sentence;
 - ``pool``: ``device_memory``, ``utilization`` (a decimal as text), ``usable_bytes``, ``weights_bytes``,
   ``activation_bytes``, ``runtime_bytes``, ``graph_bytes``, ``band_bytes``, ``reserve_bytes``, ``kv_memory``,
   ``not_modelled``; all but ``kv_memory`` are null with ``--kv-memory``;
@@ -12,22 +16,27 @@ beside the rows stand
   longest context at round batch sizes;
 - ``levers``: ``lever``, ``flags``, ``consequence``, ``required_kv_memory``, ``kv_memory``;
 - ``splits``: ``tensor_parallel_size``, ``devices``, ``kv_memory``, ``sequences_per_replica``,
-  ``replicas``, ``sequences``, ``devices_needed``, ``refusal``; only with several devices.
+  ``replicas``, ``sequences``, ``devices_needed``, ``refusal``; only with several devices;
+- ``alternatives``: ``engine``, ``device``, ``devices``, ``fits``, ``max_context``, ``max_batch_size``, ``kv_memory``,
+  ``refusal``; only where an engine or a device was left out;
+- ``server_command``: the line that starts the server, or null.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Annotated
 
 import typer
 
-from kvcalc.cli import options, question
+from kvcalc.alternatives import Alternative, in_engines, on_devices, runs_on, usual_engine
+from kvcalc.cli import complete, options, question
 from kvcalc.device import Device
+from kvcalc.engines import REGISTRY
 from kvcalc.engines.base import WorkingMemory
-from kvcalc.errors import InputError
+from kvcalc.errors import InputError, NotModelledError
 from kvcalc.fitting import (
     Capacity,
     Memory,
@@ -46,19 +55,25 @@ from kvcalc.fitting import (
 )
 from kvcalc.footprints import footprint_of
 from kvcalc.levers import Lever, levers
-from kvcalc.report.document import Column, Document, Section
+from kvcalc.report.document import Column, Derivation, Document, Section
 from kvcalc.report.records import footprint_record
-from kvcalc.report.shapes import CapacityRecord, LeverRecord, PoolRecord, SplitRecord
+from kvcalc.report.shapes import AlternativeRecord, CapacityRecord, LeverRecord, PoolRecord, SplitRecord
+from kvcalc.serving import server_line
 from kvcalc.setup import Setup
+from kvcalc.sources.devices import devices as all_devices
 from kvcalc.sources.devices import load_device, parse_devices
 from kvcalc.sources.resolve import split_variant
-from kvcalc.units import exact_bytes, parse_count
+from kvcalc.units import exact_bytes, format_bytes, parse_count
 
 EXAMPLES = (
     "kvcalc fit gemma-3-27b --device h100-80gb --engine vllm -c 128k\n"
     "kvcalc fit llama-3.1-8b --memory 24GiB --reserve 2GiB -c 32k -b 4\n"
+    "kvcalc fit qwen3-30b-a3b -c 32k -b 8\n"
     "kvcalc fit gemma-3-27b --devices 8xh100-80gb --engine vllm -c 32k --sequences 50"
 )
+
+#: Devices that a table shows.
+_MOST_DEVICES = 12
 
 Wanted = Annotated[
     int | None,
@@ -66,6 +81,19 @@ Wanted = Annotated[
         metavar="COUNT",
         help="How many devices serve so many sequences?",
         parser=options.reads(lambda text: parse_count(text, "--sequences")),
+    ),
+]
+
+
+OptionalEngineName = Annotated[
+    str | None,
+    typer.Option(
+        "--engine",
+        "-e",
+        metavar="ENGINE",
+        help="Whose rules apply. Default: every engine that runs there.",
+        parser=options.one_name("--engine"),
+        autocompletion=complete.engines,
     ),
 ]
 
@@ -84,10 +112,14 @@ def fit(
     kv_cache_dtype: options.KVCacheDtype = None,
     weights_dtype: options.WeightsDtype = None,
     tensor_parallel_size: options.OptionalTensorParallelSize = None,
-    engine: options.EngineName = "ideal",
+    engine: OptionalEngineName = None,
     engine_option: options.EngineOptions = None,
     encoder_tokens: options.EncoderTokens = 0,
     draft: options.Draft = None,
+    server: Annotated[bool, typer.Option("--command", help="Print the line that starts the server, alone.")] = False,
+    show_frontier: Annotated[
+        bool, typer.Option("--frontier", help="Every round context and batch size, and the engine's own figures.")
+    ] = False,
     format: options.Format = None,  # noqa: A002 - the option's name
     output: options.Output = None,
     explain: options.Explain = False,
@@ -95,20 +127,39 @@ def fit(
 ) -> int:
     """Whether it fits, and what would make it fit."""
     target = question.target(format, output)
-    place = _place(memory, device, devices, kv_memory, reserve, gpu_memory_utilization)
-    asked = question.setups(
-        [model],
-        engines=[engine],
-        engine_options=engine_option,
-        kv_cache_dtypes=kv_cache_dtype and [kv_cache_dtype],
-        weights_dtypes=weights_dtype and [weights_dtype],
-        tensor_parallel_sizes=[tensor_parallel_size or 1],
-        encoder_tokens=encoder_tokens,
-        draft=draft,
-        device=place.device,
-    )
-    (setup,) = asked
-    tokens = None if context is None else question.resolved([context], asked)[0]
+
+    def made(name: str, where: Device | None, size: int) -> Setup:
+        return question.setups(
+            [model],
+            engines=[name],
+            engine_options=engine_option,
+            kv_cache_dtypes=kv_cache_dtype and [kv_cache_dtype],
+            weights_dtypes=weights_dtype and [weights_dtype],
+            tensor_parallel_sizes=[size],
+            encoder_tokens=encoder_tokens,
+            draft=draft,
+            device=question.named(where),
+        )[0]
+
+    alternatives: list[Alternative] = []
+    if all(each is None for each in (memory, device, devices, kv_memory)):
+        stated = _stated(model, context)
+        alternatives = _devices(made, engine, reserve, gpu_memory_utilization, stated, batch_size or 1)
+        place = _chosen(alternatives, stated, batch_size or 1, reserve, gpu_memory_utilization)
+        tensor_parallel_size = tensor_parallel_size or next((each.count for each in alternatives), 1)
+    else:
+        place = _place(memory, device, devices, kv_memory, reserve, gpu_memory_utilization)
+    name = engine or usual_engine(place.device)
+    size = tensor_parallel_size or 1
+    if engine is None and not alternatives:
+        compared_at = None if context is None else _stated(model, context)
+        others = sorted(REGISTRY, key=lambda each: each != name)
+        alternatives = in_engines(
+            others, lambda each: made(each, place.device, size), place.memory, compared_at, batch_size or 1
+        )
+        name = next((each.engine for each in alternatives if each.setup is not None), name)
+    setup = made(name, place.device, size)
+    tokens = None if context is None else question.resolved([context], [setup])[0]
     compared: list[Replica] = []
     if place.count is not None or sequences is not None:
         if tokens is None:
@@ -121,46 +172,149 @@ def fit(
         setup = replace(setup, tensor_parallel_size=best.tensor_parallel_size)
     answer = capacity_of(setup, place.memory, tokens, (batch_size or 1) if not compared else 1)
     shown = footprint_of(setup, answer.reported_context, answer.batch_size)
-    closing = [] if answer.fits else _closing(setup, place.memory, split_variant(model)[0], tokens or 1, answer)
-    points = frontier(setup, place.memory)
+    served = serves(compared, place.count, total or 1) if compared else answer.fits
+    line = _server_line(setup, answer, gpu_memory_utilization)
+    if server:
+        typer.echo(line or "")
+        return 0 if served else 1
+    closing = [] if served else _closing(setup, place.memory, split_variant(model)[0], tokens or 1, answer)
+    points = frontier(setup, place.memory) if show_frontier or not target.for_people else ([], [])
     sections = [
-        _pool_section(answer, place),
-        _answer_section(setup, answer, bool(compared)),
+        _account(setup, answer),
         *([_splits_section(compared, place.count, total)] if compared else []),
         *([_levers_section(closing, tokens or 1, answer.batch_size)] if closing else []),
-        *([_report_section(answer)] if answer.engine_report else []),
+        *([_alternatives_section(alternatives)] if alternatives else []),
+        *([_answer_section(setup, answer, bool(compared))] if show_frontier else []),
+        *([_report_section(answer)] if show_frontier and answer.engine_report else []),
         *_frontier_sections(points),
     ]
+    verdict = _verdict(setup, answer, place, compared, total, served)
     document = Document(
-        title=f"What fits: {question.titled(setup)} ({setup.served.layout}) in {place.label}",
-        assumptions=question.assumptions([setup], tokens, answer.batch_size),
+        title=verdict,
+        assumptions=(f"{question.titled(setup)} in {place.label}", *question.assumptions([setup], None, None)),
         sections=tuple(sections),
-        records=[footprint_record(model, shown)],
+        records=[footprint_record(setup.reference, shown)],
         schema="fit",
         extra={
+            "verdict": verdict,
             "pool": _pool_record(answer),
             "capacity": _capacity_record(answer),
-            "frontier": [vars(point) for line in points for point in line],
-            "levers": [_lever_record(lever, made) for lever, made in closing],
+            "frontier": [vars(point) for each in points for point in each],
+            "levers": [_lever_record(lever, changed) for lever, changed in closing],
             "splits": [_split_record(split, place.count, total) for split in compared],
+            "alternatives": [_alternative_record(each) for each in alternatives],
+            "server_command": line,
         },
         notes=(
             *_pool_notes(answer),
             *_about(place.device, setup, engine_option or ()),
             *([] if answer.refusal is None else [f"{setup.engine.name} refuses to start: {answer.refusal.message}"]),
-            *([] if closing or answer.fits else ["no single lever closes the gap: combine several, or more memory"]),
+            *([] if closing or served else ["no single lever closes the gap: combine several, or more memory"]),
             *shown.notes,
         ),
-        derivations=(
-            (question.derivation(setup, "KV cache, step by step", answer.reported_context, answer.batch_size),)
-            if explain
-            else ()
-        ),
+        derivations=_derivations(setup, answer) if explain else (),
         units=units,
     )
     target.write(document)
-    served = serves(compared, place.count, total or 1) if compared else answer.fits
     return 0 if served else 1
+
+
+def _stated(model: str, context: int | None) -> int:
+    """The context that a comparison of devices or engines is made at: the model's own where none is stated."""
+    plain = question.setups([model])
+    return question.resolved([options.OWN_CONTEXT if context is None else context], plain)[0]
+
+
+def _devices(
+    made: Callable[[str, Device | None, int], Setup],
+    engine: str | None,
+    reserve: int,
+    utilization: Fraction | None,
+    context: int,
+    batch_size: int,
+) -> list[Alternative]:
+    """The devices that serve the workload, the smallest memory in all first."""
+    known = [each for each in all_devices() if engine is None or runs_on(engine, each)]
+    found = on_devices(
+        known,
+        lambda each, count: made(engine or usual_engine(each), each, count),
+        lambda each: Memory(None, each, utilization, reserve),
+        context,
+        batch_size,
+    )
+    return sorted(found, key=lambda each: (each.count, each.device.memory_bytes if each.device else 0))
+
+
+def _chosen(
+    alternatives: Sequence[Alternative], context: int, batch_size: int, reserve: int, utilization: Fraction | None
+) -> _Place:
+    """The smallest device that serves the workload."""
+    first = next(iter(alternatives), None)
+    if first is None or first.device is None:
+        raise InputError(
+            f"no group of up to 8 devices serves {batch_size:,} x {context:,} tokens",
+            hint="a shorter -c, a smaller -b, or another --weights-dtype; 'kvcalc devices' lists them",
+        )
+    return _Place(Memory(None, first.device, utilization, reserve), first.device.name, first.device)
+
+
+def _verdict(
+    setup: Setup, answer: Capacity, place: _Place, compared: Sequence[Replica], total: int | None, served: bool
+) -> str:
+    """The answer in a sentence."""
+    unknown = f" Before {answer.pool.not_modelled}." if answer.pool.not_modelled else ""
+    said = _of_replicas(answer, place, compared, total, served) if compared else _of_one(answer)
+    return f"{said}.{unknown}"
+
+
+def _of_replicas(answer: Capacity, place: _Place, compared: Sequence[Replica], total: int | None, served: bool) -> str:
+    best = best_replica(compared, place.count, total or 1)
+    asked = f"{total or 1:,} x {answer.context:,} tokens"
+    how = f"(tensor parallel {best.tensor_parallel_size})"
+    if place.count is None:
+        needed = best.devices_for(total or 1)
+        return f"{asked} need {needed:,} devices {how}" if needed is not None else f"{asked}: no device holds one"
+    most = best.sequences(place.count)
+    limit = "any number of sequences" if most is None else f"{most:,} sequences at most"
+    return f"{'Fits' if served else 'Does not fit'}: {asked}; {limit} {how}"
+
+
+def _of_one(answer: Capacity) -> str:
+    longest = "nothing bounds it" if answer.max_context is None else f"{answer.max_context:,}"
+    at_batch = f"Longest context at batch {answer.batch_size:,}: {longest}"
+    if answer.context is None:
+        if answer.fits:
+            return f"Fits. {at_batch}"
+        over = -answer.kv_memory
+        reason = f"the weights alone are {format_bytes(over)} too large" if over > 0 else "not one token fits"
+        return f"Does not fit: {reason}"
+    asked = f"{answer.batch_size:,} x {answer.context:,} tokens"
+    if answer.fits:
+        users = "any number" if answer.max_batch_size is None else f"{answer.max_batch_size:,}"
+        return f"Fits: {asked}. {at_batch}; most sequences: {users}"
+    if answer.missing_bytes is None:
+        return f"Does not fit: {asked}, whatever the memory: the engine's options leave no room for it"
+    short = f"Does not fit: {asked} is {format_bytes(answer.missing_bytes)} short"
+    if answer.kv_memory < 0:
+        return f"{short}; the weights alone are {format_bytes(-answer.kv_memory)} too large"
+    return f"{short}. {at_batch}"
+
+
+def _server_line(setup: Setup, answer: Capacity, utilization: Fraction | None) -> str | None:
+    """The line that starts the server of the answer, or None where the engine has none."""
+    try:
+        return server_line(setup, setup.reference, answer.reported_context, answer.batch_size, utilization)
+    except NotModelledError:
+        return None
+
+
+def _derivations(setup: Setup, answer: Capacity) -> tuple[Derivation, ...]:
+    """The cache's formula, and that of the working memory where there is one."""
+    cache = question.derivation(setup, "KV cache, step by step", answer.reported_context, answer.batch_size)
+    working = answer.pool.working_memory
+    if working is None or not working.quantities:
+        return (cache,)
+    return (cache, Derivation("Working memory, step by step", working.quantities))
 
 
 def _closing(
@@ -193,10 +347,8 @@ def _place(
     reserve: int,
     utilization: Fraction | None,
 ) -> _Place:
-    if sum(each is not None for each in (memory, device, devices, kv_memory)) != 1:
-        raise InputError(
-            "fit needs one memory", hint="--memory 24GiB, --device, --devices 8xNAME, or --kv-memory 40GiB"
-        )
+    if sum(each is not None for each in (memory, device, devices, kv_memory)) > 1:
+        raise InputError("one memory is enough", hint="--memory, --device, --devices or --kv-memory, one of them")
     if kv_memory is not None:
         return _Place(Memory(kv_memory, None, utilization, reserve), f"a KV cache of {exact_bytes(kv_memory)}")
     if memory is not None:
@@ -217,36 +369,97 @@ def _about(device: Device | None, setup: Setup, given: Sequence[str]) -> Iterato
             yield f"{key}={value}: what {setup.engine.name} chooses on {device.name}"
 
 
-def _pool_section(answer: Capacity, place: _Place) -> Section:
+def _account(setup: Setup, answer: Capacity) -> Section:
+    """The device as an account: what each term takes, and a bar for all of it."""
     pool = answer.pool
-    rows: list[tuple[str, int]] = []
+    needed = answer.required_kv_memory if answer.context is not None else max(0, pool.kv_memory)
+    rows: list[tuple[str, int, str]] = []
     if pool.device_memory is not None and pool.utilization is not None:
         assert pool.usable_bytes is not None
         rows = [
-            ("device memory", pool.device_memory),
-            (f"x utilization {_decimal(pool.utilization)}", pool.usable_bytes),
-            ("- weights on one device", -(pool.weights_bytes or 0)),
+            ("device memory", pool.device_memory, ""),
+            (f"x utilization {_decimal(pool.utilization)}", pool.usable_bytes, ""),
+            ("- weights on one device", -(pool.weights_bytes or 0), setup.weights.dtype),
             *_working_rows(pool.working_memory),
-            ("- reserve", -(pool.reserve_bytes or 0)),
+            *([("- reserve", -pool.reserve_bytes, "")] if pool.reserve_bytes else []),
         ]
-    rows.append(("= KV memory" if rows else "KV memory, as given", pool.kv_memory))
+    rows.append(("= KV memory" if rows else "KV memory, as given", pool.kv_memory, ""))
+    total = len(rows) - 1
+    if answer.context is not None and needed is not None:
+        rows.append(("- KV cache of the workload", -needed, f"{answer.context:,} x {answer.batch_size:,}"))
+        rows.append(("= free" if needed <= pool.kv_memory else "= short", pool.kv_memory - needed, ""))
+    largest = max(abs(size) for _, size, _ in rows)
     columns = (
-        Column("term", lambda row: row[0]),
+        Column("", lambda row: row[0]),
         Column("memory", lambda row: row[1], "bytes"),
+        Column("", lambda row: (abs(row[1]),), "bars", drop_order=2, largest=largest),
         Column("exactly", lambda row: row[1], "exact_bytes", drop_order=1),
+        Column("", lambda row: row[2], drop_order=3),
     )
-    return Section(columns, rows, "From the device to the pool", frozenset({len(rows) - 1}))
+    return Section(columns, rows, "", frozenset({total, len(rows) - 1}))
 
 
-def _working_rows(working: WorkingMemory | None) -> list[tuple[str, int]]:
-    if working is None or not working.share_bytes:
+def _working_rows(working: WorkingMemory | None) -> list[tuple[str, int, str]]:
+    if working is None or not working.total_bytes:
         return []
     outside = working.share_bytes < working.total_bytes
-    return [
-        ("- activations of one step", -working.activation_bytes),
-        ("- runtime of the device", -working.runtime_bytes),
-        ("- CUDA graphs" + (" (beside the share)" if outside else ""), 0 if outside else -working.graph_bytes),
+    band = f"the three within {format_bytes(working.band_bytes)}"
+    rows = [
+        ("- activations of one step", -working.activation_bytes, band),
+        ("- runtime of the device", -working.runtime_bytes, ""),
     ]
+    if working.graph_bytes and not outside:
+        rows.append(("- CUDA graphs", -working.graph_bytes, ""))
+    return rows
+
+
+def _alternatives_section(alternatives: Sequence[Alternative]) -> Section:
+    """The engines or devices beside each other, and why the others do not serve it."""
+
+    def sequences(row: Alternative) -> str | None:
+        if row.capacity is None:
+            return None
+        most = row.capacity.max_batch_size if row.capacity.context is not None else row.capacity.max_context
+        return "no bound" if most is None else f"{most:,}"
+
+    by_device = len({each.device.name for each in alternatives if each.device is not None}) > 1
+    asked = next((each.capacity for each in alternatives if each.capacity is not None), None)
+    most = "sequences" if asked is not None and asked.context is not None else "longest context"
+    named = Column("devices", lambda row: f"{row.count} x {row.device.name}")
+    engine = Column("engine", lambda row: row.engine)
+    columns = (
+        *([named, engine] if by_device else [engine]),
+        Column("", _standing, "verdict"),
+        Column(most, sequences),
+        Column("KV memory", lambda row: row.capacity and row.capacity.kv_memory, "bytes"),
+        Column("why", lambda row: row.refusal or None, "remark"),
+    )
+    shown = alternatives[:_MOST_DEVICES] if by_device else alternatives
+    title = "In each engine that runs there"
+    if by_device:
+        rest = f" ({len(shown)} of {len(alternatives)}; json has all)" if len(shown) < len(alternatives) else ""
+        title = f"Devices that serve it, the fewest and smallest first{rest}"
+    return Section(columns, shown, title)
+
+
+def _standing(row: Alternative) -> str:
+    if row.capacity is None:
+        return "not known"
+    return "fits" if row.capacity.fits else "does not fit"
+
+
+def _alternative_record(each: Alternative) -> AlternativeRecord:
+    answer = each.capacity
+    return {
+        "engine": each.engine,
+        "device": each.device.name if each.device is not None and each.device.name else None,
+        "devices": each.count,
+        "fits": each.fits,
+        "max_context": None if answer is None else answer.max_context,
+        "max_batch_size": None if answer is None else answer.max_batch_size,
+        "kv_memory": None if answer is None else answer.kv_memory,
+        "refusal": each.refusal,
+    }
 
 
 def _answer_section(setup: Setup, answer: Capacity, on_replica: bool) -> Section:

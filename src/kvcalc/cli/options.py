@@ -84,7 +84,7 @@ def _names(option: str) -> Callable[[str | Sequence[str]], Sequence[str]]:
     return reads(parse)
 
 
-def _one_name(option: str) -> Callable[[str], str]:
+def one_name(option: str) -> Callable[[str], str]:
     """A parser of one name, for a command that answers for one."""
 
     def parse(text: str) -> str:
@@ -174,7 +174,7 @@ KVCacheDtype = Annotated[
         _KV,
         metavar="FORMAT",
         help="Format of K and V, or K/V: bf16, fp8, q8_0, q8_0/q4_0. Default: the engine's own.",
-        parser=_one_name(_KV),
+        parser=one_name(_KV),
         autocompletion=complete.dtypes,
     ),
 ]
@@ -194,7 +194,7 @@ WeightsDtype = Annotated[
         _WEIGHTS,
         metavar="FORMAT",
         help="Format of the weights. Default: as the model ships.",
-        parser=_one_name(_WEIGHTS),
+        parser=one_name(_WEIGHTS),
         autocompletion=complete.dtypes,
     ),
 ]
@@ -243,7 +243,7 @@ EngineName = Annotated[
         "-e",
         metavar="ENGINE",
         help="Whose rules apply, with a version if you like: vllm==0.25.1.",
-        parser=_one_name("--engine"),
+        parser=one_name("--engine"),
         autocompletion=complete.engines,
     ),
 ]
@@ -255,7 +255,7 @@ OptionalEngineName = Annotated[
         "-e",
         metavar="ENGINE",
         help="Whose rules apply. Default: the log's.",
-        parser=_one_name("--engine"),
+        parser=one_name("--engine"),
         autocompletion=complete.engines,
     ),
 ]

@@ -128,6 +128,24 @@ class OptionHelp:
     description: str
 
 
+@dataclass(frozen=True)
+class Server:
+    """How an engine's server is started.
+
+    Attributes:
+        program: its words, with ``{model}`` where the model goes.
+        flags: the flag of each part of a workload that has one (``context``, ``context_in_all``, ``batch_size``,
+            ``tensor_parallel_size``, ``k_dtype``, ``v_dtype``, ``utilization``).
+        option: how an option of the engine becomes a flag (``--{}``), or None where options are no flags.
+        no_flags: options that are no flags of the server.
+    """
+
+    program: tuple[str, ...]
+    flags: Mapping[str, str]
+    option: str | None = None
+    no_flags: frozenset[str] = frozenset()
+
+
 class Engine:
     """What an engine is asked; each one adds :meth:`prepare`, and options in :mod:`kvcalc.engines.options`.
 
@@ -147,6 +165,8 @@ class Engine:
     #: Whose declared cache format is this engine's default (see ``DeclaredCache``).
     follows_cache_of: ClassVar[frozenset[str]] = frozenset()
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    #: How its server is started, or None where it has none.
+    server: ClassVar[Server | None] = None
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:

@@ -34,7 +34,7 @@ from kvcalc.architecture import (
 )
 from kvcalc.derivation import Quantity
 from kvcalc.dtypes import BFLOAT16, FLOAT16, FLOAT32
-from kvcalc.engines.base import KVCache, LayerBytes, refuse_tensor_parallel
+from kvcalc.engines.base import KVCache, LayerBytes, Server, refuse_tensor_parallel
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError
 from kvcalc.units import MAX_TOKENS, round_up
@@ -522,6 +522,7 @@ class MlxLm(EngineOptions):
         "every recorded cache of mlx-lm 0.32.2 to the byte; its cache classes driven on the CPU with 12,217 random "
         "prompts, and tiny models of 79 types, states among them: 0 bytes of difference"
     )
+    server: ClassVar[Server | None] = Server(("mlx_lm.server", "--model", "{model}"), {})
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {"prefill_step_size": (1024, 512)}
 
     prefill_step_size: int = Field(2048, ge=1, le=MAX_TOKENS, description="tokens of a prefill chunk")

@@ -30,7 +30,7 @@ from kvcalc.architecture import (
     window_of,
 )
 from kvcalc.derivation import Quantity
-from kvcalc.engines.base import KVCache, LayerBytes, refuse_formats, refuse_kind
+from kvcalc.engines.base import KVCache, LayerBytes, Server, refuse_formats, refuse_kind
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError
 from kvcalc.units import ceil_div, round_up, smallest_reaching
@@ -346,6 +346,16 @@ class SGLang(EngineOptions):
         "no GPU server was run"
     )
     follows_cache_of: ClassVar[frozenset[str]] = frozenset({"modelopt"})
+    server: ClassVar[Server | None] = Server(
+        ("python3", "-m", "sglang.launch_server", "--model-path", "{model}"),
+        {
+            "context": "--context-length",
+            "tensor_parallel_size": "--tp-size",
+            "k_dtype": "--kv-cache-dtype",
+            "utilization": "--mem-fraction-static",
+        },
+        option="--{}",
+    )
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "disable_hybrid_swa_memory": (False,),
         "swa_full_tokens_ratio": (0.5, 0.2, 0.1),

@@ -30,7 +30,7 @@ from kvcalc.architecture import (
     window_of,
 )
 from kvcalc.derivation import Quantity
-from kvcalc.engines.base import KVCache, LayerBytes, refuse_formats, refuse_kind
+from kvcalc.engines.base import KVCache, LayerBytes, Server, refuse_formats, refuse_kind
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import KVCalcError, UnsupportedError
 from kvcalc.units import MAX_TOKENS, ceil_div, parse_counts, smallest_reaching
@@ -213,6 +213,15 @@ class TensorRTLLM(EngineOptions):
     )
     evidence: ClassVar[str] = (
         "read from the source, never run; one server's printed figures (MLA, fp8) agree to the last printed digit"
+    )
+    server: ClassVar[Server | None] = Server(
+        ("trtllm-serve", "{model}"),
+        {
+            "context": "--max_seq_len",
+            "batch_size": "--max_batch_size",
+            "tensor_parallel_size": "--tp_size",
+            "utilization": "--kv_cache_free_gpu_memory_fraction",
+        },
     )
     follows_cache_of: ClassVar[frozenset[str]] = frozenset({"modelopt"})
 

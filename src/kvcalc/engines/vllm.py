@@ -38,7 +38,7 @@ from kvcalc.architecture import (
 )
 from kvcalc.derivation import Quantity
 from kvcalc.dtypes import DType, parse_dtype
-from kvcalc.engines.base import KVCache, LayerBytes, WorkingMemory, refuse_latent_formats
+from kvcalc.engines.base import KVCache, LayerBytes, Server, WorkingMemory, refuse_latent_formats
 from kvcalc.engines.options import EngineOptions
 from kvcalc.engines.vllm_memory import Step, vllm_working_memory
 from kvcalc.errors import UnsupportedError, quote
@@ -490,6 +490,17 @@ class Vllm(EngineOptions):
         "that servers printed"
     )
     follows_cache_of: ClassVar[frozenset[str]] = frozenset({"modelopt", "compressed-tensors"})
+    server: ClassVar[Server | None] = Server(
+        ("vllm", "serve", "{model}"),
+        {
+            "context": "--max-model-len",
+            "tensor_parallel_size": "--tensor-parallel-size",
+            "k_dtype": "--kv-cache-dtype",
+            "utilization": "--gpu-memory-utilization",
+        },
+        option="--{}",
+        no_flags=frozenset({"num_speculative_tokens"}),
+    )
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "disable_hybrid_kv_cache_manager": (False,),
         "async_scheduling": (False,),

@@ -417,14 +417,30 @@ class SplitRecord(TypedDict):
     refusal: str
 
 
+class AlternativeRecord(TypedDict):
+    """One engine or device that was not named."""
+
+    engine: str
+    device: str | None
+    devices: Annotated[int, Field(description="devices that share every layer")]
+    fits: bool
+    max_context: int | None
+    max_batch_size: int | None
+    kv_memory: Annotated[int | None, Field(description="of one device; null where the engine refuses")]
+    refusal: str
+
+
 class FitAnswer(_Answer):
     """``kvcalc fit``: the footprint at the stated context, or at the longest that fits."""
 
+    verdict: Annotated[str, Field(description="the answer in a sentence")]
     pool: PoolRecord
     capacity: CapacityRecord
     frontier: list[PointRecord]
     levers: list[LeverRecord]
     splits: list[SplitRecord]
+    alternatives: list[AlternativeRecord]
+    server_command: Annotated[str | None, Field(description="the line that starts the server")]
     rows: list[FootprintRecord]
 
 

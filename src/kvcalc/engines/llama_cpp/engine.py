@@ -12,6 +12,7 @@ from pydantic import Field, field_validator
 from kvcalc.architecture import Architecture, Latent, Layer
 from kvcalc.derivation import Derivation
 from kvcalc.dtypes import FLOAT16, DType, parse_dtype
+from kvcalc.engines.base import Server
 from kvcalc.engines.llama_cpp.models import ModelCache, model_cache
 from kvcalc.engines.llama_cpp.plan import MOST_SEQUENCES, ContextParams, LlamaCppPlan, make_plan
 from kvcalc.engines.options import EngineOptions
@@ -135,6 +136,10 @@ class LlamaCpp(EngineOptions):
         "kv_unified": (True,),
         "n_ubatch": (256, 128),
     }
+    server: ClassVar[Server | None] = Server(
+        ("llama-server", "-m", "{model}"),
+        {"context_in_all": "-c", "batch_size": "-np", "k_dtype": "-ctk", "v_dtype": "-ctv"},
+    )
 
     n_batch: int = Field(2048, ge=1, le=MAX_TOKENS, description="tokens of a logical batch (-b)")
     n_ubatch: int = Field(512, ge=0, le=MAX_TOKENS, description="tokens of a micro-batch (-ub); 0 is n_batch")

@@ -1,0 +1,58 @@
+"""The line that starts a server as an answer assumes it: every flag that the figures depend on."""
+
+from __future__ import annotations
+
+import shlex
+from fractions import Fraction
+
+from kvcalc.engines.base import Server
+from kvcalc.errors import NotModelledError
+from kvcalc.setup import Setup
+
+
+def server_line(setup: Setup, model: str, context: int, batch_size: int, utilization: Fraction | None = None) -> str:
+    """The command that serves this setup, ready to paste.
+
+    Args:
+        model: the model as the engine is to find it.
+        utilization: the part of the device, where it is not the engine's own.
+
+    Raises:
+        NotModelledError: the engine has no server.
+
+    >>> from kvcalc.setup import prepare
+    >>> from kvcalc.sources.resolve import load
+    >>> setup = prepare(load("llama-3.1-8b"), engine="vllm", kv_cache_dtype="fp8", tensor_parallel_size=2)
+    >>> server_line(setup, "meta-llama/Llama-3.1-8B", 32768, 8)
+    'vllm serve meta-llama/Llama-3.1-8B --max-model-len 32768 --tensor-parallel-size 2 --kv-cache-dtype fp8_e4m3'
+    """
+    server = setup.engine.server
+    if server is None:
+        raise NotModelledError(f"{setup.engine.name} has no server that kvcalc knows", hint="name another --engine")
+    own = setup.engine.default_kv_dtypes(setup.architecture)
+    values: dict[str, str | None] = {
+        "context": str(context),
+        "context_in_all": str(context * batch_size),
+        "batch_size": str(batch_size),
+        "tensor_parallel_size": str(setup.tensor_parallel_size) if setup.tensor_parallel_size > 1 else None,
+        "k_dtype": setup.k_dtype.name if (setup.k_dtype, setup.v_dtype) != own else None,
+        "v_dtype": setup.v_dtype.name if (setup.k_dtype, setup.v_dtype) != own else None,
+        "utilization": None if utilization is None else f"{float(utilization):g}",
+    }
+    words = [word.format(model=shlex.quote(model)) for word in server.program]
+    for name, flag in server.flags.items():
+        if values[name] is not None:
+            words += [flag, str(values[name])]
+    for option, value in setup.engine.given_options.items():
+        words += _option(server, option, value)
+    return " ".join(words)
+
+
+def _option(server: Server, option: str, value: object) -> list[str]:
+    """An option of the engine as its flag; what has none there is left out."""
+    if server.option is None or option in server.no_flags:
+        return []
+    flag = server.option.format(option.replace("_", "-"))
+    if isinstance(value, bool):
+        return [flag] if value else [f"--no-{option.replace('_', '-')}"]
+    return [flag, shlex.quote(str(value))]
