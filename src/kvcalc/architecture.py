@@ -403,7 +403,7 @@ class Architecture:
     def _crossed(self) -> tuple[tuple[LayerKind, int], ...]:
         return tuple((layer.cross, n) for layer, n in self._counted if layer.cross is not None)
 
-    @property
+    @cached_property
     def layout(self) -> str:
         """The layers in words: ``52 sliding (1024) + 10 full``."""
         return " + ".join(f"{count} {kind_label(kind)}" for kind, count in self.caches)

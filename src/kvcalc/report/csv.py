@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from io import StringIO
 from itertools import islice
 from tempfile import SpooledTemporaryFile
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 _IN_MEMORY = 2**22
 #: Lines that are handed on at once.
 _AT_ONCE = 256
-_PLAIN = frozenset({int, float, str, bool, type(None)})
 _NUMBER = re.compile(r"[+-]?[0-9][0-9,]*(?:\.[0-9]+)?")
 
 
@@ -75,11 +75,14 @@ def _take(value: object, shape: list[object], leaves: list[object]) -> None:
         shape.append(len(value))
         inner = value
     for number, each in enumerate(inner):
-        if type(each) is str:
+        kind = type(each)
+        if kind is int:
+            leaves.append(each)
+        elif kind is str:
             leaves.append(_cell(each))
-        elif type(each) is bool:
+        elif kind is bool:
             leaves.append("true" if each else "false")
-        elif type(each) in _PLAIN:
+        elif each is None or kind is float:
             leaves.append(each)
         elif each:
             shape.append(number)
@@ -99,6 +102,7 @@ def _paths(value: object, path: str = "") -> Iterator[str]:
             yield below
 
 
+@lru_cache(1024)
 def _cell(text: str) -> str:
     r"""A text as a spreadsheet shows it and never computes it: what would begin a formula stands behind a quote.
 
