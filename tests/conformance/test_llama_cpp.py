@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -472,3 +473,33 @@ def test_a_build_between_the_known_ones_follows_the_older_rule_and_says_so(
     assert engine.followed_version == followed
     notes = plan(kvcalc.load("gemma-3-1b"), version=version).allocate(1024, 1).notes
     assert any(note in each for each in notes) if note else not notes
+
+
+B11739 = json.loads((Path(__file__).parents[1] / "data" / "llama_cpp_b11739.json").read_text())
+
+
+@pytest.mark.parametrize("model_type", sorted({row["model_type"] for row in B11739["rows"]}))
+def test_contexts_of_b11739_are_reproduced_to_the_byte(model_type: str) -> None:
+    for row in (row for row in B11739["rows"] if row["model_type"] == model_type):
+        kinds = {code: layer_kind(kind) for code, kind in row["kinds"].items()}
+        mtp = tuple(Layer(cache=kinds[code]) for code in row["mtp"])
+        model = model_of("model", model_type, [kinds[code] for code in row["order"]]).changed(mtp_layers=mtp)
+        options = {key: row[key] for key in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_rs_seq", "mla")}
+        flags = {key: bool(row[key]) for key in ("kv_unified", "swa_full", "flash_attn")}
+        setup = prepare(
+            model,
+            engine="llama.cpp",
+            engine_options={**options, **flags},
+            kv_cache_dtype=row["types"],
+            draft="mtp" if mtp else None,
+        )
+        cache, steps = setup.plan.allocate(row["n_ctx"], 1), setup.plan.explain(row["n_ctx"], 1)
+        assert cache.bytes == setup.plan.kv_bytes(row["n_ctx"], 1) == row["bytes"], row
+        assert sum(layer.bytes for layer in cache.layers) + cache.draft_bytes == row["bytes"]
+        assert evaluate(steps)["kv_bytes"] == row["bytes"]
+
+
+def test_the_recorded_contexts_are_the_ones_that_the_oracle_wrote() -> None:
+    lines = "\n".join(json.dumps(row) for row in B11739["rows"])
+    assert sha256(lines.encode()).hexdigest() == B11739["sha256"]
+    assert len({row["model_type"] for row in B11739["rows"]}) > 40 and any(row["mtp"] for row in B11739["rows"])

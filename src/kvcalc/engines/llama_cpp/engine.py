@@ -130,7 +130,10 @@ class LlamaCpp(EngineOptions):
         "CUDA's padding of quantised rows that are no multiple of 512 numbers (hundreds of bytes)",
         "prompt caches in host memory",
     )
-    evidence: ClassVar[str] = "680 recorded contexts of 17 models, to the byte and to the printed line"
+    evidence: ClassVar[str] = (
+        "680 recorded contexts of 17 models, to the byte and to the printed line; "
+        "1,500 random contexts of 54 architectures through the library of b11739: 1,202 equal, 0 different"
+    )
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "swa_full": (False,),
         "kv_unified": (True,),

@@ -1,0 +1,164 @@
+"""llama.cpp's compute buffer against its own allocator, and where a split puts layers."""
+
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pytest
+
+import kvcalc
+from kvcalc.derivation import evaluate
+from kvcalc.engines import make_engine
+from kvcalc.engines.llama_cpp.compute import Graph, compute_buffer
+from kvcalc.engines.llama_cpp.models import ModelCache, model_cache
+from kvcalc.engines.llama_cpp.placement import placement
+from kvcalc.engines.llama_cpp.plan import ContextParams
+from kvcalc.errors import InputError, NotModelledError
+from kvcalc.setup import prepare
+from kvcalc.units import GiB, MiB
+from kvcalc.widths import Widths
+
+RECORDED = json.loads((Path(__file__).parents[1] / "data" / "llama_cpp_compute.json").read_text())
+ROWS = [dict(zip(RECORDED["columns"], row, strict=True)) for row in RECORDED["rows"]]
+
+
+def cache_of(name: str, flash_attn: bool) -> ModelCache:
+    setup = prepare(kvcalc.load(name), engine="llama.cpp", engine_options={"flash_attn": flash_attn})
+    return model_cache(setup.architecture, setup, setup.k_dtype, setup.v_dtype, flash_attn=flash_attn, mla=True)
+
+
+def computed(row: dict[str, Any], caches: dict[Any, ModelCache]) -> int:
+    flash_attn, slots = bool(row["flash_attn"]), row["n_seq_max"]
+    key = row["model"], flash_attn
+    if key not in caches:
+        caches[key] = cache_of(*key)
+    n_ubatch = min(row["n_ubatch"], row["n_ctx"])
+    params = ContextParams(row["n_ctx"], n_ubatch, slots, bool(row["kv_unified"]))
+    graph = Graph(params, flash_attn, 2048 if row["all_outputs"] else slots, row["build"] == "b11739")
+    return compute_buffer(caches[key], Widths(kvcalc.load(row["model"])), graph)["activation_bytes"]
+
+
+@pytest.mark.parametrize(
+    ("build", "all_outputs", "flash_attn", "median_percent", "most_percent"),
+    [
+        ("b11739", 0, 1, 0.01, 0.1),
+        ("b11739", 0, 0, 0.01, 5.8),
+        ("b11739", 1, 1, 0.01, 7.2),
+        ("b11739", 1, 0, 0.01, 5.8),
+        ("0c1e57098", 0, 1, 0.06, 0.9),
+        ("0c1e57098", 0, 0, 0.06, 6.5),
+        ("0c1e57098", 1, 1, 0.02, 17.6),
+        ("0c1e57098", 1, 0, 0.02, 8.1),
+    ],
+)
+def test_the_buffers_of_llama_cpps_own_allocator(
+    build: str, all_outputs: int, flash_attn: int, median_percent: float, most_percent: float
+) -> None:
+    caches: dict[Any, ModelCache] = {}
+    errors = []
+    for row in ROWS:
+        if (row["build"], row["all_outputs"], row["flash_attn"]) == (build, all_outputs, flash_attn):
+            recorded = row["compute_mib"] * MiB
+            errors.append(abs(computed(row, caches) - recorded) / recorded * 100)
+    assert len(errors) > 30
+    assert median(errors) <= median_percent
+    assert max(errors) <= most_percent
+
+
+@pytest.mark.parametrize(
+    ("model", "flash_attn", "mib"),
+    [("llama-3.1-8b", True, 156.0), ("gemma-3-27b", True, 212.0), ("gpt-oss-20b", True, 128.4)],
+)
+def test_a_server_at_32k_takes_what_was_measured(model: str, flash_attn: bool, mib: float) -> None:
+    setup = prepare(kvcalc.load(model), engine="llama.cpp", engine_options={"flash_attn": flash_attn})
+    working = kvcalc.working_memory(kvcalc.load(model), context=32768, device="rtx-4090", engine="llama.cpp")
+    assert working.activation_bytes / MiB == pytest.approx(mib, abs=0.06)
+    assert working.runtime_bytes == 45 * GiB // 100 and working.graph_bytes == 0
+    values = evaluate(working.quantities)
+    assert (values["activation_bytes"], values["runtime_bytes"]) == (working.activation_bytes, working.runtime_bytes)
+    assert working.share_bytes == working.total_bytes and setup.engine.name == "llama.cpp"
+
+
+def test_all_rows_of_logits_cost_their_vocabulary() -> None:
+    model = kvcalc.load("llama-3.1-8b")
+    options = {"n_outputs_max": 512, "version": "0c1e57098"}
+    working = kvcalc.working_memory(model, context=4096, device="rtx-4090", engine="llama.cpp", engine_options=options)
+    assert working.activation_bytes == 4 * 512 * (128256 + 2 * 4096)  # 266.50 MiB, as logs of 2025 print
+    assert working.band_bytes > 30 * GiB // 100
+
+
+def test_ollama_has_the_buffer_of_its_larger_batch() -> None:
+    model = kvcalc.load("llama-3.1-8b")
+    ollama = kvcalc.working_memory(model, context=32768, device="rtx-4090", engine="ollama")
+    options = {"n_ubatch": 1024, "version": "0c1e57098"}
+    server = kvcalc.working_memory(model, context=32768, device="rtx-4090", engine="llama.cpp", engine_options=options)
+    assert ollama.activation_bytes == server.activation_bytes
+
+
+@pytest.mark.parametrize(
+    ("model", "engine", "options", "reason"),
+    [
+        ("deepseek-v3", "llama.cpp", {}, "MLA"),
+        ("qwen3.5-27b", "llama.cpp", {}, "recurrent states"),
+        ("minimax-m3", "llama.cpp", {}, "sparse or compressed attention"),
+        ("gemma-4-e4b", "llama.cpp", {}, "per-layer embeddings"),
+        ("llama-3.1-8b", "llama.cpp", {"n_gpu_layers": 20}, "layers in host memory"),
+        ("llama-3.1-8b", "llama.cpp", {"tensor_split": "1,1"}, "several devices"),
+        ("llama-3.1-8b", "ollama", {"version": "0.12"}, "own engine"),
+    ],
+)
+def test_a_buffer_that_no_formula_holds_for_is_not_modelled(
+    model: str, engine: str, options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(NotModelledError, match=reason) as refused:
+        kvcalc.working_memory(kvcalc.load(model), device="rtx-4090", engine=engine, engine_options=options)
+    assert refused.value.hint
+
+
+def test_a_buffer_of_a_draft_or_of_unknown_widths_is_not_modelled() -> None:
+    model = kvcalc.load("llama-3.1-8b")
+    with pytest.raises(NotModelledError, match="draft"):
+        kvcalc.working_memory(model, device="rtx-4090", engine="llama.cpp", draft=kvcalc.load("llama-3.2-1b"))
+    bare = model.changed(layers=tuple(type(layer)(cache=layer.cache) for layer in model.layers))
+    with pytest.raises(NotModelledError, match="widths"):
+        kvcalc.working_memory(bare, device="rtx-4090", engine="llama.cpp")
+
+
+@pytest.mark.parametrize(
+    ("n_gpu_layers", "split", "expected"),
+    [
+        (None, (1.0,), [("host", 0, False), ("0", 32, True)]),
+        (0, (1.0,), [("host", 32, True)]),
+        (1, (1.0,), [("host", 32, False), ("0", 0, True)]),
+        (20, (1.0,), [("host", 13, False), ("0", 19, True)]),
+        (99, (1.0, 1.0), [("host", 0, False), ("0", 17, False), ("1", 15, True)]),
+        (None, (3.0, 1.0), [("host", 0, False), ("0", 25, False), ("1", 7, True)]),
+    ],
+)
+def test_layers_are_offloaded_from_the_last_one_and_shared_in_order(
+    n_gpu_layers: int | None, split: tuple[float, ...], expected: list[tuple[str, int, bool]]
+) -> None:
+    found = placement(32, n_gpu_layers, split)
+    assert [(place.device, len(place.layers), place.has_output) for place in found] == expected
+    assert [at for place in found for at in place.layers] == list(range(32))
+
+
+def test_a_layers_cache_lies_with_its_weights() -> None:
+    model = kvcalc.load("gemma-3-27b")  # 62 layers, the head tied to the embedding
+    options = {"n_gpu_layers": 31, "tensor_split": "2,1"}
+    plan = prepare(model, engine="llama.cpp", engine_options=options).plan
+    report, cache = plan.report(32768, 1, 0), plan.allocate(32768, 1)
+    placed = report["placement"]
+    assert sum(place["kv_bytes"] for place in placed) == cache.bytes
+    assert [place["layers"] for place in placed] == [32, 21, 9]
+    embedding = 262208 * 5376
+    assert sum(place["parameters"] for place in placed) == 27_009_346_304 + embedding  # the tied head is a copy
+    assert f"32 layers and {placed[0]['kv_bytes']:,} bytes of the cache lie in host memory" in cache.notes
+    assert "placement" not in prepare(model, engine="llama.cpp").plan.report(32768, 1, 0)
+
+
+@pytest.mark.parametrize("parts", ["", "a", "0,0", "-1,2", ",".join(["1"] * 17)])
+def test_a_split_is_a_part_for_each_device(parts: str) -> None:
+    with pytest.raises(InputError):
+        make_engine("llama.cpp", {"tensor_split": parts})
