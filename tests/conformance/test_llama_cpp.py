@@ -441,6 +441,16 @@ def test_the_prediction_layers_of_a_model_with_an_indexer_have_none() -> None:
     assert prepare(model, engine="llama.cpp", draft="mtp").plan.allocate(1024, 1).draft_bytes == 1024 * 576 * 2
 
 
+@pytest.mark.parametrize(("version", "layers"), [("b10820", (7, 7)), ("b11067", (6, 1)), ("b11739", (6, 1))])
+def test_up_to_b10837_both_contexts_of_a_glm_4_moe_hold_all_layers(version: str, layers: tuple[int, int]) -> None:
+    model = uniform("glm4_moe", 6, 2, 64).changed(mtp_layers=(Layer(cache=full(2, 64)),))
+    made = prepare(model, engine="llama.cpp", engine_options={"version": version}, draft="mtp").plan
+    cache = made.allocate(1024, 1)
+    each = 1024 * 2 * 2 * 64 * 2
+    assert (cache.bytes - cache.draft_bytes, cache.draft_bytes) == (layers[0] * each, layers[1] * each)
+    assert cache.bytes == made.kv_bytes(1024, 1)
+
+
 def test_llama_server_has_four_slots_in_one_cache_unless_it_is_told_otherwise() -> None:
     model = kvcalc.load("gemma-3-27b")
     server = plan(model, program="llama-server")
@@ -462,7 +472,10 @@ def test_encoders_and_diffusion_models_keep_nothing(model_type: str) -> None:
         ("b11739", "b11739", ""),
         ("0ce8cd114", "b11739", ""),
         ("0c1e570981ab", "0c1e57098", ""),
-        ("b11000", "0c1e57098", "before b11739"),
+        ("b11400", "0c1e57098", "before b11739"),
+        ("b10488", "b10837", "before b11739"),
+        ("10837", "b10837", ""),
+        ("b11600", "b11739", "before b11739"),
         ("12001", "b11739", "after b11739"),
     ],
 )

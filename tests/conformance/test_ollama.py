@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 import kvcalc
-from kvcalc.architecture import Architecture, Full, Layer
+from kvcalc.architecture import Architecture, Full, Layer, State
 from kvcalc.derivation import evaluate
 from kvcalc.errors import InputError, UnsupportedError
 from kvcalc.setup import prepare
@@ -111,3 +111,16 @@ def test_releases_of_2025_follow_the_rule_of_their_own_engine(version: str, foll
     setup = prepare(kvcalc.load("gemma-3-1b"), engine="ollama", engine_options={"version": version})
     assert setup.engine.followed_version == followed
     assert any(note in each for each in setup.plan.allocate(1024, 1).notes) == bool(note)
+
+
+def test_a_draft_opens_a_second_context_and_keeps_a_state_for_each_token_that_it_proposes() -> None:
+    attention, state = Full(2, 128, 128), State(recurrent_elements=1000)
+    layers = (Layer(cache=attention), Layer(cache=state))
+    model = Architecture("toy", "qwen3_5", layers, (1, 1, 1, 0), 64, 256, mtp_layers=(layers[0],))
+    alone, drafted = (prepare(model, engine="ollama", draft=draft).plan for draft in (None, "mtp"))
+    each = 2048 * 2 * 2 * 128 * 2
+    assert alone.kv_bytes(2048, 1) == each + 3 * 4 * 1000
+    assert drafted.kv_bytes(2048, 1) == 2 * each + 5 * 3 * 4 * 1000  # draft_num_predict is 4
+    assert drafted.allocate(2048, 1).draft_bytes == each
+    with pytest.raises(UnsupportedError, match="no draft models"):
+        prepare(model, engine="ollama", draft="mtp", engine_options={"version": "0.12"})

@@ -19,10 +19,13 @@ NUMBERS: dict[str, dict[str, tuple[Any, ...]]] = {
         "n_ctx": (None, 1, TOKENS, 0, TOKENS + 1),
         "n_seq_max": (None, 1, 256, 0, 257),
         "n_rs_seq": (0, 0, 1024, -1, 1025),
+        "n_outputs_max": (None, 1, TOKENS, 0, TOKENS + 1),
+        "n_gpu_layers": (None, 0, 10_000, -1, 10_001),
     },
     "ollama": {
         "num_parallel": (None, 1, 256, 0, 257),
         "num_batch": (None, 1, TOKENS, 0, TOKENS + 1),
+        "draft_num_predict": (4, 0, 1024, -1, 1025),
     },
     "vllm": {
         "block_size": (16, 1, TOKENS, 0, TOKENS + 1),
@@ -59,6 +62,7 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
         "mla": (True, (False,), (2,)),
         "cache_type_k_draft": ("f16", ("q8_0",), ("q9",)),
         "cache_type_v_draft": ("f16", ("bf16",), ("q9",)),
+        "tensor_split": (None, ("3,1", (1.0, 2.5)), ((), "0,0", "a")),
         "program": ("llama-cli", ("llama-server",), ("llama-bench",)),
         "version": ("b11739", ("0c1e57098", "0ce8cd114", "b10488"), ("latest", "b12")),
     },

@@ -28,14 +28,18 @@ from kvcalc.architecture import (
 )
 from kvcalc.derivation import Derivation
 from kvcalc.dtypes import FLOAT16, DType
-from kvcalc.engines.llama_cpp.engine import draft_cache
+from kvcalc.engines.llama_cpp.compute import Graph, llama_cpp_working_memory
+from kvcalc.engines.llama_cpp.engine import OLDEST, served
 from kvcalc.engines.llama_cpp.models import model_cache
 from kvcalc.engines.llama_cpp.plan import ContextParams, LlamaCppPlan, make_plan
 from kvcalc.engines.options import EngineOptions
-from kvcalc.errors import UnsupportedError
+from kvcalc.errors import NotModelledError, UnsupportedError
 from kvcalc.units import MAX_TOKENS
+from kvcalc.widths import Widths
 
 if TYPE_CHECKING:
+    from kvcalc.device import Device
+    from kvcalc.engines.base import WorkingMemory
     from kvcalc.setup import Setup
 
 OWN_ENGINE, DELEGATES = "0.13", "fb30760996"
@@ -123,12 +127,16 @@ class OllamaLaunch:
     num_parallel: int | None
     num_batch: int | None
     own_engine: bool
+    drafted_tokens: int = 0
 
     def params(self, context: int, batch_size: int) -> ContextParams:
         """The parameters, fast."""
         parallel = self.num_parallel or batch_size
         n_ctx = context * parallel
-        return ContextParams(n_ctx, min(n_ctx, self.batch(n_ctx)), parallel, kv_unified=self.own_engine)
+        n_ubatch = min(n_ctx, self.batch(n_ctx))
+        return ContextParams(
+            n_ctx, n_ubatch, parallel, kv_unified=self.own_engine, swa_full=False, n_rs_seq=self.drafted_tokens
+        )
 
     def batch(self, n_ctx: int) -> int:
         """Tokens of a batch."""
@@ -161,6 +169,7 @@ class Ollama(EngineOptions):
     )
     sources: ClassVar[tuple[str, ...]] = (
         "ollama fb30760996 (2026-08-21): llm/llama_server.go:375-376, 585-591; server/sched.go:822-867",
+        "ollama llm/llama_server.go (appendDraftArgs): --spec-draft-n-max draft_num_predict",
         "ollama 0.13: fs/ggml/ggml.go (GraphSize, kvCacheBytesPerElement)",
         "llama.cpp, as for that engine",
     )
@@ -176,6 +185,9 @@ class Ollama(EngineOptions):
     )
     num_batch: int | None = Field(
         None, ge=1, le=MAX_TOKENS, description="tokens of a batch; default by context x num_parallel"
+    )
+    draft_num_predict: int = Field(
+        4, ge=0, le=1024, description="tokens that a draft proposes; a state is kept for each of them"
     )
     version: str = Field(
         DELEGATES, description="fb30760996 launches llama-server; a release of 2025 (0.6 to 0.13) has its own engine"
@@ -215,11 +227,18 @@ class Ollama(EngineOptions):
                 hint="OLLAMA_KV_CACHE_TYPE sets both: name one type, or use llama.cpp",
             )
         followed, note = nearest_version(self.version)
-        model = model_cache(setup.architecture, setup, key, key, flash_attn=True, mla=True)
+        if setup.draft is not None and followed == OWN_ENGINE:
+            raise UnsupportedError(
+                "ollama 0.6 to 0.13 has no draft models (llm/server.go)", hint="leave the draft out, or name no version"
+            )
+        own, drafted = served(setup, OLDEST)  # b10488 is older still
+        model = model_cache(own, setup, key, key, flash_attn=True, mla=True)
         if note:
             model = replace(model, notes=(note, *model.notes))
-        launch = OllamaLaunch(self.num_parallel, self.num_batch, followed == OWN_ENGINE)
-        plan = make_plan(model, launch, draft_cache(setup, FLOAT16, FLOAT16, flash_attn=True, mla=True))
+        drafted_tokens = self.draft_num_predict if drafted is not None else 0
+        launch = OllamaLaunch(self.num_parallel, self.num_batch, followed == OWN_ENGINE, drafted_tokens)
+        draft = None if drafted is None else model_cache(drafted, setup, FLOAT16, FLOAT16, flash_attn=True, mla=True)
+        plan = make_plan(model, launch, draft)
         if followed != OWN_ENGINE:
             return plan
 
@@ -228,3 +247,21 @@ class Ollama(EngineOptions):
             return estimated_kv_bytes(setup.architecture, key, n_ctx, parallel, launch.batch(n_ctx))
 
         return replace(plan, estimate=estimate)
+
+    def working_memory(self, setup: Setup, device: Device, context: int, batch_size: int) -> WorkingMemory:
+        """llama-server's compute buffer, with Ollama's batch.
+
+        Raises:
+            NotModelledError: a release of 2025, whose own engine measures its buffers, or as for llama.cpp.
+        """
+        followed, _ = nearest_version(self.version)
+        if followed == OWN_ENGINE or setup.draft is not None:
+            raise NotModelledError(
+                "the compute buffers of Ollama's own engine, and those of a draft, are not modelled",
+                hint="read 'compute graph' in its log",
+            )
+        params = OllamaLaunch(self.num_parallel, self.num_batch, own_engine=False).params(context, batch_size)
+        plan = setup.plan
+        assert isinstance(plan, LlamaCppPlan)
+        graph = Graph(params, flash_attn=True, n_outputs=params.n_seq_max, keeps_inputs=False)
+        return llama_cpp_working_memory(plan.model, Widths(setup.architecture), graph, device)

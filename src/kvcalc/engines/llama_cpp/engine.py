@@ -13,22 +13,34 @@ from kvcalc.architecture import Architecture, Latent, Layer
 from kvcalc.derivation import Derivation
 from kvcalc.dtypes import FLOAT16, DType, parse_dtype
 from kvcalc.engines.base import Server
+from kvcalc.engines.llama_cpp.compute import FIT_PARAMS, Graph, llama_cpp_working_memory
 from kvcalc.engines.llama_cpp.models import ModelCache, model_cache
+from kvcalc.engines.llama_cpp.placement import places_of
 from kvcalc.engines.llama_cpp.plan import MOST_SEQUENCES, ContextParams, LlamaCppPlan, make_plan
 from kvcalc.engines.options import EngineOptions
+from kvcalc.errors import NotModelledError
 from kvcalc.units import MAX_TOKENS
+from kvcalc.widths import Widths
 
 if TYPE_CHECKING:
+    from kvcalc.device import Device
+    from kvcalc.engines.base import WorkingMemory
     from kvcalc.setup import Setup
 
+_MOST_DEVICES = 16  # GGML_CUDA_MAX_DEVICES
 _SERVER_SLOTS = 4  # llama-server -np auto, tools/server/server.cpp:156-160
 #: GLM and DeepSeek with a sparse-attention indexer: their prediction layers attend without one (src/llama-model.cpp).
 _DENSE_MTP = frozenset({"deepseek_v32", "dots3note", "glm_moe_dsa"})
 
-OLDEST, NEWEST = "0c1e57098", "b11739"
-#: The first build that is no older than each known version, and the commits' other names.
-_FIRST_BUILDS = {OLDEST: 0, NEWEST: 11739}
-_COMMITS = {"0ce8cd114": NEWEST}
+OLDEST, PINNED, NEWEST = "b10837", "0c1e57098", "b11739"
+#: The first build that was run and follows each version: b11227 has the ggml of 0c1e57098 (0.25.3), b11352 its compute
+#: buffers still, b11548 those of b11739.
+_FIRST_BUILDS = {NEWEST: 11548, PINNED: 11067, OLDEST: 0}
+_NAMES = {"0ce8cd114": NEWEST, PINNED: PINNED, NEWEST: NEWEST, OLDEST: OLDEST}
+#: Up to b10837 (run; b11067 is mended) both contexts of these hold the prediction layers and all others.
+_UNFILTERED_MTP = frozenset(
+    {*("cohere2_moe", "deepseek_v2", "deepseek_v3", "glm4_moe", "glm4_moe_lite", "glm4v_moe", "kimi_k2", "youtu")}
+)
 
 
 def nearest_version(text: str) -> tuple[str, str]:
@@ -39,21 +51,18 @@ def nearest_version(text: str) -> tuple[str, str]:
 
     >>> nearest_version("b11739")
     ('b11739', '')
-    >>> nearest_version("b11400")[0]
-    '0c1e57098'
+    >>> nearest_version("b11400")
+    ('0c1e57098', 'llama.cpp b11400 is before b11739: the rule of 0c1e57098 is followed')
     """
-    version = next((known for known in (OLDEST, NEWEST) if text.startswith(known)), text)
-    version = next((known for commit, known in _COMMITS.items() if text.startswith(commit)), version)
-    if version in (OLDEST, NEWEST):
-        return version, ""
+    known = next((version for name, version in _NAMES.items() if text.startswith(name) or f"b{text}" == name), None)
+    if known is not None:
+        return known, ""
     build = re.fullmatch(r"b?(\d{3,6})", text)
     if build is None:
-        raise ValueError(f"known versions: {OLDEST}, {NEWEST}, and builds as in b11400")
+        raise ValueError(f"known versions: {OLDEST}, {PINNED}, {NEWEST}, and other builds as in b11400")
     number = int(build[1])
-    found = NEWEST if number >= _FIRST_BUILDS[NEWEST] else OLDEST
-    place = "after" if number > _FIRST_BUILDS[NEWEST] else "before"
-    if number == _FIRST_BUILDS[NEWEST]:
-        return NEWEST, ""
+    found = next(version for version, first in _FIRST_BUILDS.items() if number >= first)
+    place = "after" if number > int(NEWEST[1:]) else "before"
     return found, f"llama.cpp b{number} is {place} {NEWEST}: the rule of {found} is followed"
 
 
@@ -85,18 +94,21 @@ class OwnLaunch:
         work.let("n_ubatch", "micro-batch", f"min(n_batch, {self.n_ubatch or 'n_batch'})", "tokens", source)
 
 
-def draft_cache(setup: Setup, key: DType, value: DType, *, flash_attn: bool, mla: bool) -> ModelCache | None:
-    """The layers of the second context that a draft opens, or None without a draft.
+def served(setup: Setup, version: str) -> tuple[Architecture, Architecture | None]:
+    """The layers of the model's own context, and those of the second one that a draft opens.
 
     The model's own prediction layers are the draft of ``mtp``: llama.cpp opens a context of the same model that holds
     those layers alone.
     """
-    draft = setup.draft
-    if draft is None:
-        return None
-    if draft.model_type in _DENSE_MTP and setup.architecture.mtp_layers and draft == setup.architecture.mtp:
+    model, draft = setup.architecture, setup.draft
+    if draft is None or not model.mtp_layers or draft != model.mtp:
+        return model, draft
+    if version == OLDEST and model.model_type in _UNFILTERED_MTP:
+        whole = model.followed_by(draft)
+        return whole, whole
+    if model.model_type in _DENSE_MTP:
         draft = draft.changed(layers=tuple(map(_without_indexer, draft.layers)))
-    return model_cache(draft, setup, key, value, flash_attn=flash_attn, mla=mla)
+    return model, draft
 
 
 def _without_indexer(layer: Layer) -> Layer:
@@ -161,6 +173,15 @@ class LlamaCpp(EngineOptions):
     )
     cache_type_k_draft: str = Field("f16", description="K cache type of a draft's context (-ctkd)")
     cache_type_v_draft: str = Field("f16", description="V cache type of a draft's context (-ctvd)")
+    n_outputs_max: int | None = Field(
+        None, ge=1, le=MAX_TOKENS, description="rows of logits of a batch; default n_seq_max, as llama-server has them"
+    )
+    n_gpu_layers: int | None = Field(
+        None, ge=0, le=10_000, description="layers on the devices, the output as one (-ngl); default all"
+    )
+    tensor_split: tuple[float, ...] | None = Field(
+        None, description="each device's part of the layers (-ts 3,1); default one device"
+    )
     program: Literal["llama-cli", "llama-server"] = Field(
         "llama-cli",
         description="whose defaults: llama-server has 4 slots in one unified cache where n_seq_max is left out",
@@ -174,6 +195,18 @@ class LlamaCpp(EngineOptions):
     def _known_version(cls, version: str) -> str:
         nearest_version(version)
         return version
+
+    @field_validator("tensor_split", mode="before")
+    @classmethod
+    def _parts(cls, value: object) -> object:
+        return value.split(",") if isinstance(value, str) else value
+
+    @field_validator("tensor_split")
+    @classmethod
+    def _some_part(cls, parts: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if parts is not None and not (0 < len(parts) <= _MOST_DEVICES and min(parts) >= 0 and 0 < sum(parts) < 2**31):
+            raise ValueError(f"one part for each of at most {_MOST_DEVICES} devices, as in 3,1")
+        return parts
 
     @field_validator("cache_type_k_draft", "cache_type_v_draft")
     @classmethod
@@ -217,10 +250,37 @@ class LlamaCpp(EngineOptions):
     def prepare(self, setup: Setup) -> LlamaCppPlan:
         """Compute what one cell and one row of state cost, once."""
         flash, mla = self.flash_attn, self.mla
-        model = model_cache(setup.architecture, setup, setup.k_dtype, setup.v_dtype, flash_attn=flash, mla=mla)
-        draft_types = parse_dtype(self.cache_type_k_draft), parse_dtype(self.cache_type_v_draft)
-        draft = draft_cache(setup, *draft_types, flash_attn=flash, mla=mla)
-        return make_plan(replace(model, notes=(*self._notes(setup, model), *model.notes)), self._launch(), draft)
+        own, drafted = served(setup, self.followed_version)
+        model = model_cache(own, setup, setup.k_dtype, setup.v_dtype, flash_attn=flash, mla=mla)
+        draft = None
+        if drafted is not None:
+            types = parse_dtype(self.cache_type_k_draft), parse_dtype(self.cache_type_v_draft)
+            draft = model_cache(drafted, setup, *types, flash_attn=flash, mla=mla)
+        plan = make_plan(replace(model, notes=(*self._notes(setup, model), *model.notes)), self._launch(), draft)
+        if self.n_gpu_layers is None and self.tensor_split is None:
+            return plan
+        return replace(plan, places=places_of(setup.architecture, self.n_gpu_layers, self.tensor_split or (1.0,)))
+
+    def working_memory(self, setup: Setup, device: Device, context: int, batch_size: int) -> WorkingMemory:
+        """The compute buffer, and the context of the device's driver.
+
+        Raises:
+            NotModelledError: a draft, recurrent states, sparse attention or MLA; llama-fit-params knows.
+        """
+        layers = setup.architecture.num_layers + len(setup.architecture.mtp_layers)
+        reason = "of a draft's context" if setup.draft is not None else ""
+        if self.n_gpu_layers is not None and self.n_gpu_layers <= layers:
+            reason = "with layers in host memory"
+        elif len(self.tensor_split or ()) > 1:
+            reason = "over several devices"
+        if reason:
+            raise NotModelledError(f"llama.cpp's compute buffer {reason} is not modelled", hint=FIT_PARAMS)
+        params = self._launch().params(context, batch_size)
+        outputs = self.n_outputs_max or params.n_seq_max
+        graph = Graph(params, self.flash_attn, outputs, self.followed_version == NEWEST)
+        plan = setup.plan
+        assert isinstance(plan, LlamaCppPlan)
+        return llama_cpp_working_memory(plan.model, Widths(setup.architecture), graph, device)
 
     def _notes(self, setup: Setup, model: ModelCache) -> tuple[str, ...]:
         notes = [nearest_version(self.version)[1]]

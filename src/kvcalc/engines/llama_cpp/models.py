@@ -180,19 +180,21 @@ class ModelCache:
 
     Attributes:
         layers: one entry per layer kind.
-        num_layers: layers of the model, as the line of the states prints them.
+        order: for each of the model's layers its entry in ``layers``.
         window: the one window of all sliding layers (``n_swa``), 0 where none slides.
         per_sequence: a stream for each sequence, each as long as the context, unified or not (DeepSeek V4).
         rolls_back: further rows of state can be kept for speculation.
+        value_width: numbers of V in the widest layer.
         k_type, v_type: the types as llama.cpp prints them.
         notes: what a reader must know.
     """
 
     layers: tuple[LayerCost, ...]
-    num_layers: int
+    order: tuple[int, ...]
     window: int
     per_sequence: bool
     rolls_back: bool
+    value_width: int
     k_type: str
     v_type: str
     notes: tuple[str, ...]
@@ -221,7 +223,8 @@ def model_cache(
     refuse_tensor_parallel("llama.cpp", setup)
     _check_model(architecture)
     _check_types(key, value, flash_attn)
-    owners = _owners(architecture)
+    positions = _owned(architecture)
+    owners = [(given, kind, count) for (given, kind), count in Counter(positions).items()]
     ignores = _ignored_windows(architecture)
     heads = [_heads(architecture.model_type, _attention(kind), mla) for _, kind, _ in owners]
     own_class = architecture.model_type in _OWN_CACHE
@@ -244,12 +247,14 @@ def model_cache(
             stores = [_store(each, key, value, None if flash_attn else widest, slides, flash_attn)]
             stores += _indexer_stores(architecture.model_type, kind, each, key, value)
         layers.append(LayerCost(given, count, tuple(stores), *_state_cost(kind)))
+    numbers = {(given, kind): number for number, (given, kind, _) in enumerate(owners)}
     return ModelCache(
         tuple(layers),
-        architecture.num_layers,
+        tuple(numbers[pair] for pair in positions),
         0 if ignores else _window(architecture),
         own_class,
         architecture.model_type in ROLLS_BACK,
+        widest,
         PRINTED_TYPES[key.name],
         PRINTED_TYPES[value.name],
         _model_notes(architecture, ignores),
@@ -354,28 +359,27 @@ def _ignored_windows(architecture: Architecture) -> str:
     return ""
 
 
-def _owners(architecture: Architecture) -> list[tuple[LayerKind, LayerKind, int]]:
-    """Each layer kind as stated, as llama.cpp counts it, and how many there are.
+def _owned(architecture: Architecture) -> list[tuple[LayerKind, LayerKind]]:
+    """Each of the model's layers as stated, and as llama.cpp counts it.
 
     In Gemma 3n the first 20 layers own a cache and no other does, wherever the model starts to share; encoders and
     diffusion models keep nothing.
     """
-    if architecture.model_type in _WITHOUT_MEMORY:
-        return [(kind, NoCache(), count) for kind, count in architecture.caches]
-    if architecture.model_type != "gemma3n":
-        return [(kind, kind, count) for kind, count in architecture.caches]
     last: dict[str, LayerKind] = {}
-    counts: Counter[tuple[LayerKind, LayerKind]] = Counter()
+    pairs: list[tuple[LayerKind, LayerKind]] = []
     for position, index in enumerate(architecture.order):
         kind = owned = architecture.layers[index].cache
-        if position >= _GEMMA3N_OWNERS:
+        if architecture.model_type in _WITHOUT_MEMORY:
             owned = NoCache()
-        elif isinstance(kind, Shared):
-            owned = last.get(kind.of, kind)
-        else:
-            last[kind.kind] = kind
-        counts[kind, owned] += 1
-    return [(kind, owned, count) for (kind, owned), count in counts.items()]
+        elif architecture.model_type == "gemma3n":
+            if position >= _GEMMA3N_OWNERS:
+                owned = NoCache()
+            elif isinstance(kind, Shared):
+                owned = last.get(kind.of, kind)
+            else:
+                last[kind.kind] = kind
+        pairs.append((kind, owned))
+    return pairs
 
 
 class _Heads(NamedTuple):
