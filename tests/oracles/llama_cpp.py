@@ -13,6 +13,7 @@ in a child of their own, because ggml ends the process where it refuses a tensor
 ``--fault`` adds one byte to a rule of kvcalc, which must be found.
 """
 
+# ruff: noqa: S311, T201 - random models are no secrets, and a table is what it prints
 from __future__ import annotations
 
 import argparse
@@ -460,6 +461,10 @@ def hybrid(arch: str, model_type: str) -> Callable[[Random], Model]:
         stated |= stated_state
         if arch == "falcon-h1":
             return Model(arch, model_type, [Parallel(Full(heads, dim, dim), state)] * count, stated)
+        if arch == "qwen4exp":
+            wide = Full(heads, dim, dim, indexer_dim=dim)
+            stated |= {"attention.indexer.head_count": heads, "attention.indexer.key_length": dim}
+            stated |= {"attention.compress_ratios": [4] * count, "rope.dimension_sections": [dim // 8] * 4}
         if arch.startswith("lfm2"):
             columns = rnd.choice([3, 4])
             width = stated["embedding_length"]
@@ -469,7 +474,7 @@ def hybrid(arch: str, model_type: str) -> Callable[[Random], Model]:
         mtp: list[LayerKind] = []
         if arch.startswith("qwen"):
             stated["full_attention_interval"] = every
-            mtp = [wide] if arch != "qwen3next" and rnd.random() < 0.4 else []
+            mtp = [wide] if arch.startswith("qwen35") and rnd.random() < 0.4 else []
         else:
             stated["attention.head_count_kv"] = [heads if each else 0 for each in attends]
         if arch.startswith("nemotron_h"):
@@ -558,6 +563,7 @@ FAMILIES: dict[str, Callable[[Random], Model]] = {
     "qwen3next": hybrid("qwen3next", "qwen3_next"),
     "qwen35": hybrid("qwen35", "qwen3_5"),
     "qwen35moe": hybrid("qwen35moe", "qwen3_5_moe"),
+    "qwen4exp": hybrid("qwen4exp", "qwen4exp"),
     "nemotron_h": hybrid("nemotron_h", "nemotron_h"),
     "mamba": mamba("mamba", "mamba"),
     "mamba2": mamba("mamba2", "mamba2"),

@@ -47,8 +47,8 @@ OWN_ENGINE, DELEGATES = "0.13", "fb30760996"
 _OWN_ENGINE_BATCH = 512
 #: Bytes of a number in the estimator's eyes (kvCacheBytesPerElement): q8_0 and q4_0 without their scales.
 _ESTIMATED_BYTES = {"q8_0": 1.0, "q4_0": 0.5, "float32": 4.0}
-_GEMMA3_PERIOD = 6
-_GPT_OSS_WINDOW = 4096  # the estimator's constant, whatever the model's window
+#: The models whose windows the estimator knows, gpt-oss's as a constant of its own.
+_ESTIMATED_WINDOWS = {"gemma3": None, "gpt_oss": 4096}
 
 
 def automatic_batch(n_ctx: int) -> int:
@@ -83,8 +83,8 @@ def nearest_version(text: str) -> tuple[str, str]:
 def estimated_kv_bytes(architecture: Architecture, dtype: DType, n_ctx: int, parallel: int, batch: int) -> int:
     """``memory.required.kv``: what Ollama 0.6 to 0.13 expected the cache to take, before it was allocated.
 
-    Every attention layer holds ``n_ctx`` tokens, but those of Gemma 3 that are no sixth layer, and every second one
-    of gpt-oss; q8_0 counts one byte for each number and q4_0 half of one, so the estimate is not the allocation.
+    Every attention layer holds ``n_ctx`` tokens, but the sliding ones of Gemma 3 and gpt-oss; q8_0 counts one byte
+    for each number and q4_0 half of one, so the estimate is not the allocation.
     Source: ollama 0.13, fs/ggml/ggml.go (GraphSize, kvCacheBytesPerElement).
 
     Args:
@@ -96,7 +96,7 @@ def estimated_kv_bytes(architecture: Architecture, dtype: DType, n_ctx: int, par
     """
     element_bytes, total = _ESTIMATED_BYTES.get(dtype.name, 2.0), 0
     owners: dict[str, LayerKind] = {}
-    for position, index in enumerate(architecture.order):
+    for index in architecture.order:
         kind = architecture.layers[index].cache
         if isinstance(kind, Shared):
             kind = owners.get(kind.of, NoCache())
@@ -112,10 +112,8 @@ def estimated_kv_bytes(architecture: Architecture, dtype: DType, n_ctx: int, par
             case _:
                 continue
         tokens = n_ctx
-        if architecture.model_type == "gemma3" and isinstance(kind, Sliding) and (position + 1) % _GEMMA3_PERIOD:
-            tokens = parallel * kind.window + batch
-        elif architecture.model_type == "gpt_oss" and position % 2 == 0:
-            tokens = parallel * _GPT_OSS_WINDOW + batch
+        if isinstance(kind, Sliding) and architecture.model_type in _ESTIMATED_WINDOWS:
+            tokens = parallel * (_ESTIMATED_WINDOWS[architecture.model_type] or kind.window) + batch
         total += int(tokens * width * element_bytes)
     return total
 

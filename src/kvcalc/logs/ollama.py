@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 from kvcalc.architecture import Architecture
+from kvcalc.dtypes import parse_dtype
+from kvcalc.engines.ollama import estimated_kv_bytes
 from kvcalc.errors import InputError
 from kvcalc.logs.base import (
     MOST_CACHES,
@@ -166,20 +167,15 @@ def _question(start: Start, given: Given) -> Question:
     )
 
 
-#: Bytes of a number in Ollama's estimate, where they are not the stored ones: fs/ggml kvCacheBytesPerElement.
-_ESTIMATED = {"q8_0": Fraction(1), "q4_0": Fraction(1, 2)}
-
-
 def _compare(start: Start, question: Question, architecture: Architecture) -> Iterator[Compared]:
-    def size_of(asked: Question) -> int:
-        return asked.setup(architecture).plan.kv_bytes(asked.context, asked.batch_size)
-
-    size = size_of(question)
+    size = question.setup(architecture).plan.kv_bytes(question.context, question.batch_size)
     required = start.figures.get("required_kv")
     if required is not None:
-        estimated = _ESTIMATED.get(question.kv_cache_dtype or "")
-        counted = size if estimated is None else size_of(replace(question, kv_cache_dtype="f16")) * estimated / 2
-        yield _one("KV cache as estimated", required, Fraction(counted))
+        dtype, options = parse_dtype(question.kv_cache_dtype or "f16"), question.options
+        n_ctx = options.get("n_ctx") or question.context * question.batch_size
+        batch = options.get("n_ubatch") or options.get("num_batch") or 512
+        estimated = estimated_kv_bytes(architecture, dtype, n_ctx, question.batch_size, batch)
+        yield _one("KV cache as estimated", required, Fraction(estimated))
     listed = [cache for cache in start.caches if cache.kind == "layers"]
     if listed:
         total = sum(figure.bytes for figure in (cache.get("size") for cache in listed) if figure is not None)

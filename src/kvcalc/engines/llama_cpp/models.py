@@ -106,8 +106,9 @@ _INDEXERS = frozenset(
 )
 #: MiniMax M3's indexer cache is a plain one of one head, so it has a V too (src/llama-kv-cache-msa.cpp).
 _INDEXER_WITH_VALUE = frozenset({"minimax_m3", "minimax_m3_vl"})
-#: GLM-5-next caches key, gate and pooled value for each token of the indexer (src/llama-memory-hybrid-idx.cpp).
-_INDEXER_ROWS = {"glm5_next": 3}
+#: An indexer over pools of tokens caches key, gate and pooled key for each token, or key and pooled key
+#: (src/llama-memory-hybrid-idx.cpp of b11739).
+_INDEXER_ROWS = {"glm5_next": 3, "qwen4exp": 2}
 _FIXED_WINDOWS = {"llama4": 8192, "smallthinker": 4096}  # models/llama4.cpp, models/smallthinker.cpp
 _GEMMA3N_OWNERS = 20  # models/gemma3n.cpp:7
 _EXAONE4_SLIDING_LAYERS = 64  # models/exaone4.cpp: the 32B model
