@@ -121,6 +121,8 @@ class State:
 
     ``conv_kernel`` is the kernel's width: transformers keeps that many columns, everyone else one fewer. A format is
     the model's unless its configuration, or the kind of state, asks for another (Qwen3.5's ``mamba_ssm_dtype``, KDA).
+    Of the channels, ``groups`` x ``group_channels`` belong to Mamba-2's groups of B and C, which an engine may
+    replicate where devices do not divide them.
     """
 
     kind: ClassVar[Literal["state"]] = "state"
@@ -129,9 +131,12 @@ class State:
     conv_channels: int = 0
     conv_kernel: int = 1
     conv_dtype: StateDType = "model"
+    groups: int = 0
+    group_channels: int = 0
 
     def __post_init__(self) -> None:
-        _check_counts(self, positive=("conv_kernel",), zero_allowed=("recurrent_elements", "conv_channels"))
+        counts = ("recurrent_elements", "conv_channels", "groups", "group_channels")
+        _check_counts(self, positive=("conv_kernel",), zero_allowed=counts)
 
 
 @dataclass(frozen=True)

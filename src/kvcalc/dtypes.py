@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kvcalc.errors import InputError, did_you_mean, quote
+from kvcalc.units import ceil_div, round_up
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,8 @@ class DType:
         linear_only: as a weight format it covers the linear layers; embeddings, norms, routers, convolutions and
             biases stay in the model's own format.
         latent_token_bytes: fixed bytes of one token of one MLA layer, where the format defines them itself.
+        packed_bits: bits of a K and of a V number, where the format packs both into one slot a head and token.
+        packed_scale_bytes: bytes of scales and norms in such a slot.
         note: what the figure holds, in a few words.
     """
 
@@ -32,6 +35,8 @@ class DType:
     head_scale_bytes: int = 0
     linear_only: bool = False
     latent_token_bytes: int | None = None
+    packed_bits: tuple[int, int] | None = None
+    packed_scale_bytes: int = 0
     note: str = ""
 
     def bytes_for(self, elements: int) -> int:
@@ -48,12 +53,26 @@ class DType:
         >>> parse_dtype("fp8_per_token_head").row_bytes(8, 128), parse_dtype("q8_0").row_bytes(8, 128)
         (1056, 1088)
         """
+        if self.packed_bits is not None:
+            return heads * self.packed_head_bytes(width) // 2
         return self.bytes_for(heads * width) + heads * self.head_scale_bytes
+
+    def packed_head_bytes(self, width: int) -> int:
+        """Bytes of one token of one head, K and V in one slot of whole 2 bytes.
+
+        >>> parse_dtype("turboquant_4bit_nc").packed_head_bytes(256)
+        262
+        """
+        assert self.packed_bits is not None
+        key, value = self.packed_bits
+        return round_up(ceil_div(width * key, 8) + ceil_div(width * value, 8) + self.packed_scale_bytes, 2)
 
 
 # Block sizes of the GGUF formats: ggml/src/ggml-common.h (block_q8_0 ... block_q6_K), as listed in llama.cpp 0c1e57098.
 # vLLM's scales: vllm 0.33.0 v1/attention/backends/triton_attn.py:308 (one float32 a head, token and side).
 # fp8_ds_mla, nvfp4_ds_mla: vllm 0.33.0 mla_attention.py:1371. NVFP4: 16 numbers in 8 bytes and one fp8 scale.
+# TurboQuant: vllm 0.33.0 layers/quantization/turboquant/config.py; UltraQuant: v1/attention/ops/ultraquant/format.py.
+_PACKED = "K, V and their scales in one slot a head and token"
 _FORMATS = (
     DType("float32", 1, 4),
     DType("float16", 1, 2),
@@ -72,6 +91,11 @@ _FORMATS = (
     DType("int4_per_token_head", 2, 1, head_scale_bytes=4, note="one float32 scale a head, token and side"),
     DType("fp8_ds_mla", 1, 1, latent_token_bytes=656, note="656 bytes a token of an MLA layer"),
     DType("nvfp4_ds_mla", 2, 1, latent_token_bytes=352, note="352 bytes a token of an MLA layer"),
+    DType("turboquant_k8v4", 4, 3, packed_bits=(8, 4), packed_scale_bytes=4, note=_PACKED),
+    DType("turboquant_4bit_nc", 2, 1, packed_bits=(4, 4), packed_scale_bytes=6, note=_PACKED),
+    DType("turboquant_k3v4_nc", 16, 7, packed_bits=(3, 4), packed_scale_bytes=6, note=_PACKED),
+    DType("turboquant_3bit_nc", 8, 3, packed_bits=(3, 3), packed_scale_bytes=6, note=_PACKED),
+    DType("ultraquant_4bit", 32, 17, note="groups of 32 numbers: 16 bytes and one 1-byte scale"),
     DType("q8_0", 32, 34, linear_only=True),
     DType("q5_1", 32, 24, linear_only=True),
     DType("q5_0", 32, 22, linear_only=True),
@@ -105,6 +129,8 @@ _ALIASES = {
     "i8": "int8",
     "i4": "int4",
     "int4_g128": "int4",
+    "fp8_inc": "fp8_e4m3",
+    "nvfp4_4over6": "nvfp4",
 }
 
 BFLOAT16 = DTYPES["bfloat16"]

@@ -105,12 +105,14 @@ def test_every_split_of_several_devices_is_compared(kvcalc):
 def test_a_number_of_sequences_is_answered_with_the_fewest_devices(kvcalc):
     arguments = ("gemma-3-27b", "--device", "h100-80gb", "--engine", "vllm", "-c", "32k", "--sequences", "50")
     code, answer = fitted(kvcalc, *arguments)
-    fewest = min(row["devices_needed"] for row in answer["splits"])
+    fewest = min(row["devices_needed"] for row in answer["splits"] if row["devices_needed"] is not None)
     assert code == 0
     assert answer["rows"][0]["workload"]["tensor_parallel_size"] in {
         row["tensor_parallel_size"] for row in answer["splits"] if row["devices_needed"] == fewest
     }
     for row in answer["splits"]:
+        if row["devices_needed"] is None:  # 64 devices do not divide 16 heads
+            continue
         replicas = row["devices_needed"] // row["devices_per_replica"]
         assert replicas * row["sequences_per_replica"] >= 50 > (replicas - 1) * row["sequences_per_replica"]
     assert re.search(rf"{fewest} +the fewest devices for 50 sequences", kvcalc("fit", *arguments).out)

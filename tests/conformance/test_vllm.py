@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ from kvcalc.architecture import (
 from kvcalc.derivation import evaluate
 from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines import make_engine
-from kvcalc.engines.vllm import Vllm, VllmPlan
-from kvcalc.errors import InputError, KVCalcError, UnsupportedError
+from kvcalc.engines.vllm import Vllm, VllmPlan, versions
+from kvcalc.engines.vllm.versions import READ, SPANS
+from kvcalc.errors import InputError, KVCalcError, RefusalError, UnsupportedError
 from kvcalc.setup import Setup
 from kvcalc.units import GiB, ceil_div
 
@@ -210,7 +212,7 @@ def test_the_attention_block_beside_states_grows_in_the_steps_of_the_planner(
 def test_the_attention_block_beside_states_and_windows_alone_follows_the_first_window() -> None:
     wide, narrow = sliding(128, 8, 128), sliding(128, 4, 128)
     blocks = {
-        plan(model((gated_delta_net(16), 1), (first, 1), (second, 1))).block_note[3]  # type: ignore[index]
+        plan(model((gated_delta_net(16), 1), (first, 1), (second, 1))).block_note.block_size  # type: ignore[union-attr]
         for first, second in ((wide, narrow), (wide, wide))
     }
     assert blocks == {16 * ceil_div(16 * 128 * 128 * 4 + 3 * 6144 * 2, 16 * 4096)}
@@ -281,12 +283,13 @@ def test_the_version_decides_what_is_logged_and_reserved(
 
 @pytest.mark.parametrize(
     ("version", "checks_layers"),
-    [("0.11.0", True), ("0.12.0", True), ("0.20.2", False), ("0.26.0", False)],
+    [("0.11.0", True), ("0.12.0", True), ("0.19.0", False), ("0.28.0", False)],
 )
 def test_the_start_up_check_of_old_versions_adds_up_the_layers(version: str, checks_layers: bool) -> None:
     planned = plan(kvcalc.load("gemma-3-1b"), version=version)
     # 22 sliding layers of 1 + (511 + F) / 16 blocks and 4 full ones, of 16 x 1024 bytes, without the 2 padding layers.
-    needed = planned.layer_bytes(32768) if checks_layers else planned.kv_bytes(32768, 1) + planned.bytes_per_block
+    needed = planned.layer_bytes(32768) if checks_layers else planned.kv_bytes(32768, 1)
+    assert planned.needed_bytes(32768) == needed
     assert planned.report(32768, 1, needed)["fits"]
     assert not planned.report(32768, 1, needed - 1)["fits"]
 
@@ -319,15 +322,85 @@ def test_the_group_size_threshold_of_each_version(
     assert tuple(plan(mixed, version=version).group_size for version in versions) == sizes
 
 
+def test_the_null_block_is_checked_since_0_29() -> None:
+    # One block more than a request needs: 0.28.0 compares the request with all blocks of the pool.
+    for version, blocks in (("0.28.0", 2048), ("0.29.0", 2049), ("0.33.0", 2049)):
+        planned = plan(model((full(8, 128), 32)), version=version)
+        pool = blocks * planned.bytes_per_block
+        assert planned.report(32768, 1, pool)["estimated_max_model_len"] == 32768
+        assert not planned.report(32768, 1, pool - 1)["fits"]
+
+
+def test_versions_from_0_14_to_0_18_check_the_first_group_alone() -> None:
+    planned = plan(model((sliding(1024, 8, 128), 20), (full(8, 128), 4)), version="0.18.0")
+    assert planned.needed_bytes(131072) == planned.bytes_per_block * planned.groups[0][0].reserved(131072)
+    assert planned.needed_bytes(131072) < planned.kv_bytes(131072, 1)
+
+
 @pytest.mark.parametrize(
-    "version", ["0.10.2", "0.11.3", "0.17.2", "0.18.0", "0.20.1", "0.25.2", "0.34.0", "1.0", "latest", ""]
+    ("version", "as_in"),
+    [
+        ("0.10.2", "older than the versions read: it is taken to plan as 0.11.0 does"),
+        ("0.13", "not among the versions read: it is taken to plan as 0.12.0 does"),
+        ("0.20.2rc1.dev9+g01d4d1ad3", None),
+        ("0.21.0", "not among the versions read: it is taken to plan as 0.20.2 does"),
+        ("v0.29.1rc1", "not among the versions read: it is taken to plan as 0.29.0 does"),
+        ("0.33.0", None),
+        ("0.34.0", "newer than the versions read: it is taken to plan as 0.33.0 does"),
+    ],
 )
-def test_a_version_that_nobody_has_read_is_refused_with_the_known_ones(version: str) -> None:
-    with pytest.raises(UnsupportedError) as refusal:
-        make_engine("vllm", {"version": version})
-    assert refusal.value.hint == (
-        "known versions: 0.11.0 to 0.11.2, 0.12.0 to 0.17.1, 0.20.2 to 0.25.1, 0.26.0 to 0.33.0"
+def test_a_version_that_was_not_read_follows_the_nearest_older_one_and_says_so(version: str, as_in: str | None) -> None:
+    notes = plan(QWEN_27B, version=version).notes
+    assert [note for note in notes if "versions read" in note] == (
+        [f"vllm {_short(version)} is {as_in}"] if as_in else []
     )
+
+
+def _short(version: str) -> str:
+    return {"0.13": "0.13.0", "v0.29.1rc1": "0.29.1"}.get(version, version)
+
+
+@pytest.mark.parametrize("version", ["latest", "", "0", "0.33.0.1.2.", "1234.0", "0.33/0"])
+def test_a_text_that_is_no_version_is_an_input_error(version: str) -> None:
+    with pytest.raises(InputError, match="no version of vllm"):
+        make_engine("vllm", {"version": version})
+
+
+CHANGES: list[dict[str, Any]] = [
+    {"counts_every_batch": False},
+    {"padding_percent": None},
+    {"padding_percent": 400},
+    {"counts_speculation": False},
+    {"pads_attention": False},
+    {"pads_states": False},
+    {"steps_from_block_size": False},
+    {"latent_steps": 512},
+    {"tokens_by_group": True},
+    {"check": "layers"},
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: "-".join(map(str, *change.items())))
+def test_a_made_up_version_with_one_other_rule_cannot_print_two_numbers(
+    change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newest = replace(SPANS[-1], first=(0, 34, 0), **change)
+    monkeypatch.setattr(versions, "SPANS", (*SPANS, newest))
+    for name, sample in SAMPLES.items():
+        for batch_size in (1, 7):
+            try:
+                made = plan(sample, version="0.34.0", num_speculative_tokens=2, block_size=32)
+            except KVCalcError:
+                continue
+            cache = made.allocate(5000, batch_size)
+            shown = evaluate(made.explain(5000, batch_size))["kv_bytes"]
+            assert cache.bytes == made.kv_bytes(5000, batch_size) == shown, name
+
+
+def test_every_span_has_a_row_and_they_are_in_order() -> None:
+    firsts = [rules.first for rules in SPANS]
+    assert firsts == sorted(set(firsts))
+    assert set(firsts) <= {(0, 17, 0), (0, 27, 0), *READ}
 
 
 def test_the_default_memory_fraction_follows_the_version() -> None:
@@ -429,17 +502,21 @@ def test_a_latent_is_whole_on_every_device(dtype: str, token_bytes: int) -> None
         (70 * GiB - 1, "", 2048, 256),
         (70 * GiB, "", 8192, 1024),
         (80 * GiB, "A100-SXM4-80GB", 2048, 256),
+        (119 * GiB, "NVIDIA GB10", 2048, 256),
         (160 * GiB - 1, "", 8192, 1024),
         (160 * GiB, "", 16384, 1024),
     ],
 )
-def test_a_step_follows_the_devices_memory(memory_bytes: int, device: str, tokens: int, sequences: int) -> None:
-    chosen = {"max_num_batched_tokens": tokens, "max_num_seqs": sequences}
-    assert Vllm.device_options(memory_bytes, device) == chosen
+def test_a_step_follows_the_device(memory_bytes: int, device: str, tokens: int, sequences: int) -> None:
+    chosen = Vllm.device_options(memory_bytes, device)
+    assert chosen == {"max_num_batched_tokens": tokens, "max_num_seqs": sequences}
 
 
-def test_heads_are_divided_and_at_least_one_a_device() -> None:
-    assert plan(model((full(10, 64), 1)), tp=4).bytes_per_block == 16 * 2 * 256
+def test_heads_are_divided_evenly_or_replicated_evenly_and_no_other_way() -> None:
+    with pytest.raises(UnsupportedError, match=r"does not divide the heads of model \(10 KV heads\) by") as refusal:
+        plan(model((full(10, 64), 1)), tp=4)
+    assert refusal.value.hint == "sizes that divide them: 1, 2, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120"
+    assert plan(model((full(10, 64), 1)), tp=5).bytes_per_block == 16 * 2 * 256
     assert plan(model((full(1, 64), 1)), tp=4).bytes_per_block == 16 * 256
     # Kinds are divided by themselves: 16 and 4 heads on 8 devices are 2 and 1, so pages of 32,768 bytes both.
     assert plan(GEMMA_4_31B, tp=8).bytes_per_block == 10 * 32768
@@ -450,8 +527,8 @@ def test_pages_grow_where_they_divide_the_largest_and_are_padded_where_not() -> 
     padded = plan(SAMPLES["padded pages"])
     assert {rule.block_size for rule, _ in padded.groups} == {16}
     assert padded.bytes_per_block == 2 * 32768
-    assert plan(SAMPLES["padded pages"], version="0.20.2").bytes_per_block == 2 * 32768
-    for version in ("0.11.0", "0.12.0"):
+    assert plan(SAMPLES["padded pages"], version="0.24.0").bytes_per_block == 2 * 32768
+    for version in ("0.11.0", "0.22.0"):
         with pytest.raises(UnsupportedError, match="pages of one size: 15,360, 32,768 bytes"):
             plan(SAMPLES["padded pages"], version=version)
 
@@ -520,11 +597,11 @@ def test_a_model_without_a_cache_takes_nothing_and_fits() -> None:
 @pytest.mark.parametrize(
     ("kind", "dtype", "reason"),
     [
-        (Full(num_kv_heads=8, head_dim=128, v_head_dim=128, indexer_dim=128), "bfloat16", "indexer keys"),
-        (latent(indexer_dim=128), "fp8_ds_mla", "indexer keys"),
-        (latent(window=128), "bfloat16", "with a window"),
         (latent(), "fp8_per_token_head", "no latent"),
-        (Compressed(width=512, window=128, ratio=4), "bfloat16", "compressed layers"),
+        (latent(), "turboquant_k8v4", "no latent"),
+        (Compressed(width=512, window=128, ratio=4), "int8_per_token_head", "no compressed layers in"),
+        (Compressed(width=64, window=128, ratio=4), "bfloat16", "known for DeepSeek V4's widths only"),
+        (full(8, 192, 128), "turboquant_3bit_nc", "packs K and V of one width"),
         (full(8, 128), "fp8_ds_mla", "format of latent"),
         (full(8, 128), "q8_0", "no KV cache in q8_0"),
         (full(8, 128), "fp8/bfloat16", "one format for K and V"),
@@ -533,7 +610,7 @@ def test_a_model_without_a_cache_takes_nothing_and_fits() -> None:
     ],
 )
 def test_what_vllm_does_not_run_or_nobody_has_read_is_refused(kind: LayerKind, dtype: str, reason: str) -> None:
-    with pytest.raises(UnsupportedError, match=reason):
+    with pytest.raises(RefusalError, match=reason):
         plan(model((kind, 2)), dtype)
 
 
@@ -683,4 +760,4 @@ def test_a_states_format_is_the_models_unless_it_is_asked_otherwise(
 ) -> None:
     made = plan(model((state, 3), (attention, 1)), dtype, **options)
     assert made.block_note is not None
-    assert made.block_note[-1] == block
+    assert made.block_note.block_size == block

@@ -34,6 +34,8 @@ NUMBERS: dict[str, dict[str, tuple[Any, ...]]] = {
         "pipeline_parallel_size": (1, 1, 10_000, 0, 10_001),
         "num_gpu_blocks_override": (None, 1, TOKENS, 0, TOKENS + 1),
         "num_speculative_tokens": (0, 0, 1024, -1, 1025),
+        "decode_context_parallel_size": (1, 1, 10_000, 0, 10_001),
+        "prefill_context_parallel_size": (1, 1, 10_000, 0, 10_001),
     },
     "sglang": {
         "page_size": (1, 1, 2**20, 0, 2**20 + 1),
@@ -76,9 +78,10 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
         "enforce_eager": (False, (True,), (2,)),
         "version": (
             "0.33.0",
-            ("0.11", "0.11.0", "0.11.2", "0.12.0", "0.17.1", "0.20.2", "0.25.1", "0.26.0"),
-            ("0.10.2", "0.11.3", "0.17.2", "0.20.1", "0.25.2", "0.33.1", "1.11.0", "0.33.0.1", "1234.0"),
+            ("0.10.2", "0.11", "0.18.0", "0.20.2rc1.dev9+g01d4d1ad3", "v0.25.1", "0.34.0", "1.0"),
+            ("latest", "0", "0.33.0.1", "1234.0", "0.33.0 or so"),
         ),
+        "indexer_kv_dtype": ("auto", ("bf16", "fp8", "mxfp4"), ("fp4", 8)),
     },
     "sglang": {
         "disable_hybrid_swa_memory": (False, (True,), (2,)),

@@ -49,15 +49,31 @@ def test_a_page_of_vllm_is_named_after_its_layers(kind: LayerKind, name: str | N
     ("local", "global_", "groups", "why"),
     [
         (0, 1, ["1 group of full layers"], "one group of 1"),
-        (4, 2, ["2 groups of sliding (128) layers", "1 group of full layers"], "groups of 2"),
-        (5, 2, ["3 groups of sliding (128) layers", "1 group of full layers"], "groups of 2, 1 padding layer"),
-        (7, 3, ["3 groups of sliding (128) layers", "1 group of full layers"], "groups of 3, 2 padding layers"),
+        (
+            4,
+            2,
+            ["each of 2 groups of sliding (128) layers", "1 group of full layers"],
+            "groups of 2",
+        ),
+        (
+            5,
+            2,
+            ["each of 3 groups of sliding (128) layers", "1 group of full layers"],
+            "groups of 2, 1 padding layer",
+        ),
+        (
+            7,
+            3,
+            ["each of 3 groups of sliding (128) layers", "1 group of full layers"],
+            "groups of 3, 2 padding layers",
+        ),
     ],
 )
 def test_vllm_says_how_its_groups_came_about(local: int, global_: int, groups: list[str], why: str) -> None:
     kinds = [SLIDING] * local + [FULL] * global_
     shown = steps(*kinds)
-    assert [shown[f"blocks_{number}"].meaning for number in range(1, len(groups) + 1)] == groups
+    meanings = [shown[f"each_{number}"].meaning for number in range(1, len(groups) + 1)]
+    assert meanings == [f"blocks in {each}" for each in groups]
     assert shown["bytes_per_block"].meaning == f"one block of the pool: layers of the widest group ({why})"
     assert plan(*kinds).allocate(4096, 1).why == why
 

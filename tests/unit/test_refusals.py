@@ -19,7 +19,7 @@ from kvcalc.architecture import (
 from kvcalc.derivation import evaluate
 from kvcalc.dtypes import BFLOAT16
 from kvcalc.engines.ideal import Ideal
-from kvcalc.errors import InputError, SeveralErrors, UnsupportedError
+from kvcalc.errors import InputError, RefusalError, SeveralErrors, UnsupportedError
 from kvcalc.layout import parse_layout
 from kvcalc.paper import evidence
 from kvcalc.setup import Setup, prepare
@@ -150,12 +150,11 @@ LATENT = {"rank": 512, "rope_dim": 64, "num_heads": 16, "nope_dim": 128, "v_head
         ("tensorrt-llm", Full(2, 64, 64, extra_state_bytes=64), "fixed bytes of a sequence beside K and V"),
         ("tensorrt-llm", Full(2, 64, 64, indexer_dim=64), "sparse-attention indexer"),
         ("vllm", Full(2, 64, 64, extra_state_bytes=64), "fixed state of model's attention layers"),
-        ("vllm", Latent(**LATENT, window=128), "latents with a window"),
-        ("vllm", Compressed(width=64, window=128), "compressed layers by a rule of their own"),
+        ("vllm", Compressed(width=64, window=128), "known for DeepSeek V4's widths only"),
     ],
 )
 def test_what_nobody_has_read_in_an_engine_is_refused(engine, kind, reason):
-    with pytest.raises(UnsupportedError) as refused:
+    with pytest.raises(RefusalError) as refused:
         prepare(model_of(kind, model_type="deepseek_v2"), engine=engine)
     assert reason in refused.value.message
 

@@ -400,7 +400,7 @@ def _compare(start: Start, question: Question, architecture: Architecture) -> It
     figures, context = start.figures, question.context
     needed = figures.get("needed")
     if needed is not None:
-        yield checked("needed for one request", needed, printed_gib(plan.kv_bytes(context, 1)))
+        yield checked("needed for one request", needed, printed_gib(plan.needed_bytes(context)))
     bounds = _memory(start)
     estimate = figures.get("estimated_max_model_len")
     if estimate is not None:
@@ -438,11 +438,13 @@ def _estimate(plan: VllmPlan, estimate: Figure, bounds: tuple[int, int]) -> Comp
 
 def _block(plan: VllmPlan, start: Start) -> Iterator[Compared]:
     block, padding = start.figures.get("attention_block_size"), start.figures.get("page_padding")
-    states, token_bytes, _, size = plan.block_note or (0, 0, 0, 0)
+    raised = plan.block_note
     if block is not None:
-        yield checked("attention block", block, str(size) if size else "none")
+        yield checked("attention block", block, "none" if raised is None else str(raised.block_size))
     if padding is not None:
-        percent = f"{100 * (size * token_bytes - states) / states:.2f}" if states else "none"
+        percent = "none"
+        if raised is not None:
+            percent = f"{100 * (raised.block_size * raised.token_bytes - raised.state_bytes) / raised.state_bytes:.2f}"
         yield checked("padding of a state's page", padding, percent)
 
 

@@ -206,6 +206,8 @@ def state_cache(hidden_size: int, shape: StateSpec) -> State:
         recurrent_dtype=shape.recurrent_dtype or ("float32" if shape.type in _FLOAT32_STATES else "model"),
         conv_channels=channels,
         conv_kernel=shape.conv_kernel if channels else 1,
+        groups=shape.groups if shape.type == "mamba2" else 0,
+        group_channels=2 * shape.state_size if shape.type == "mamba2" else 0,
     )
 
 

@@ -1,0 +1,153 @@
+"""What vLLM's versions do differently: one row for each span of versions that agree.
+
+Every release in :data:`READ` was read at its source. A version between two of them follows the older one, a newer one
+the newest and an older one the oldest, and a note says so.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from kvcalc.errors import InputError, quote
+
+Version = tuple[int, int, int]
+
+#: The version that answers where none is named.
+NEWEST = "0.33.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The rules of one span of versions.
+
+    Attributes:
+        first: the first version that follows them.
+        utilization_percent: the default of gpu_memory_utilization.
+        counts_every_batch: a window reserves for all batches under way, not for one (PR 47728).
+        tokens_by_group: the logged token count is num_blocks // groups * smallest block, not concurrency * length.
+        padding_percent: the largest bucket sets the group size when it is below so many percent of the smallest
+            (None: the smallest always does).
+        check: what the start-up check compares with the memory: the layers' own needs added up, the blocks of the
+            first group alone, those of all groups, or those and the null block (PR 47272).
+        pads_attention, pads_states: a page that does not divide the largest is padded to it, not refused.
+        counts_speculation: a request reserves a state for every speculated token, and one more in align mode.
+        caches_all_states: with prefix caching, Mamba models keep a state for every block (mode "all").
+        steps_from_block_size: the attention block beside states grows in steps of block_size where that is larger.
+        latent_steps: tokens in which it grows beside latents.
+        shards_prefill: prefill context parallelism divides the cache as decode context parallelism does.
+    """
+
+    first: Version
+    utilization_percent: int
+    counts_every_batch: bool
+    tokens_by_group: bool
+    padding_percent: int | None
+    check: Literal["layers", "first group", "groups", "null block"]
+    pads_attention: bool
+    pads_states: bool
+    counts_speculation: bool
+    caches_all_states: bool
+    steps_from_block_size: bool
+    latent_steps: int
+    shards_prefill: bool
+
+
+_0_11 = Rules(
+    first=(0, 11, 0),
+    utilization_percent=90,
+    counts_every_batch=False,
+    tokens_by_group=True,
+    padding_percent=None,
+    check="layers",
+    pads_attention=False,
+    pads_states=False,
+    counts_speculation=False,
+    caches_all_states=False,
+    steps_from_block_size=False,
+    latent_steps=64,
+    shards_prefill=False,
+)
+_0_12 = replace(_0_11, first=(0, 12, 0), padding_percent=125, shards_prefill=True)
+_0_14 = replace(_0_12, first=(0, 14, 0), check="first group")
+_0_17 = replace(_0_14, first=(0, 17, 0), counts_speculation=True, caches_all_states=True)
+_0_18 = replace(_0_17, first=(0, 18, 0), padding_percent=150)
+_0_19 = replace(_0_18, first=(0, 19, 0), check="groups")
+_0_20 = replace(_0_19, first=(0, 20, 0), utilization_percent=92, steps_from_block_size=True, latent_steps=16)
+_0_20_1 = replace(_0_20, first=(0, 20, 1), tokens_by_group=False)
+_0_24 = replace(_0_20_1, first=(0, 24, 0), pads_attention=True)
+_0_26 = replace(_0_24, first=(0, 26, 0), counts_every_batch=True, pads_states=True, shards_prefill=False)
+_0_27 = replace(_0_26, first=(0, 27, 0), latent_steps=128)
+_0_28 = replace(_0_27, first=(0, 28, 0), caches_all_states=False)
+_0_29 = replace(_0_28, first=(0, 29, 0), check="null block")
+
+#: The spans, oldest first; each ends where the next begins.
+SPANS = (_0_11, _0_12, _0_14, _0_17, _0_18, _0_19, _0_20, _0_20_1, _0_24, _0_26, _0_27, _0_28, _0_29)
+
+#: The releases whose planner was read, oldest first.
+READ: tuple[Version, ...] = (
+    (0, 11, 0),
+    (0, 11, 2),
+    (0, 12, 0),
+    (0, 14, 0),
+    (0, 17, 1),
+    (0, 18, 0),
+    (0, 19, 0),
+    (0, 20, 0),
+    (0, 20, 1),
+    (0, 20, 2),
+    (0, 22, 0),
+    (0, 24, 0),
+    (0, 25, 1),
+    (0, 26, 0),
+    (0, 27, 1),
+    (0, 28, 0),
+    (0, 29, 0),
+    (0, 30, 0),
+    (0, 31, 0),
+    (0, 32, 0),
+    (0, 33, 0),
+)
+# A release, and what a build adds to it (0.20.2rc1.dev9+g01d4d1ad3).
+_VERSION = re.compile(r"v?(\d{1,3})\.(\d{1,3})(?:\.(\d{1,3}))?(?:\.?(?:a|b|rc|dev|post|\+)[a-z0-9.+]{0,40})?", re.ASCII)
+
+
+def parsed(version: str) -> Version:
+    """The release of a version's text.
+
+    Raises:
+        InputError: the text is no version.
+
+    >>> parsed("0.20.2rc1.dev9+g01d4d1ad3")
+    (0, 20, 2)
+    """
+    match = _VERSION.fullmatch(version)
+    if match is None:
+        raise InputError(f"{quote(version)} is no version of vllm", hint=f"as in version={NEWEST}")
+    return int(match[1]), int(match[2]), int(match[3] or 0)
+
+
+def rules_of(version: str) -> Rules:
+    """The rules of a version.
+
+    >>> rules_of("0.25.1").counts_every_batch, rules_of("0.26.0").counts_every_batch
+    (False, True)
+    """
+    found = parsed(version)
+    return next((rules for rules in reversed(SPANS) if rules.first <= found), SPANS[0])
+
+
+def note_on(version: str) -> str | None:
+    """What a reader must know of a version that was not itself read."""
+    found = parsed(version)
+    if found in READ:
+        return None
+    nearest = max((each for each in READ if each <= found), default=READ[0])
+    place = "newer than" if found > READ[-1] else "older than" if found < READ[0] else "not among"
+    return f"vllm {text(found)} is {place} the versions read: it is taken to plan as {text(nearest)} does"
+
+
+def text(version: Version) -> str:
+    """A version as it is written."""
+    return ".".join(map(str, version))
