@@ -34,7 +34,7 @@ from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines import make_engine
 from kvcalc.engines.vllm import Vllm, VllmPlan, versions
 from kvcalc.engines.vllm.versions import READ, SPANS
-from kvcalc.errors import InputError, KVCalcError, RefusalError, UnsupportedError
+from kvcalc.errors import InputError, KVCalcError, NotModelledError, RefusalError, UnsupportedError
 from kvcalc.setup import Setup
 from kvcalc.units import GiB, ceil_div
 
@@ -761,3 +761,112 @@ def test_a_states_format_is_the_models_unless_it_is_asked_otherwise(
     made = plan(model((state, 3), (attention, 1)), dtype, **options)
     assert made.block_note is not None
     assert made.block_note.block_size == block
+
+
+@pytest.mark.parametrize(
+    ("name", "ranks", "block_size", "kv_bytes"),
+    # What vLLM 0.33.0's planner answered for 131,072 tokens on 8 devices, bytes of one rank.
+    [
+        ("llama-3.1-8b", 1, 16, 2_147_483_648),
+        ("llama-3.1-8b", 2, 16, 1_073_741_824),
+        ("llama-3.1-8b", 4, 16, 536_870_912),
+        ("llama-3.1-8b", 8, 64, 268_435_456),
+        ("deepseek-v3", 1, 16, 9_210_691_584),
+        ("deepseek-v3", 2, 16, 4_605_345_792),
+        ("deepseek-v3", 4, 16, 2_302_672_896),
+        ("deepseek-v3", 8, 64, 1_151_336_448),
+    ],
+)
+def test_decode_context_parallelism_divides_the_tokens(name: str, ranks: int, block_size: int, kv_bytes: int) -> None:
+    planned = plan(kvcalc.load(name), tp=8, decode_context_parallel_size=ranks, block_size=block_size)
+    assert planned.kv_bytes(131072, 1) == kv_bytes
+
+
+@pytest.mark.parametrize(
+    ("tp", "options", "reason"),
+    [
+        (8, {"decode_context_parallel_size": 3}, "does not divide it"),
+        (2, {"decode_context_parallel_size": 3, "prefill_context_parallel_size": 2}, "beside prefill_context"),
+    ],
+)
+def test_context_parallel_sizes_that_vllm_refuses_are_refused(tp: int, options: dict[str, int], reason: str) -> None:
+    with pytest.raises(UnsupportedError, match=reason):
+        plan(model((latent(), 4)), tp=tp, **options)
+
+
+def test_windows_have_no_decode_context_parallelism() -> None:
+    with pytest.raises(UnsupportedError, match="for model's windows"):
+        plan(model((sliding(128, 1, 64), 1), (full(1, 64), 1)), tp=2, decode_context_parallel_size=2)
+
+
+@pytest.mark.parametrize(
+    ("model_name", "context", "batch_size", "tp", "is_async", "driven", "times"),
+    # The most that vLLM 0.33.0's KV cache manager held, first come first served, all sequences at full length.
+    [
+        ("gemma-3-27b", 12_288, 64, 4, True, 25_997_803_520, 1.02),
+        ("gemma-3-27b", 12_288, 64, 4, False, 25_082_593_280, 1.02),
+        ("llama-3.1-8b", 4_096, 16, 1, True, 8_589_934_592, 1.0),
+    ],
+)
+def test_several_sequences_take_what_a_schedule_reaches_and_little_more(
+    model_name: str, context: int, batch_size: int, tp: int, is_async: bool, driven: int, times: float
+) -> None:
+    planned = plan(kvcalc.load(model_name), tp=tp, async_scheduling=is_async)
+    assert driven <= planned.kv_bytes(context, batch_size) <= times * driven
+
+
+def test_a_draft_has_a_row_and_groups_of_its_own() -> None:
+    # DFlash's 5 layers beside 16 full and 48 state layers: 4 + 1 + 10 groups of 5, as a server of 0.20.2 grouped them.
+    engine = Vllm(num_speculative_tokens=5, enable_prefix_caching=True, version="0.20.2")
+    drafted = Setup(QWEN_27B, engine, *parse_kv_dtypes("bfloat16"), 2, draft=model((full(8, 128), 5)))
+    planned = engine.prepare(drafted)
+    assert (planned.num_groups, planned.group_size) == (15, 5)
+    assert planned.blocks_per_request(200_000) == 5 * 246 + 10 * 7
+    cache = planned.allocate(200_000, 1)
+    assert cache.draft_bytes == 246 * 816 * 5 * 2048
+    assert cache.draft_bytes + cache.padding_bytes + sum(row.bytes for row in cache.layers) == cache.bytes
+
+
+def test_a_draft_beside_states_must_say_how_many_tokens_it_proposes() -> None:
+    engine = Vllm()
+    with pytest.raises(InputError, match="how many tokens the draft of model proposes"):
+        engine.prepare(Setup(QWEN_27B, engine, *parse_kv_dtypes("bf16"), draft=model((full(8, 128), 5))))
+
+
+def test_prediction_layers_of_the_model_propose_a_token_each() -> None:
+    qwen = QWEN_27B.changed(mtp_layers=(Layer(cache=full(4, 256)),))
+    engine = Vllm(enable_prefix_caching=True)
+    planned = engine.prepare(Setup(qwen, engine, *parse_kv_dtypes("bf16"), draft=qwen.mtp))
+    assert (planned.group_size, planned.padding_layers) == (17, 3)  # "Add 3 padding layers": 48 states in groups of 17
+    assert planned.step_tokens == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "options", "bytes_per_block"),
+    [
+        ("deepseek-v3.2", "fp8", {}, 61 * 64 * (656 + 132)),
+        ("deepseek-v3.2", "fp8", {"indexer_kv_dtype": "mxfp4"}, 61 * 64 * (656 + 68)),
+        ("deepseek-v3.2", "nvfp4_ds_mla", {}, 61 * 64 * (352 + 132)),
+        ("deepseek-v3.2", "bf16", {}, 61 * 64 * (1152 + 132)),
+        ("glm-5.2", "fp8", {}, 64 * (78 * 656 + 21 * 132)),  # 57 of 78 layers read another layer's choice
+        ("minimax-m3", "bf16", {}, 128 * (60 * 2048 + 57 * 256)),
+        ("deepseek-v4-flash", "fp8", {}, 1_002_240),  # "packed stride", with blocks of 256, 64, 8 and 4 tokens
+    ],
+)
+def test_sparse_attention_keeps_index_keys(
+    name: str, dtype: str, options: dict[str, str], bytes_per_block: int
+) -> None:
+    assert plan(kvcalc.load(name), dtype, **options).bytes_per_block == bytes_per_block
+
+
+def test_deepseek_v4_packs_pages_of_several_sizes_into_five_groups() -> None:
+    planned = plan(kvcalc.load("deepseek-v4-flash"), "fp8")
+    assert sorted((rule.block_size, count) for rule, count in planned.groups) == [(4, 1), (8, 1), (64, 2), (256, 1)]
+
+
+def test_turboquant_leaves_the_outer_layers_of_a_model_without_states_alone() -> None:
+    llama = plan(kvcalc.load("llama-3.1-8b"), "turboquant_4bit_nc")
+    # 28 layers of 8 x (66 + 68) bytes a token, in blocks of 64 that cover 16 tokens of the 4 others, padded to them.
+    assert llama.bytes_per_block == 32 * 64 * 8 * 134
+    with pytest.raises(NotModelledError, match="layers of several kinds"):
+        plan(GEMMA_4_31B, "turboquant_4bit_nc")

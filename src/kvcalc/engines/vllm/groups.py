@@ -168,8 +168,10 @@ def promoted(specs: list[Spec]) -> list[Spec] | None:
     if any(len(each) > 1 for each in lengths.values()) and not any(spec.form == "latent" for spec in specs):
         return None
     if any(spec.form in _FULL for spec in specs):
-        changed: dict[str, Form] = {"sliding": "full", "chunked": "full", "sliding latent": "latent"}
-        specs = [replace(spec, form=changed[spec.form], window=0) if spec.form in changed else spec for spec in specs]
+        # Windows over latents have a field that full latents lack, and 0.33.0 ends in a TypeError.
+        if any(spec.form == "sliding latent" for spec in specs):
+            return None
+        specs = [replace(spec, form="full", window=0) if spec.form in _LOCAL else spec for spec in specs]
     return specs if is_one_type(specs) else None
 
 
@@ -474,6 +476,14 @@ def _skipping_boundaries(engine: Vllm, setup: Setup, owned: list[Owned]) -> list
     layers = setup.architecture.num_layers
     if not setup.k_dtype.name.startswith("turboquant") or any(each.spec.form == "state" for each in owned):
         return owned
+    if len({each.spec for each in owned if each.position < layers}) > 1 or any(
+        each.spec.form != "full" for each in owned
+    ):
+        raise NotModelledError(
+            f"not modelled: how vllm gives {setup.architecture.name}'s layers of several kinds pages of one size with "
+            f"{setup.k_dtype.name}",
+            hint="use fp8 or nvfp4",
+        )
     edge = min(2, layers // 2)
     model_format = DTYPES[model_dtype(setup.architecture)]
     plain = replace(setup, k_dtype=model_format, v_dtype=model_format)
