@@ -395,6 +395,8 @@ def _indexer_bytes(engine: Vllm, width: int, default: str) -> int:
     match default if engine.indexer_kv_dtype == "auto" else engine.indexer_kv_dtype:
         case "bf16":
             return 2 * width
+        case "mxfp4" if default == "bf16":
+            raise UnsupportedError("vllm keeps MiniMax-M3's index keys in bf16 or fp8, not in mxfp4")
         case "mxfp4":
             return width // 2 + width // 32
         case _:
@@ -541,7 +543,7 @@ def with_raised_block(engine: Vllm, setup: Setup, owned: list[Owned]) -> tuple[l
     if not states or not attention:
         return owned, None
     spec = next((spec for spec in attention if spec.form in _FULL), attention[0])
-    is_latent = spec.form == "latent"
+    is_latent = spec.form in ("latent", "sliding latent")
     token_bytes = spec.token_bytes if is_latent or dtype.packed_bits else spec.heads * 2 * spec.key_bytes
     unit = rules.latent_steps if is_latent else KERNEL_BLOCK
     if rules.steps_from_block_size:
