@@ -8,13 +8,14 @@ Whether it fits is the caller's question: a pool of memory for ``kvcalc fit``, t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from kvcalc.architecture import is_local, window_of
 from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines import make_engine
+from kvcalc.engines.base import Engine
 from kvcalc.errors import KVCalcError
 from kvcalc.layout import Layout
 from kvcalc.setup import Setup
@@ -69,10 +70,16 @@ class Lever:
     def toml(self) -> str:
         """The change as a line of budgets.toml."""
         if isinstance(self.value, Mapping):
-            options = {**self.setup.engine.given_options, **self.value}
+            options = {**_given_options(self.setup.engine), **self.value}
             listed = ", ".join(f"{option} = {json.dumps(value)}" for option, value in options.items())
             return f"{self.field} = {{{listed}}}"
         return f"{self.field} = {json.dumps(self.value)}"
+
+
+def _given_options(engine: Engine) -> dict[str, Any]:
+    """The options that were given, the version too."""
+    stated: Collection[str] = getattr(engine, "model_fields_set", ())
+    return {**engine.given_options, **({"version": getattr(engine, "version", "")} if "version" in stated else {})}
 
 
 def _plain(value: Any) -> str:
@@ -150,9 +157,8 @@ def setup_levers(
 
 def _with_option(setup: Setup, option: str, value: Any) -> Setup | None:
     engine = setup.engine
-    given = {**engine.given_options, **({"version": engine.followed_version} if hasattr(engine, "version") else {})}
     try:
-        return replace(setup, engine=make_engine(engine.name, {**given, option: value}))
+        return replace(setup, engine=make_engine(engine.name, {**_given_options(engine), option: value}))
     except KVCalcError:
         return None
 

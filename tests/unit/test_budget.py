@@ -497,6 +497,10 @@ def test_the_context_of_a_hint_is_the_largest_that_fits():
             ["context", "batch_size", "kv_cache_dtype", "weights_dtype"],
         ),
         ({"context": "128k", "limit": "65GiB", "engine": "vllm", "engine_options": {"block_size": 32}}, ["context"]),
+        (
+            {"context": "32k", "limit": "55GiB", "engine": "vllm", "engine_options": {"version": "0.14.0"}},
+            ["context", "engine_options"],
+        ),
         ({"mix": ["48 x 4k", "16 x 32k"], "limit": "100GiB"}, ["kv_cache_dtype", "weights_dtype"]),
         ({"context": "32k", "limit": "52GiB", "engine": "sglang"}, ["context"]),
         ({"context": "4k", "overhead": "0.5%"}, ["context"]),
@@ -508,6 +512,9 @@ def test_every_hint_is_a_line_of_the_file_with_which_the_budget_holds(said, fiel
     assert not failing.ok
     assert {hint.split(" = ")[0] for hint in failing.hints} >= set(fields)
     assert all(with_hint(said, hint).ok for hint in failing.hints)
+    for hint in failing.hints:  # a line of options keeps those that were there
+        options = tomllib.loads(hint).get("engine_options")
+        assert options is None or options.items() >= said.get("engine_options", {}).items()
 
 
 def test_where_no_single_change_fits_that_is_said(budgets):

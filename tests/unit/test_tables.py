@@ -50,6 +50,26 @@ def test_no_line_of_a_table_is_wider_than_its_screen_and_no_word_is_broken(width
     assert {"breaks"} & shown or any("not shown" in line for line in lines)
 
 
+def test_a_narrow_column_is_shown_where_a_wide_one_had_to_go():
+    wide = Column("wide", lambda row: "sentence", drop_order=3)
+    narrow = Column("no", lambda row: 1, "count", drop_order=4)
+    shown = text(document_of(Section((NAME, wide, narrow), ROWS)), width=20)
+    assert "not shown in 20 columns: wide" in " ".join(shown.split())
+    assert shown.splitlines()[1].split() == ["model", "no"]
+
+
+def test_words_fold_to_the_longest_where_no_column_may_go():
+    words = Column("in words", lambda row: "one or two words of which none breaks")
+    shown = text(document_of(Section((NAME, words), ROWS, title="a section")), width=22)
+    assert max(map(len, shown.splitlines())) <= 22
+    assert "\na section\n" in shown
+
+
+def test_a_table_without_titles_has_no_line_below_them():
+    facts = (Column("", lambda row: row[0]), Column("", lambda row: row[1], "count"))
+    assert "─" not in text(document_of(Section(facts, ROWS)))
+
+
 def test_a_remark_stands_on_a_line_of_its_own_below_its_row():
     why = Column("why", lambda row: "it is so" if row[0] == "total" else "", "remark")
     lines = text(document_of(Section((NAME, SIZE, why), ROWS))).splitlines()
