@@ -260,7 +260,15 @@ def test_an_unknown_model_type_with_the_sizes_of_a_plain_decoder_is_estimated() 
     unknown = model("brand_new")
     assert unknown.layout == "8 full"
     assert "a plain decoder" in notes(unknown)
-    for key in ("sliding_window", "attention_chunk_size", "mamba_d_state", "linear_num_heads", "local_attention"):
+    keys = (
+        "sliding_window",
+        "attention_chunk_size",
+        "mamba_d_state",
+        "linear_num_heads",
+        "local_attention",
+        "loop_num",
+    )
+    for key in keys:
         with pytest.raises(NotModelledError, match=f"{key} may change what its layers cache"):
             model("brand_new", **{key: 64})
     with pytest.raises(NotModelledError, match="encoder and decoder"):

@@ -54,7 +54,8 @@ _TELLING_KEYS = (
 #: The same, where the file does not state its layers either.
 _TELLING_WORDS = re.compile(
     "sliding|window|chunk|local|global|mamba|ssm|d_state|linear_|conv_|latent|lora_rank|compress|shared_kv|kv_shared"
-    "|recurrent|pattern|cross_attention|attn_type|attention_type|block_type|layer_group|delta|retention|full_attn"
+    "|recurrent|loop|cycles|reuse|ngram|pattern|cross_attention|attn_type|attention_type|block_type|layer_group|delta"
+    "|retention|full_attn"
 )
 
 
