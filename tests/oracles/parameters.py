@@ -60,6 +60,7 @@ BY_DEFINITION = {
     "helium": "the class's output projection is hidden x hidden, which fits no other head width",
     "longcat_flash": "the class has rows for zero experts that no checkpoint holds",
     "modernbert-decoder": "get_decoder() of the class leaves out most of the model",
+    "ovis2": "the class sizes an untied head by the wrapper's hidden_size, which is not the text's",
     "phi4_multimodal": "the class keeps its towers inside the decoder",
     "pi0": "an unknown type, estimated with a note",
     "qwen2_5_omni": "the class holds the talker and its tower",
@@ -157,14 +158,19 @@ def variants(model_type: str, count: int, seed: int) -> Iterator[tuple[dict[str,
     yield {}, default
     stated = default.to_dict()
     draw = random.Random(f"{model_type} {seed}")
-    knobs = [key for key in KNOBS if key in stated]
+    # Of a wrapper only the head: its other keys are those of towers and projectors.
+    knobs = [key for key in KNOBS if key in stated and ("text_config" not in stated or key == "tie_word_embeddings")]
     for _ in range(count if knobs else 0):
         chosen = draw.sample(knobs, k=min(len(knobs), draw.randint(1, 6)))
         changes = {key: draw.choice(KNOBS[key]) for key in chosen}
         try:
-            yield changes, CONFIG_MAPPING[model_type](**changes)
+            config = CONFIG_MAPPING[model_type](**changes)
         except Exception:
             continue
+        heads, hidden = (getattr(config, key, None) for key in ("num_attention_heads", "hidden_size"))
+        if isinstance(heads, int) and isinstance(hidden, int) and hidden < 8 * heads:
+            continue  # heads too narrow for their rope
+        yield changes, config
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -122,7 +122,7 @@ def _of_the_model(config: Config, family: Family) -> Fields:
         fields["per_layer_input"] = _per_layer_input(config, family.per_layer_input)
     if family.encoder is not None:
         fields["encoder"] = _encoder(config, family.encoder)
-        if family.encoder.shared_tables and not fields["tie_embeddings"]:
+        if family.encoder.shared_tables and config.table.get("tie_word_embeddings") is False:
             fields["encoder"]["embedding"] = True
             table = {"rows": fields["vocab_size"], "columns": fields["hidden_size"]}
             fields["extra"] = ({"role": "decoder.embed_tokens", "part": "embedding"} | table,)
