@@ -367,6 +367,18 @@ def test_another_rank_had_less_memory(kvcalc, log):
     assert kvcalc("audit", log(both)).code == 0
 
 
+def test_the_pipeline_stage_that_holds_the_fewest_blocks_decides(kvcalc, log):
+    # Stages of 15, 16, 16 and 15 layers: 40.1 GiB over 16 layers are 41,062 blocks, 38 GiB over 15 are 41,506.
+    text = "INFO non-default args: {'model': 'MiniMaxAI/MiniMax-M2', 'pipeline_parallel_size': 4}\n"
+    for stage, memory in enumerate(("40.0", "40.1", "40.2", "38.0")):
+        text += f"(Worker_PP{stage} pid=8{stage}) INFO Available KV cache memory: {memory} GiB\n"
+    text += "INFO GPU KV cache size: 656,992 tokens\n"
+    text += "INFO Maximum concurrency for 32,768 tokens per request: 20.05x\n"
+    assert kvcalc("audit", log(text)).code == 0
+    assert kvcalc("audit", log(text.replace("40.1", "39.1"))).code == 1
+    assert kvcalc("audit", log(text.replace("38.0", "37.0"))).code == 1
+
+
 def test_the_difference_is_told_in_tokens_and_requests(kvcalc, log):
     out = kvcalc("audit", log(LATER)).out
     assert "the difference is 11,649 tokens, 0.09 requests of 131,072 tokens, less than predicted" in out

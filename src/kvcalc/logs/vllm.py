@@ -457,7 +457,7 @@ def _pool_rows(plan: VllmPlan, start: Start, bounds: tuple[int, int] | None, con
             unchecked(name, each) for name, each in (("KV cache size", tokens), ("concurrency", concurrency)) if each
         )
         return
-    memory = None if bounds is None else (bounds[0] // block, bounds[1] // block)
+    memory = None if bounds is None else _blocks_held(plan, start, bounds)
     if blocks is not None:
         count = int(blocks.printed)
         if memory is None:
@@ -475,6 +475,25 @@ def _pool_rows(plan: VllmPlan, start: Start, bounds: tuple[int, int] | None, con
         yield checked("concurrency", concurrency, _says(plan, start, first, context)[1])
     elif concurrency is not None:
         yield unchecked("concurrency", concurrency)
+
+
+_STAGE = re.compile(r"PP(\d{1,3})(?:_|$)")
+
+
+def _blocks_held(plan: VllmPlan, start: Start, bounds: tuple[int, int]) -> tuple[int, int]:
+    """The fewest and the most blocks that the memory holds: of the pipeline stage that holds the fewest.
+
+    Stages differ in their layers and in what is left for the cache: 40 GiB over 16 layers are less than 38 over 15.
+    """
+    stages = plan.stage_block_bytes
+    ranks = [
+        (byte_bounds(figure, 2), stages[int(stage[1])])
+        for process, figure in start.memory.items()
+        if (stage := _STAGE.search(process)) and int(stage[1]) < len(stages)
+    ]
+    if not ranks or bounds[0] == bounds[1]:  # no stage is named, or a flag says the bytes of each
+        return bounds[0] // plan.bytes_per_block, bounds[1] // plan.bytes_per_block
+    return min(low // size for (low, _), size in ranks), min(high // size for (_, high), size in ranks)
 
 
 def _says(plan: VllmPlan, start: Start, blocks: int, context: int) -> tuple[int, str]:

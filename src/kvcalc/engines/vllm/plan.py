@@ -231,6 +231,7 @@ class VllmPlan:
         group_size: layers of the largest group, over all devices.
         padding_layers: places in the groups that no layer fills.
         bytes_per_block: bytes of one block of the pool on this device.
+        stage_block_bytes: the same of every pipeline stage.
         shares: (row, rule) -> bytes of one block of these layers, without padding; row None is the draft's.
         layer_needs: rule and page of each layer by itself, for the start-up check of old versions.
         page_unit: the page that all layers share, or None where they differ.
@@ -247,6 +248,7 @@ class VllmPlan:
     group_size: int
     padding_layers: int
     bytes_per_block: int
+    stage_block_bytes: tuple[int, ...]
     shares: tuple[tuple[int | None, Blocks, int], ...]
     layer_needs: tuple[tuple[Blocks, int], ...]
     page_unit: int | None
@@ -772,6 +774,7 @@ class Vllm(EngineOptions):
             group_size=group_size,
             padding_layers=group_size * len(planned.groups) - len(owned),
             bytes_per_block=block_bytes[dearest],
+            stage_block_bytes=tuple(block_bytes),
             shares=tuple((row, rule, size) for (row, rule), size in shares.items()),
             layer_needs=tuple(needs.items()),
             page_unit=pages.pop() if len(pages) == 1 else None,
