@@ -67,9 +67,15 @@ def read_log(
     number = cut = 0
     for number, (text, was_cut) in enumerate(lines, start=1):
         cut += was_cut
+        if any(repeated in text for repeated in _REPEATED):
+            continue
         for plain in _messages(text):
             _read(reader, plain, number, markers)
     return LogReport(tuple(start for start in reader.starts if start.says_something), number, cut)
+
+
+#: What a server repeats for as long as it runs, and what no figure stands beside.
+_REPEATED = ("throughput: ", "throughput (token/s): ", ' HTTP/1.1" ')
 
 
 def _read(reader: LogReader, text: str, number: int, markers: tuple[Marker, ...]) -> None:
