@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Literal
 
 from kvcalc.architecture import Architecture
 from kvcalc.engines import engine_class
@@ -312,7 +312,7 @@ class Question:
     """
 
     engine: str
-    options: dict[str, Any]
+    options: Mapping[str, object]
     context: int
     batch_size: int = 1
     kv_cache_dtype: str | None = None
@@ -343,7 +343,7 @@ class Given:
     """What the user says, which goes before what the log states."""
 
     engine: str | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, object] = field(default_factory=dict)
     context: int | None = None
     batch_size: int | None = None
     kv_cache_dtype: str | None = None
@@ -402,7 +402,7 @@ class Change:
     """
 
     option: str
-    value: Any
+    value: object
 
     @property
     def label(self) -> str:
@@ -411,12 +411,14 @@ class Change:
 
     def of(self, question: Question) -> Question:
         """The question with this difference."""
-        if self.option in ("kv_cache_dtype", "tensor_parallel_size"):
-            return replace(question, **{self.option: self.value})
+        if self.option == "kv_cache_dtype":
+            return replace(question, kv_cache_dtype=str(self.value))
+        if self.option == "tensor_parallel_size" and isinstance(self.value, int):
+            return replace(question, tensor_parallel_size=self.value)
         return replace(question, options={**question.options, self.option: self.value})
 
 
-def changes(question: Question, **candidates: tuple[Any, ...]) -> Iterator[Change]:
+def changes(question: Question, **candidates: tuple[object, ...]) -> Iterator[Change]:
     """Every value of every option that neither the user nor the log states, and that is another than now."""
     for name, values in candidates.items():
         if name in question.stated:
@@ -454,7 +456,7 @@ class EngineLog:
     judges: tuple[str, ...] = ()
 
 
-def known_options(engine: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
+def known_options(engine: str, options: Mapping[str, object]) -> tuple[dict[str, object], tuple[str, ...]]:
     """The options that an engine has, and a note for those that a log states and the engine here has not."""
     names = {option.name for option in engine_class(engine).option_help()}
     known = {name: value for name, value in options.items() if name in names}

@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
 
 from kvcalc.architecture import Architecture, Latent
 from kvcalc.errors import InputError
@@ -216,7 +215,7 @@ def _question(start: Start, given: Given) -> Question:
     stated = start.stated
     caches = [cache for cache in start.caches if cache.kind == "kv"]
     shapes = [shape for shape in map(_shape, caches) if shape is not None]
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     taken: set[str] = set()
     sequences = given.batch_size or stated_number(stated, "n_seq_max")
     if sequences is None:
@@ -230,13 +229,12 @@ def _question(start: Start, given: Given) -> Question:
         taken.add("streams")
     if unified is not None:
         options["kv_unified"] = unified
-    if given.context is not None:
-        options["n_ctx"] = given.context * sequences
-    elif stated_number(stated, "n_ctx", "kv_size"):
-        options["n_ctx"] = stated_number(stated, "n_ctx", "kv_size")
-    elif shapes:
-        options["n_ctx"] = max(cells * streams for cells, _, streams in shapes)
+    n_ctx = given.context * sequences if given.context else stated_number(stated, "n_ctx", "kv_size")
+    if n_ctx is None and shapes:
+        n_ctx = max(cells * streams for cells, _, streams in shapes)
         taken.add("cells")
+    if n_ctx is not None:
+        options["n_ctx"] = n_ctx
     elif not any(cache.kind == "recurrent" for cache in start.caches):
         raise InputError("the log does not state the context", hint="give it with -c")
     for name in ("n_batch", "n_ubatch", "n_rs_seq"):
@@ -250,7 +248,7 @@ def _question(start: Start, given: Given) -> Question:
     if rows is not None and int(rows.printed):
         options["n_rs_seq"] = int(rows.printed)
     dtype = given.kv_cache_dtype or _format(start, caches)
-    context = max(1, options.get("n_ctx", 256) // max(1, sequences))  # a log may state none
+    context = max(1, (n_ctx or 256) // max(1, sequences))  # a log of states alone says none
     if given.engine == "ollama":
         options = {"num_parallel": sequences}
     if "version" in stated and given.engine != "ollama":

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
 
 from kvcalc.architecture import Architecture
 from kvcalc.dtypes import parse_dtype
@@ -151,7 +150,9 @@ def _question(start: Start, given: Given) -> Question:
         raise InputError("the log does not state the context", hint="give it with -c")
     batch = stated_number(stated, "n_batch")
     if given.engine == "ollama":
-        options: dict[str, Any] = {"num_parallel": parallel} | ({"num_batch": batch} if batch else {})
+        options: dict[str, object] = {"num_parallel": parallel}
+        if batch:
+            options["num_batch"] = batch
     else:
         options = {"n_ctx": n_ctx, "n_seq_max": parallel, "kv_unified": True, "n_ubatch": batch or 512}
     said = {"n_ubatch": "n_batch", "num_batch": "n_batch", "n_seq_max": "n_seq_max", "kv_cache_dtype": "type_k"}
@@ -171,9 +172,10 @@ def _compare(start: Start, question: Question, architecture: Architecture) -> It
     size = question.setup(architecture).plan.kv_bytes(question.context, question.batch_size)
     required = start.figures.get("required_kv")
     if required is not None:
-        dtype, options = parse_dtype(question.kv_cache_dtype or "f16"), question.options
-        n_ctx = options.get("n_ctx") or question.context * question.batch_size
-        batch = options.get("n_ubatch") or options.get("num_batch") or 512
+        options = {name: str(value) for name, value in question.options.items()}
+        n_ctx = stated_number(options, "n_ctx") or question.context * question.batch_size
+        batch = stated_number(options, "n_ubatch", "num_batch") or 512
+        dtype = parse_dtype(question.kv_cache_dtype or "f16")
         estimated = estimated_kv_bytes(architecture, dtype, n_ctx, question.batch_size, batch)
         yield _one("KV cache as estimated", required, Fraction(estimated))
     listed = [cache for cache in start.caches if cache.kind == "layers"]

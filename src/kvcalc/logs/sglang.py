@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from kvcalc.architecture import Architecture, Chunked, Compressed, Cross, Full, Latent, Parallel, Sliding
 from kvcalc.errors import InputError
@@ -155,7 +154,7 @@ def _question(start: Start, given: Given) -> Question:
     tokens = _pool_tokens(start)
     if tokens is None:
         raise InputError("the log does not state the tokens of a pool", hint="SGLang prints '#tokens: N'")
-    options: dict[str, Any] = {name: stated[name] for name in _OPTIONS if name in stated}
+    options: dict[str, object] = {name: stated[name] for name in _OPTIONS if name in stated}
     types = next((cache.types for cache in start.caches if cache.types), ())
     options, notes = known_options("sglang", options)
     dtype = given.kv_cache_dtype or (types[0] if types else stated.get("kv_cache_dtype") or stated.get("dtype"))

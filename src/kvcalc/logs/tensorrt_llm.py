@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 from kvcalc.architecture import Architecture
 from kvcalc.errors import InputError
@@ -87,7 +86,7 @@ def _question(start: Start, given: Given) -> Question:
     tokens = start.figures.get("pool_tokens")
     if tokens is None or not int(tokens.printed):
         raise InputError("the log does not state the tokens of a pool")
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
     for name in ("tokens_per_block", "pipeline_parallel_size"):
         if stated_number(start.stated, name):
             options[name] = stated_number(start.stated, name)

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
 
 from kvcalc.architecture import Architecture
 from kvcalc.engines.vllm import VllmPlan
@@ -348,7 +347,7 @@ def _question(start: Start, given: Given) -> Question:
     context = given.context or stated_number(stated, "max_model_len", "max_seq_len")
     if context is None:
         raise InputError("the log does not state the context", hint="give it with -c")
-    options: dict[str, Any] = {name: stated[name] for name in _OPTIONS if name in stated}
+    options: dict[str, object] = {name: stated[name] for name in _OPTIONS if name in stated}
     if "no_prefix_caching" in stated:
         options.setdefault("enable_prefix_caching", False)
     options, unknown = known_options("vllm", options)
