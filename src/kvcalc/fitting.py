@@ -18,11 +18,10 @@ from typing import Any
 
 from kvcalc.architecture import Architecture
 from kvcalc.device import Device
-from kvcalc.engines import engine_class
 from kvcalc.engines.base import WorkingMemory
 from kvcalc.errors import InputError, NotModelledError, RefusalError, quote
-from kvcalc.setup import Setup, plain_options, prepare
-from kvcalc.sources.devices import load_device
+from kvcalc.setup import Setup, options_on, prepare
+from kvcalc.sources.devices import find_device
 from kvcalc.units import MAX_BYTES, MAX_TOKENS, check_count, largest
 
 _UTILIZATION = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?|\.[0-9]{1,9})\s?(%?)", re.ASCII)
@@ -239,32 +238,6 @@ def working_memory(
     )
     tokens = check_count(context if context is not None else setup.architecture.max_context or MAX_TOKENS, "context")
     return setup.engine.working_memory(setup, place, tokens, check_count(batch_size, "batch_size"))
-
-
-def find_device(device: str | Device | None, memory_bytes: int | None) -> Device | None:
-    """The device of that name, or one of that many bytes that has no name; None for neither.
-
-    Raises:
-        InputError: both were given, no such device, or no sane size.
-    """
-    if device is not None and memory_bytes is not None:
-        raise InputError("a device has its own memory", hint="give device or device_memory")
-    if isinstance(device, str):
-        return load_device(device)
-    if not isinstance(device, Device | None):
-        raise InputError(f"device is a name such as 'h100-80gb', not {quote(device)}")
-    if memory_bytes is None:
-        return device
-    size = check_count(memory_bytes, "device_memory", least=1, most=MAX_BYTES)
-    return Device(name="", title="a device", memory_bytes=size, measured=False, source="as given", platform="cuda")
-
-
-def options_on(engine: str, options: Mapping[str, Any] | None, device: Device | None) -> dict[str, Any]:
-    """The options that were given, and those that the engine itself chooses on a device where they were not."""
-    options = plain_options(options)
-    if device is None:
-        return options
-    return {**engine_class(engine).device_options(device.memory_bytes, device.name), **options}
 
 
 def capacity_of(setup: Setup, memory: Memory, context: int | None, batch_size: int = 1) -> Capacity:

@@ -9,16 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from os import PathLike
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kvcalc.architecture import Architecture
 from kvcalc.dtypes import DType, parse_kv_dtypes
-from kvcalc.engines import make_engine
+from kvcalc.engines import engine_class, make_engine
 from kvcalc.engines.base import Engine, Plan
 from kvcalc.errors import InputError, quote
 from kvcalc.sources.resolve import load
 from kvcalc.units import check_count, integer
 from kvcalc.weights import Weights, weights
+
+if TYPE_CHECKING:
+    from kvcalc.device import Device
 
 _MOST_DEVICES = 2**20
 #: The draft that needs no second model: the model's own multi-token-prediction layers.
@@ -146,6 +149,14 @@ def prepare(
 
 def _loaded(model: Architecture | str | PathLike[str]) -> Architecture:
     return model if isinstance(model, Architecture) else load(model)
+
+
+def options_on(engine: str, options: Mapping[str, Any] | None, device: Device | None) -> dict[str, Any]:
+    """The options that were given, and those that the engine itself chooses on a device where they were not."""
+    given = plain_options(options)
+    if device is None:
+        return given
+    return {**engine_class(engine).device_options(device.memory_bytes, device.name), **given}
 
 
 def plain_options(options: object) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from kvcalc import GiB, footprint, load
 from kvcalc.errors import InputError
-from kvcalc.fitting import Memory, find_device
+from kvcalc.fitting import Memory
 from kvcalc.layout import parse_layout
 from kvcalc.paper import ABLATED_RATIOS, ABLATED_WINDOWS, evidence
 from kvcalc.search import MOST_FRONTS, Grid, Walk, layout_of, search
+from kvcalc.sources.devices import find_device
 
 MODEL = load("gemma-2-2b")
 RATIOS = ("global", "1:1", "3:1", "5:1", "7:1")

@@ -8,9 +8,10 @@ import pytest
 from kvcalc import GiB, KVCalcError, capacity, footprint, kv_cache_bytes, load
 from kvcalc.architecture import Architecture, Layer, State
 from kvcalc.errors import InputError, UnsupportedError
-from kvcalc.fitting import Memory, capacity_of, find_device, fits, parse_utilization, replicas
+from kvcalc.fitting import Memory, capacity_of, fits, parse_utilization, replicas
 from kvcalc.levers import levers
 from kvcalc.setup import prepare
+from kvcalc.sources.devices import find_device
 
 GEMMA_27B = load("gemma-3-27b")
 WEIGHTS = footprint(GEMMA_27B, context=1).weights.bytes

@@ -2,27 +2,44 @@
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterable
 from importlib import import_module
 from typing import Annotated
 
 import typer
+from typer.core import TyperCommand
 
 from kvcalc import __version__
 from kvcalc.cli.command import Command, CommandGroup
 from kvcalc.cli.process import complain, complain_about, drop_what_cannot_be_written, interrupted
 from kvcalc.cli.words import COMMAND, option_name, usual
-from kvcalc.errors import KVCalcError, printable
+from kvcalc.errors import KVCalcError, did_you_mean, printable
 from kvcalc.sources.files import READ
 
-#: Every command by what it is for, in the order of the help page; each is a function of its name in a module of its
-#: name.
+#: Every command by what it is for, in the order of the help page, and what it says in a line; each is a function of its
+#: name in a module of its name.
 PURPOSES = {
-    "Ask": ("show", "compare", "sweep", "fit"),
-    "Design": ("search", "paper"),
-    "Guard": ("check", "audit"),
-    "Look up": ("models", "devices", "engines", "schema"),
+    "Ask": {
+        "show": "What one model takes: weights, KV cache, total.",
+        "compare": "Models, layouts, engines and formats side by side.",
+        "sweep": "The KV cache over the context, as a curve.",
+        "fit": "Whether it fits, and what would make it fit.",
+    },
+    "Design": {
+        "search": "Layouts, windows and formats that fit a memory.",
+        "paper": "Section 5.2 of the Gemma 3 report, published beside computed.",
+    },
+    "Guard": {
+        "check": "Memory budgets in CI.",
+        "audit": "An engine's log against the prediction.",
+    },
+    "Look up": {
+        "models": "The models that are shipped, or one of them.",
+        "devices": "Devices with their memory, sources and other names.",
+        "engines": "The engines, or one: options, formula, sources.",
+        "schema": "The JSON Schema of an answer, or of a file.",
+    },
 }
 COMMANDS = tuple(name for names in PURPOSES.values() for name in names)
 _EXAMPLES = (
@@ -34,12 +51,31 @@ _EXAMPLES = (
 )
 
 
-class _Group(CommandGroup):
+class _Commands(CommandGroup):
+    """The commands, each loaded when it is asked for: loading all takes longer than most answers."""
+
     purposes = PURPOSES
 
+    def get_command(self, ctx: object, cmd_name: str) -> TyperCommand | None:
+        """The command of that name, or None."""
+        return _command(cmd_name) if cmd_name in COMMANDS else None
 
-def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
-    """The command line with those commands: loading the modules of all takes longer than most answers."""
+    def list_commands(self, ctx: object) -> list[str]:
+        """All names, in the order of the help page."""
+        return list(COMMANDS)
+
+
+def _command(name: str) -> TyperCommand:
+    module = import_module(f"kvcalc.cli.{name}")
+    alone = typer.Typer(rich_markup_mode=None, add_completion=False)
+    alone.command(name, epilog=module.EXAMPLES, cls=Command)(getattr(module, name))
+    found = typer.main.get_command(alone)
+    assert isinstance(found, TyperCommand)
+    return found
+
+
+def make_app() -> typer.Typer:
+    """The command line."""
     app = typer.Typer(
         name="kvcalc",
         help="How much memory do the weights and the KV cache of a model take, in this engine, to the byte.",
@@ -47,12 +83,9 @@ def make_app(names: Iterable[str] = COMMANDS) -> typer.Typer:
         context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": option_name},
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        cls=_Group,
+        cls=_Commands,
     )
     app.callback(invoke_without_command=True)(root)
-    for name in names:
-        module = import_module(f"kvcalc.cli.{name}")
-        app.command(name, epilog=module.EXAMPLES, cls=Command)(getattr(module, name))
     return app
 
 
@@ -74,15 +107,12 @@ def run(arguments: list[str] | None = None) -> int:
     COMMAND.set(("kvcalc", *typed))
     READ.set(set())
     try:
-        words = usual(typed, COMMANDS)
-        asked = words[0] if words else ""
-        app = make_app([asked]) if asked in COMMANDS else make_app()
-        code = app(words, prog_name="kvcalc", standalone_mode=False)
+        code = make_app()(usual(typed, COMMANDS), prog_name="kvcalc", standalone_mode=False)
         sys.stdout.flush()
     except KVCalcError as error:
         complain(error.render())
     except typer.TyperException as error:
-        complain(f"error: {printable(_lowered(error.format_message()))}\nhint: {_hint(error)}")
+        complain(f"error: {printable(_message(error))}\nhint: {_hint(error)}")
     except SystemExit as left:  # a shell's completion ends with 0; Typer turns a closed pipe into 1: "no" here
         drop_what_cannot_be_written()
         return 0 if left.code == 0 else 2
@@ -98,10 +128,31 @@ def run(arguments: list[str] | None = None) -> int:
     return 2
 
 
-def _lowered(message: str) -> str:
+def _message(error: typer.TyperException) -> str:
+    """What Typer says, in the shape of an error of ours; its own suggestions go by letters alone."""
+    message = re.sub(r"\.? ?(\(Possible options: .*\)|Did you mean .*\?)$", "", error.format_message())
     return (message[:1].lower() + message[1:]).rstrip(".").replace("\n", " ")
 
 
 def _hint(error: typer.TyperException) -> str:
+    """What was probably meant: a command, an option of this one, or an engine's; else where to look."""
     context = getattr(error, "ctx", None)
-    return f"see '{context.command_path if context is not None else 'kvcalc'} --help'"
+    command = re.match(r"No such command '(.*?)'", error.format_message())
+    option = getattr(error, "option_name", None)
+    meant = None
+    if command is not None:
+        meant = did_you_mean(command[1], COMMANDS)
+    elif option is not None and context is not None:
+        meant = _engine_option(option) or did_you_mean(
+            option, [name for each in context.command.params for name in each.opts]
+        )
+    return meant or f"see '{context.command_path if context is not None else 'kvcalc'} --help'"
+
+
+def _engine_option(option: str) -> str | None:
+    """How an option of an engine's own is given."""
+    from kvcalc.engines import REGISTRY, engine_class
+
+    name = option.lstrip("-").replace("-", "_")
+    owners = [each for each in REGISTRY if name in {known.name for known in engine_class(each).option_help()}]
+    return f"it is an option of {' and '.join(owners)}: -E {name}=..." if owners else None

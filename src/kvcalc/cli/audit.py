@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,9 +16,11 @@ from kvcalc.logs.reading import bounded_lines
 from kvcalc.logs.verdict import Audit, LogAudit, read
 from kvcalc.logs.verdict import audit as audit_log
 from kvcalc.report.document import Column, Document, Section
-from kvcalc.report.shapes import AuditedRecord, AuditedStart, TermRecord
 from kvcalc.sources.files import remember
 from kvcalc.units import parse_count
+
+if TYPE_CHECKING:
+    from kvcalc.report.shapes import AuditedRecord, AuditedStart, TermRecord
 
 EXAMPLES = (
     "kvcalc audit server.log\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 from typer.core import TyperCommand, TyperGroup
@@ -32,16 +32,13 @@ class Command(TyperCommand):
 class CommandGroup(TyperGroup):
     """Commands listed in groups; its epilog is examples."""
 
-    #: What the commands are for, and their names.
-    purposes: Mapping[str, Sequence[str]] = {}
+    #: What the commands are for, their names, and what each says in a line.
+    purposes: Mapping[str, Mapping[str, str]] = {}
 
     def format_commands(self, ctx: object, formatter: _Page) -> None:
         """Write each group of commands with its purpose."""
-        for purpose, names in self.purposes.items():
-            listed = [(name, command) for name in names if (command := self.commands.get(name)) is not None]
-            if listed:
-                rows = "".join(f"  {name:9} {command.get_short_help_str(66)}\n" for name, command in listed)
-                formatter.write(f"\n{purpose}:\n{rows}")
+        for purpose, commands in self.purposes.items():
+            formatter.write(f"\n{purpose}:\n" + "".join(f"  {name:9} {says}\n" for name, says in commands.items()))
 
     def format_epilog(self, ctx: object, formatter: _Page) -> None:
         """Write the examples."""

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from kvcalc.cli import options, pictures, question
-from kvcalc.fitting import Memory, capacity_of
-from kvcalc.footprints import Footprint, footprint_of
 from kvcalc.report.cells import UNIT_TABLES
 from kvcalc.report.document import Column, Document, Section, Units
 from kvcalc.report.records import footprint_record
-from kvcalc.setup import Setup
 from kvcalc.units import exact_bytes, format_bytes
+
+if TYPE_CHECKING:
+    from kvcalc.fitting import Memory
+    from kvcalc.footprints import Footprint
+    from kvcalc.setup import Setup
 
 EXAMPLES = (
     "kvcalc compare gemma-2-2b@global gemma-2-2b@1:1/sw=4096 gemma-2-2b@5:1/sw=1024 -c 32k\n"
@@ -42,6 +45,9 @@ def compare(
     units: options.UnitsOption = "binary",
 ) -> int:
     """Side by side: models, layouts, engines, formats."""
+    from kvcalc.fitting import Memory
+    from kvcalc.footprints import footprint_of
+
     target = question.target(format, output, plot)
     place = question.place(memory, device)
     asked = question.setups(
@@ -125,6 +131,8 @@ def _section(labels: Sequence[str], footprints: Sequence[Footprint], memory: Mem
 
 def _verdict(footprint: Footprint, memory: Memory, units: Units) -> str:
     """Whether a footprint fits the memory, and by how much."""
+    from kvcalc.fitting import capacity_of
+
     answer = capacity_of(footprint.setup, memory, footprint.context, footprint.batch_size)
     if answer.required_kv_memory is None:
         return "does not fit"

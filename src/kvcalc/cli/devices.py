@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,8 +10,10 @@ from kvcalc.cli import complete, options, question
 from kvcalc.device import Device
 from kvcalc.names import within, words
 from kvcalc.report.document import Column, Document, Section
-from kvcalc.report.shapes import DeviceRecord
 from kvcalc.sources.devices import devices as all_devices
+
+if TYPE_CHECKING:
+    from kvcalc.report.shapes import DeviceRecord
 
 EXAMPLES = "kvcalc devices\nkvcalc devices h100\nkvcalc devices apple --json"
 

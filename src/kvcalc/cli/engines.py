@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,7 +10,9 @@ from kvcalc.cli import complete, options, question
 from kvcalc.engines import REGISTRY, engine_class, engine_name
 from kvcalc.engines.base import Engine
 from kvcalc.report.document import Column, Document, Section
-from kvcalc.report.shapes import EngineHelpRecord
+
+if TYPE_CHECKING:
+    from kvcalc.report.shapes import EngineHelpRecord
 
 EXAMPLES = "kvcalc engines\nkvcalc engines vllm"
 

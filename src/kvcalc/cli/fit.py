@@ -27,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -44,11 +44,9 @@ from kvcalc.fitting import (
     Replica,
     best_replica,
     capacity_of,
-    find_device,
     fits,
     frontier,
     group_sizes,
-    options_on,
     replicas,
     required_memory,
     serves,
@@ -57,13 +55,15 @@ from kvcalc.footprints import footprint_of
 from kvcalc.levers import Lever, levers
 from kvcalc.report.document import Column, Derivation, Document, Section
 from kvcalc.report.records import footprint_record
-from kvcalc.report.shapes import AlternativeRecord, CapacityRecord, LeverRecord, PoolRecord, SplitRecord
 from kvcalc.serving import server_line
-from kvcalc.setup import Setup
+from kvcalc.setup import Setup, options_on
 from kvcalc.sources.devices import devices as all_devices
-from kvcalc.sources.devices import load_device, parse_devices
+from kvcalc.sources.devices import find_device, load_device, parse_devices
 from kvcalc.sources.resolve import split_variant
 from kvcalc.units import exact_bytes, format_bytes, parse_count
+
+if TYPE_CHECKING:
+    from kvcalc.report.shapes import AlternativeRecord, CapacityRecord, LeverRecord, PoolRecord, SplitRecord
 
 EXAMPLES = (
     "kvcalc fit gemma-3-27b --device h100-80gb --engine vllm -c 128k\n"

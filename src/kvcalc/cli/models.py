@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,13 +14,15 @@ from kvcalc.footprints import kv_cache_bytes
 from kvcalc.names import within, words
 from kvcalc.report.document import Column, Document, Section
 from kvcalc.report.files import write
-from kvcalc.report.shapes import PresetRecord
 from kvcalc.sources import shipped
 from kvcalc.sources.checkpoint import LARGEST_CONFIG, parse_config
 from kvcalc.sources.config import config_to_spec
 from kvcalc.sources.files import read_bytes
 from kvcalc.sources.preset import export_spec, find_preset, load_preset, preset_tables, preset_text
 from kvcalc.weights import weights
+
+if TYPE_CHECKING:
+    from kvcalc.report.shapes import PresetRecord
 
 EXAMPLES = (
     "kvcalc models\n"

@@ -14,7 +14,6 @@ import typer
 
 from kvcalc.cli import complete
 from kvcalc.errors import InputError, did_you_mean, quote
-from kvcalc.fitting import parse_utilization
 from kvcalc.report.document import Units
 from kvcalc.report.formats import FORMATS
 from kvcalc.units import parse_bytes, parse_count, parse_counts
@@ -111,6 +110,12 @@ def _units(text: str) -> Units:
         hint = did_you_mean(text, ("binary", "decimal", "bytes")) or "known: binary, decimal, bytes"
         raise InputError(f"unknown --units {quote(text)}", hint=hint)
     return found
+
+
+def _utilization(text: str) -> Fraction:
+    from kvcalc.fitting import parse_utilization
+
+    return parse_utilization(text)
 
 
 _CONTEXT, _BATCH, _TP = ("--context", "-c"), ("--batch-size", "-b"), ("--tensor-parallel-size", "-tp")
@@ -342,7 +347,7 @@ GpuMemoryUtilization = Annotated[
     typer.Option(
         "--gpu-memory-utilization",
         metavar="PART",
-        parser=reads(parse_utilization),
+        parser=reads(_utilization),
         help="Part of the device that the engine takes, 0.9 or 90%. Default: the engine's own.",
     ),
 ]

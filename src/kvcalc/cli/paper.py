@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from kvcalc import paper as section
 from kvcalc.cli import options, pictures, question
 from kvcalc.footprints import Footprint
 from kvcalc.report.document import Chart, Column, Document, Section, Series, growth_columns
 from kvcalc.report.records import footprint_record
-from kvcalc.report.shapes import ExhibitRecord
+
+if TYPE_CHECKING:
+    from kvcalc.report.shapes import ExhibitRecord
 
 EXAMPLES = "kvcalc paper\nkvcalc paper --plot figures.pdf\nkvcalc paper --format json\nkvcalc paper -o section-5.2.md"
 

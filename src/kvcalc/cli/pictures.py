@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
-from kvcalc.architecture import Architecture, is_local, kind_label
 from kvcalc.errors import KVCalcError
-from kvcalc.footprints import Footprint
 from kvcalc.report.cells import format_percent
 from kvcalc.report.document import Chart, Grid, Series, Strip
-from kvcalc.setup import Setup
+
+if TYPE_CHECKING:
+    from kvcalc.architecture import Architecture
+    from kvcalc.footprints import Footprint
+    from kvcalc.setup import Setup
 
 #: Figures in one page's grid: about 150 kB of them.
 MOST_FIGURES = 9_000
@@ -48,6 +51,8 @@ def curves(
 
 def strip(label: str, model: Architecture) -> Strip:
     """The layers of a model in order."""
+    from kvcalc.architecture import is_local, kind_label
+
     kinds = [(kind_label(layer.cache), is_local(layer.cache)) for layer in model.layers]
     distinct = list(dict.fromkeys(kinds))  # layers that differ in their weights alone look alike
     return Strip(label, tuple(distinct), tuple(distinct.index(kinds[index]) for index in model.order))

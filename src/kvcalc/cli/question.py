@@ -6,24 +6,22 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from kvcalc.architecture import Architecture
 from kvcalc.cli.options import OWN_CONTEXT
 from kvcalc.cli.process import complain
 from kvcalc.cli.words import COMMAND
-from kvcalc.derivation import checked
-from kvcalc.device import Device
 from kvcalc.engines import REGISTRY, engine_name
 from kvcalc.errors import InputError, printable, quote
-from kvcalc.fitting import find_device, options_on
-from kvcalc.footprints import Footprint
 from kvcalc.report.document import Derivation, Document
 from kvcalc.report.files import check_outputs, write, write_file
 from kvcalc.report.formats import FORMATS, format_of_file, render
-from kvcalc.setup import MTP, Setup, prepare
-from kvcalc.sources.resolve import load
-from kvcalc.weights_steps import weights_steps
+
+if TYPE_CHECKING:
+    from kvcalc.architecture import Architecture
+    from kvcalc.device import Device
+    from kvcalc.footprints import Footprint
+    from kvcalc.setup import Setup
 
 
 def setups(
@@ -43,6 +41,8 @@ def setups(
     Args:
         device: what the engines choose by the device is an option of theirs, where it is not given.
     """
+    from kvcalc.setup import options_on, prepare
+
     chosen = parse_engines(engines, engine_options or ())
     drafted = read_draft(draft)
     models = [load_with_hints(reference) for reference in references]
@@ -106,13 +106,17 @@ def read_draft(draft: str | None) -> Architecture | Literal["mtp"] | None:
     """The draft model of ``--draft``: a reference, or ``mtp`` for the model's own prediction layers."""
     if draft is None:
         return None
-    return MTP if draft == MTP else load_with_hints(draft)
+    return "mtp" if draft == "mtp" else load_with_hints(draft)
 
 
 def place(memory: int | None, device: str | None) -> Device | None:
     """The device of that name, or one of that size without a name; nothing where neither is given."""
     if memory is not None and device is not None:
         raise InputError("one memory is enough", hint="--memory or --device, not both")
+    if memory is None and device is None:
+        return None
+    from kvcalc.sources.devices import find_device  # a device is asked for: its file, and what checks it
+
     return find_device(device, memory)
 
 
@@ -123,6 +127,8 @@ def named(device: Device | None) -> Device | None:
 
 def load_with_hints(reference: str) -> Architecture:
     """The architecture of a reference; its hints go to standard error."""
+    from kvcalc.sources.resolve import load  # what a help page does not need
+
     architecture = load(reference)
     for hint in architecture.provenance.hints:
         say(f"hint: {hint}")
@@ -237,6 +243,8 @@ def labels(asked: Sequence[Setup]) -> list[str]:
 
 def derivation(setup: Setup, title: str, context: int, batch_size: int) -> Derivation:
     """The engine's formula for a setup, at one context and batch size."""
+    from kvcalc.derivation import checked
+
     plan = setup.plan
     excluded = ("activations, CUDA graphs and fragmentation", *setup.engine.not_modelled)
     quantities = checked(plan.explain(context, batch_size), plan.kv_bytes(context, batch_size))
@@ -250,6 +258,9 @@ def footprint_derivation(footprint: Footprint, title: str) -> Derivation:
 
 def weights_derivation(setup: Setup) -> Derivation:
     """The parameters by part and their bytes."""
+    from kvcalc.derivation import checked
+    from kvcalc.weights_steps import weights_steps
+
     tp, stages = setup.tensor_parallel_size, setup.engine.pipeline_stages
     steps = weights_steps(setup.served, setup.weights_dtype, tp, stages)
     return Derivation("Weights, step by step", checked(steps, setup.weights.bytes), setup.served.provenance.sources)

@@ -15,23 +15,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kvcalc import search as grid_search
 from kvcalc.cli import options, pictures, question
 from kvcalc.errors import InputError, UnsupportedError, quote
-from kvcalc.fitting import Memory, fits, options_on
+from kvcalc.fitting import Memory, fits
 from kvcalc.footprints import footprint_of
 from kvcalc.layout import Layout, parse_layout
 from kvcalc.report.document import Chart, Column, Document, Section, Series
 from kvcalc.report.document import Grid as PageGrid
 from kvcalc.report.records import footprint_record
-from kvcalc.report.shapes import FoundRecord
 from kvcalc.search import Candidate, Configuration, Found, Grid
+from kvcalc.setup import options_on
 from kvcalc.sources.resolve import split_variant
 from kvcalc.units import exact_bytes, parse_count, parse_counts
+
+if TYPE_CHECKING:
+    from kvcalc.report.shapes import FoundRecord
 
 #: Configurations that a page's sliders and layer strips show.
 _MOST_ON_A_PAGE = 20

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from kvcalc.cli import options, pictures, question
-from kvcalc.footprints import Footprint, footprint_of
 from kvcalc.report.cells import UNIT_TABLES
 from kvcalc.report.document import Column, Document, Section, Units
 from kvcalc.report.records import footprint_record
 from kvcalc.units import format_bytes
+
+if TYPE_CHECKING:
+    from kvcalc.footprints import Footprint
 
 EXAMPLES = (
     "kvcalc show gemma-3-27b -c 128k\n"
@@ -34,6 +38,8 @@ def show(
     units: options.UnitsOption = "binary",
 ) -> int:
     """What one model takes: weights, KV cache, total."""
+    from kvcalc.footprints import footprint_of
+
     target = question.target(format, output)
     (setup,) = asked = question.setups(
         [model],

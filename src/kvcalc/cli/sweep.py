@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from kvcalc.cli import options, pictures, question
 from kvcalc.errors import InputError
-from kvcalc.footprints import footprint_of
-from kvcalc.growth import Growth, growth
 from kvcalc.report.document import Column, Document, Section, growth_columns
 from kvcalc.report.records import footprint_record
-from kvcalc.report.shapes import FootprintRecord, GrowthRecord
-from kvcalc.setup import Setup
+
+if TYPE_CHECKING:
+    from kvcalc.growth import Growth
+    from kvcalc.report.shapes import FootprintRecord, GrowthRecord
+    from kvcalc.setup import Setup
 
 EXAMPLES = (
     "kvcalc sweep gemma-2-2b@global gemma-2-2b@5:1/sw=1024\n"
@@ -46,6 +47,9 @@ def sweep(
     units: options.UnitsOption = "binary",
 ) -> int:
     """The KV cache over the context, as a curve."""
+    from kvcalc.footprints import footprint_of
+    from kvcalc.growth import growth
+
     target = question.target(format, output, plot)
     shown = target.for_people
     if (shown or plot is not None) and len(context) > _MOST_ROWS:

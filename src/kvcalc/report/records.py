@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from kvcalc.footprints import Footprint
-from kvcalc.report.shapes import FootprintRecord
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kvcalc.footprints import Footprint
+    from kvcalc.report.shapes import FootprintRecord
 
 
 def footprint_record(reference: str, footprint: Footprint) -> FootprintRecord:

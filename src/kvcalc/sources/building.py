@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kvcalc.architecture import (
     MOST_LAYERS,
@@ -31,8 +31,10 @@ from kvcalc.dtypes import parse_dtype
 from kvcalc.errors import InputError, quote
 from kvcalc.layout import Layout, parse_layout
 from kvcalc.sources import blocks
-from kvcalc.sources.quantization_config import read_quantization
 from kvcalc.sources.spec import LETTERS, EncoderSpec, ExtraSpec, LayerSpec, ModelSpec, PeriodSpec
+
+if TYPE_CHECKING:
+    from kvcalc.sources.quantization_config import Declared
 
 _ATTENTION_KINDS = ("full", "sliding", "chunked")
 _KINDS = (*_ATTENTION_KINDS, "latent", "state", "parallel", "shared", "cross", "compressed", "encoder", "none")
@@ -55,11 +57,7 @@ def build(spec: ModelSpec) -> Architecture:
     entries = _shared(spec, _entries(spec))
     layers, order = distinct_layers([builder.layer(entry, at) for at, entry in enumerate(entries)])
     mtp = [*_letters(spec, spec.mtp_layout, "mtp_layout")] if spec.mtp_layout else []
-    declared = (
-        read_quantization(spec.quantization, canonical_type(spec.model_type), parse_dtype(spec.dtype).name)
-        if spec.quantization
-        else None
-    )
+    declared = _declared(spec) if spec.quantization else None
     k_dtype, v_dtype = (dtype and parse_dtype(dtype).name for dtype in (spec.k_dtype, spec.v_dtype))
     return Architecture(
         name=spec.name,
@@ -82,6 +80,13 @@ def build(spec: ModelSpec) -> Architecture:
             sources=spec.sources, notes=(*spec.notes, *(declared.notes if declared is not None else ()))
         ),
     )
+
+
+def _declared(spec: ModelSpec) -> Declared:
+    """What the table [quantization] says."""
+    from kvcalc.sources.quantization_config import read_quantization  # most specs have none
+
+    return read_quantization(spec.quantization or {}, canonical_type(spec.model_type), parse_dtype(spec.dtype).name)
 
 
 def canonical_type(model_type: str) -> str:

@@ -13,7 +13,7 @@ from kvcalc.invalid import located_mistakes
 from kvcalc.names import near, within, words
 from kvcalc.sources import shipped
 from kvcalc.sources.files import parse_toml
-from kvcalc.units import check_count
+from kvcalc.units import MAX_BYTES, check_count
 
 _MOST_DEVICES = 2**20
 _MOST_LISTED = 12
@@ -63,6 +63,24 @@ def load_device(name: str) -> Device:
         raise InputError(f"device {quote(name)} is ambiguous", hint=f"{listed}; see 'kvcalc devices'")
     hint = either(near(slug, known))
     raise InputError(f"unknown device {quote(name)}", hint=f"{hint or 'no device has this name;'} see 'kvcalc devices'")
+
+
+def find_device(device: str | Device | None, memory_bytes: int | None) -> Device | None:
+    """The device of that name, or one of that many bytes that has no name; None for neither.
+
+    Raises:
+        InputError: both were given, no such device, or no sane size.
+    """
+    if device is not None and memory_bytes is not None:
+        raise InputError("a device has its own memory", hint="give device or device_memory")
+    if isinstance(device, str):
+        return load_device(device)
+    if not isinstance(device, Device | None):
+        raise InputError(f"device is a name such as 'h100-80gb', not {quote(device)}")
+    if memory_bytes is None:
+        return device
+    size = check_count(memory_bytes, "device_memory", least=1, most=MAX_BYTES)
+    return Device(name="", title="a device", memory_bytes=size, measured=False, source="as given", platform="cuda")
 
 
 def parse_devices(text: str) -> tuple[int, Device]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from kvcalc.invalid import located_mistakes
 from kvcalc.names import near, words
 from kvcalc.sources import shipped
 from kvcalc.sources.building import build
-from kvcalc.sources.config.family import with_published_count
 from kvcalc.sources.files import parse_toml, read_toml
 from kvcalc.sources.spec import ModelSpec, field_names, stated_fields
+from kvcalc.weights import count_parameters
 
 _LARGEST_SPEC = 2**20
 _LONGEST_NAME = 200
@@ -176,8 +177,23 @@ def _toml_key(key: str) -> str:
 def spec_to_architecture(tables: Mapping[str, Any], location: str) -> Architecture:
     """Validate the tables of a spec and build its architecture; mistakes are reported together, with their place."""
     try:
-        return with_published_count(build(ModelSpec.model_validate(tables)))
+        spec = ModelSpec.model_validate(tables)
+        return _counted(build(spec), spec.parameters)
     except ValidationError as error:
         raise SeveralErrors(located_mistakes(error, field_names(), location)) from None
     except KVCalcError as error:
         raise error.at(location) from None
+
+
+def _counted(architecture: Architecture, published: int | None) -> Architecture:
+    """The architecture, its weights marked exact where their count is the published one."""
+    if published is None:
+        from kvcalc.sources.config.family import with_published_count  # a spec that states its count needs no family
+
+        return with_published_count(architecture)
+    known = architecture.provenance
+    counted = count_parameters(architecture)
+    if counted == published:
+        return architecture.changed(provenance=replace(known, exact_weights=True))
+    note = f"the spec states {published:,} parameters, its layers have {counted:,}: the weights are estimated"
+    return architecture.changed(provenance=replace(known, notes=(*known.notes, note)))

@@ -259,7 +259,7 @@ class ModelSpec(Table):
     model_type: ShortText = Field(
         "custom", description="the Hugging Face model type; engines key some of their rules on it"
     )
-    family: ShortText | None = Field(None, description="how 'kvcalc presets' groups it")
+    family: ShortText | None = Field(None, description="how 'kvcalc models' groups it")
     hf_ids: tuple[ShortText, ...] = Field(
         (), description="the model's repositories on the Hub: that of these numbers, then others of the same shape"
     )
@@ -271,6 +271,9 @@ class ModelSpec(Table):
         "global", description="'global', 'L:G', 'L:G/sw=N', letters such as 'RRRF', a period, or the list of layers"
     )
     max_context: Positive | None = Field(None, description="positions the model was made for")
+    parameters: Positive | None = Field(
+        None, description="the published count, tied weights once: the weights are exact where the layers add up to it"
+    )
     dtype: str = Field("bfloat16", description="storage format of the weights as published")
     k_dtype: str | None = Field(None, description="storage format of K, where it is not the weights'")
     v_dtype: str | None = Field(None, description="storage format of V, likewise")
