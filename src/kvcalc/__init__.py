@@ -15,20 +15,30 @@ if TYPE_CHECKING:
     from kvcalc.architecture import Architecture as Architecture
     from kvcalc.budgets.checking import check as check
     from kvcalc.device import Device as Device
+    from kvcalc.engines import engine_names as engine_names
+    from kvcalc.engines.base import KVCache as KVCache
     from kvcalc.engines.base import WorkingMemory as WorkingMemory
+    from kvcalc.errors import InputError as InputError
     from kvcalc.errors import KVCalcError as KVCalcError
     from kvcalc.errors import NotModelledError as NotModelledError
     from kvcalc.errors import UnsupportedError as UnsupportedError
     from kvcalc.fitting import Capacity as Capacity
+    from kvcalc.fitting import Pool as Pool
     from kvcalc.fitting import capacity as capacity
     from kvcalc.fitting import working_memory as working_memory
     from kvcalc.footprints import Footprint as Footprint
     from kvcalc.footprints import footprint as footprint
     from kvcalc.footprints import kv_cache_bytes as kv_cache_bytes
+    from kvcalc.footprints import layer_bytes as layer_bytes
+    from kvcalc.footprints import sweep as sweep
+    from kvcalc.setup import Setup as Setup
     from kvcalc.sources.config import read_config as read_config
+    from kvcalc.sources.devices import devices as devices
+    from kvcalc.sources.preset import presets as presets
     from kvcalc.sources.resolve import load as load
     from kvcalc.units import GiB as GiB
     from kvcalc.units import MiB as MiB
+    from kvcalc.weights import Weights as Weights
 
 __version__ = "0.1.0"
 
@@ -40,17 +50,27 @@ _HOMES = {
     "Device": "kvcalc.device",
     "Footprint": "kvcalc.footprints",
     "GiB": "kvcalc.units",
+    "InputError": "kvcalc.errors",
+    "KVCache": "kvcalc.engines.base",
     "KVCalcError": "kvcalc.errors",
     "MiB": "kvcalc.units",
     "NotModelledError": "kvcalc.errors",
+    "Pool": "kvcalc.fitting",
+    "Setup": "kvcalc.setup",
     "UnsupportedError": "kvcalc.errors",
+    "Weights": "kvcalc.weights",
     "WorkingMemory": "kvcalc.engines.base",
-    "check": "kvcalc.budgets.checking",
     "capacity": "kvcalc.fitting",
+    "check": "kvcalc.budgets.checking",
+    "devices": "kvcalc.sources.devices",
+    "engine_names": "kvcalc.engines",
     "footprint": "kvcalc.footprints",
     "kv_cache_bytes": "kvcalc.footprints",
+    "layer_bytes": "kvcalc.footprints",
     "load": "kvcalc.sources.resolve",
+    "presets": "kvcalc.sources.preset",
     "read_config": "kvcalc.sources.config",
+    "sweep": "kvcalc.footprints",
     "working_memory": "kvcalc.fitting",
 }
 

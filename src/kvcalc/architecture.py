@@ -374,6 +374,9 @@ class Architecture:
         if not self.order or not all(0 <= index < len(self.layers) for index in self.order):
             raise InputError(f"the order of {self.name} names layers that it does not have")
 
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.layout}>"
+
     @property
     def num_layers(self) -> int:
         """Layers of the model, as its configuration counts them."""

@@ -22,8 +22,11 @@ class KVCalcError(Exception):
         hint: what would help, as one sentence.
         location: the file, table or option where it was found.
 
-    >>> str(KVCalcError("unknown engine 'vlm'", hint="did you mean 'vllm'?"))
-    "unknown engine 'vlm'"
+    A traceback ends with the place and the hint, so that a notebook shows them too.
+
+    >>> error = KVCalcError("unknown engine 'vlm'", hint="did you mean 'vllm'?")
+    >>> str(error), error.__notes__
+    ("unknown engine 'vlm'", ["hint: did you mean 'vllm'?"])
     """
 
     def __init__(self, message: str, *, hint: str | None = None, location: str | None = None) -> None:
@@ -31,6 +34,10 @@ class KVCalcError(Exception):
         self.message = message
         self.hint = hint
         self.location = location
+        if location:
+            self.add_note(f"  --> {printable(location)}")
+        if hint:
+            self.add_note(f"hint: {printable(hint)}")
 
     @property
     def problems(self) -> tuple[KVCalcError, ...]:
@@ -80,6 +87,8 @@ class SeveralErrors(KVCalcError):
         count = len(self._problems)
         first = self._problems[0].message
         super().__init__(first if count == 1 else f"{count} mistakes, the first: {first}")
+        for problem in self._problems:
+            self.add_note(problem.render())
 
     def __reduce__(self) -> tuple[type[SeveralErrors], tuple[tuple[KVCalcError, ...]]]:
         return SeveralErrors, (self._problems,)  # its argument is no message, as pickle takes it to be

@@ -14,7 +14,7 @@ from decimal import Decimal
 from fractions import Fraction
 from numbers import Real
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvcalc.architecture import Architecture
 from kvcalc.device import Device
@@ -22,7 +22,10 @@ from kvcalc.engines.base import WorkingMemory
 from kvcalc.errors import InputError, NotModelledError, RefusalError, quote
 from kvcalc.setup import Setup, options_on, prepare
 from kvcalc.sources.devices import find_device
-from kvcalc.units import MAX_BYTES, MAX_TOKENS, check_count, largest
+from kvcalc.units import MAX_BYTES, MAX_TOKENS, check_count, format_bytes, largest
+
+if TYPE_CHECKING:
+    from kvcalc.report.shapes import CapacityRecord
 
 _UTILIZATION = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?|\.[0-9]{1,9})\s?(%?)", re.ASCII)
 
@@ -131,6 +134,29 @@ class Capacity:
     def kv_memory(self) -> int:
         """Bytes of the pool."""
         return self.pool.kv_memory
+
+    def __repr__(self) -> str:
+        asked = "" if self.context is None else f"{self.context:,} tokens x {self.batch_size:,}: "
+        verdict = "fits" if self.fits else "does not fit"
+        longest = "any context" if self.max_context is None else f"longest context {self.max_context:,}"
+        most = "" if self.max_batch_size is None else f", largest batch {self.max_batch_size:,}"
+        pool = format_bytes(self.kv_memory, digits=2)
+        return f"<{asked}{verdict} in {pool}; {longest} at batch size {self.batch_size:,}{most}>"
+
+    def to_dict(self) -> CapacityRecord:
+        """The key ``capacity`` of ``kvcalc fit --format json``."""
+        return {
+            "fits": self.fits,
+            "context": self.context,
+            "batch_size": self.batch_size,
+            "max_context": self.max_context,
+            "max_batch_size": self.max_batch_size,
+            "required_kv_memory": self.required_kv_memory,
+            "missing_bytes": self.missing_bytes,
+            "engine_report": self.engine_report,
+            "reported_context": self.reported_context,
+            "refusal": None if self.refusal is None else self.refusal.message,
+        }
 
 
 def capacity(

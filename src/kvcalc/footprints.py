@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from html import escape
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvcalc.architecture import Architecture
 from kvcalc.derivation import DerivationError
 from kvcalc.engines.base import Engine, KVCache
+from kvcalc.engines.ideal import kind_cost
 from kvcalc.setup import Setup, prepare
-from kvcalc.units import MAX_TOKENS, check_count
+from kvcalc.units import MAX_TOKENS, check_count, format_bytes
 from kvcalc.weights import Weights
 
+if TYPE_CHECKING:
+    from kvcalc.report.shapes import FootprintRecord
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Footprint:
     """What a model takes on one device.
 
@@ -69,6 +74,86 @@ class Footprint:
         )
         return tuple(dict.fromkeys(seen))
 
+    def __repr__(self) -> str:
+        return f"<{self.title}: {self.sizes}>"
+
+    def _repr_html_(self) -> str:
+        """The same as a table, for notebooks."""
+        rows = (("weights", self.weights.bytes), ("KV cache", self.kv_cache.bytes), ("total", self.total_bytes))
+        cells = "".join(
+            f"<tr><th>{name}</th><td>{format_bytes(size, digits=2)}</td><td>{size:,} B</td></tr>" for name, size in rows
+        )
+        return f"<table><caption>{escape(self.title)}</caption>{cells}</table>"
+
+    @property
+    def title(self) -> str:
+        """What was asked, in a line."""
+        engine = self.setup.engine
+        version = "" if engine.name == "ideal" else f" {engine.followed_version}"
+        return f"{self.setup.reference}, {self.context:,} tokens x {self.batch_size:,}, {engine.name}{version}"
+
+    @property
+    def sizes(self) -> str:
+        """What it takes, in a line."""
+        sizes = (self.weights.bytes, self.kv_cache.bytes, self.total_bytes)
+        weights, cache, total = (format_bytes(size, digits=2) for size in sizes)
+        each = " on each device" if self.devices > 1 else ""
+        return f"{weights} weights + {cache} KV cache = {total}{each}"
+
+    def to_dict(self) -> FootprintRecord:
+        """The record of ``--format json``: integers in bytes, for one device."""
+        architecture, cache, weights = self.architecture, self.kv_cache, self.weights
+        setup = self.setup
+        return {
+            "reference": setup.reference,
+            "model": architecture.name,
+            "layout": architecture.layout,
+            "engine": {
+                "name": self.engine.name,
+                "version": self.engine.followed_version,
+                "options": self.engine.given_options,
+            },
+            "workload": {
+                "context": self.context,
+                "batch_size": self.batch_size,
+                "k_dtype": setup.k_dtype.name,
+                "v_dtype": setup.v_dtype.name,
+                "tensor_parallel_size": setup.tensor_parallel_size,
+                "encoder_tokens": setup.encoder_tokens,
+                "draft": setup.draft.name if setup.draft else None,
+            },
+            "weights": {
+                "parameters": weights.parameters,
+                "active_parameters": weights.active_parameters,
+                "bytes": weights.bytes,
+                "dtype": weights.dtype,
+                "exact": weights.exact,
+                "parts": weights.parts,
+            },
+            "kv_cache": {
+                "bytes": cache.bytes,
+                "steady_bytes": cache.steady_bytes,
+                "ideal_bytes": cache.ideal_bytes,
+                "layers": [
+                    {
+                        "kind": row.kind,
+                        "count": row.count,
+                        "window": row.window,
+                        "tokens": row.tokens,
+                        "bytes": row.bytes,
+                    }
+                    for row in cache.layers
+                ],
+                "padding_bytes": cache.padding_bytes,
+                "draft_bytes": cache.draft_bytes,
+                "notes": list(cache.notes),
+            },
+            "total_bytes": self.total_bytes,
+            "overhead": self.overhead,
+            "devices": self.devices,
+            "notes": list(self.notes),
+        }
+
 
 def footprint_of(setup: Setup, context: int, batch_size: int) -> Footprint:
     """The footprint of a setup at one context and batch size."""
@@ -116,6 +201,8 @@ def footprint(
     >>> f = kvcalc.footprint(kvcalc.load("gemma-3-27b"), context=131072)
     >>> f.kv_cache.bytes, f.weights.parameters
     (11173625856, 27009346304)
+    >>> f
+    <gemma-3-27b, 131,072 tokens x 1, ideal: 50.31 GiB weights + 10.41 GiB KV cache = 60.72 GiB>
     """
     context, batch_size = check_count(context, "context"), check_count(batch_size, "batch_size")
     setup = prepare(
@@ -171,3 +258,79 @@ def kv_cache_bytes(
         )
     size: int = setup.plan.kv_bytes(context, batch_size)
     return size
+
+
+def sweep(
+    architecture: Architecture | str | PathLike[str],
+    *,
+    contexts: Sequence[int],
+    batch_size: int = 1,
+    engine: str = "ideal",
+    engine_options: Mapping[str, Any] | None = None,
+    kv_cache_dtype: str | None = None,
+    tensor_parallel_size: int = 1,
+    encoder_tokens: int = 0,
+    draft: Architecture | str | PathLike[str] | None = None,
+) -> list[int]:
+    """The KV cache at many contexts: the integers of :func:`kv_cache_bytes` in the order of ``contexts``, faster.
+
+    Args:
+        contexts: tokens in the cache of one sequence.
+
+    The other arguments, and the errors, are those of :func:`kv_cache_bytes`.
+
+    >>> import kvcalc
+    >>> kvcalc.sweep("gemma-2-2b@5:1/sw=1024", contexts=[4096, 8192, 32768])
+    [159383552, 226492416, 629145600]
+    """
+    tokens = list(contexts)
+    if set(map(type, tokens)) == {int}:  # the least and the largest speak for all
+        check_count(min(tokens), "context")
+        check_count(max(tokens), "context")
+    else:
+        tokens = [check_count(context, "context") for context in tokens]
+    sequences = check_count(batch_size, "batch_size")
+    setup = prepare(
+        architecture,
+        engine=engine,
+        engine_options=engine_options,
+        kv_cache_dtype=kv_cache_dtype,
+        tensor_parallel_size=tensor_parallel_size,
+        encoder_tokens=encoder_tokens,
+        draft=draft,
+    )
+    kv_bytes = setup.plan.kv_bytes
+    return [kv_bytes(context, sequences) for context in tokens]
+
+
+def layer_bytes(
+    architecture: Architecture | str | PathLike[str],
+    *,
+    context: int,
+    batch_size: int = 1,
+    kv_cache_dtype: str | None = None,
+    tensor_parallel_size: int = 1,
+    encoder_tokens: int = 0,
+) -> list[int]:
+    """What each layer keeps, in the model's order, by the report's accounting: a sliding layer min(context, window).
+
+    Their sum is ``kv_cache_bytes`` of the engine ``ideal``. Other engines allocate layers together.
+
+    >>> import kvcalc
+    >>> kvcalc.layer_bytes("gemma-3-1b", context=32768)[:7]
+    [524288, 524288, 524288, 524288, 524288, 33554432, 524288]
+    """
+    tokens, sequences = check_count(context, "context"), check_count(batch_size, "batch_size")
+    setup = prepare(
+        architecture,
+        kv_cache_dtype=kv_cache_dtype,
+        tensor_parallel_size=tensor_parallel_size,
+        encoder_tokens=encoder_tokens,
+    )
+    model = setup.architecture
+    sizes = [
+        sequences
+        * sum(kind_cost(kind, setup).bytes_at(tokens) for kind in (layer.cache, layer.cross) if kind is not None)
+        for layer in model.layers
+    ]
+    return [sizes[index] for index in model.order]

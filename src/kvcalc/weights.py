@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from kvcalc.architecture import Architecture, Layer, Tensor, stage_bounds
 from kvcalc.quantization import EVERYTHING, PREDICTION, Packer, Packing, WeightsFormat
-from kvcalc.units import ceil_div
+from kvcalc.units import ceil_div, format_bytes
 from kvcalc.weight_formats import parse_weights_format, shipped_format
 
 
@@ -41,6 +41,9 @@ class Weights:
     notes: tuple[str, ...] = ()
     beside: dict[str, int] = field(default_factory=dict, hash=False)
     shipped_bytes: int = 0
+
+    def __repr__(self) -> str:
+        return f"<{self.parameters:,} parameters in {self.dtype}: {format_bytes(self.bytes, digits=2)}>"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,8 @@ import pytest
 from answers import checked
 
 import kvcalc as package
-from kvcalc.fitting import options_on
 from kvcalc.report.formats import format_names
-from kvcalc.setup import prepare
+from kvcalc.setup import options_on, prepare
 from kvcalc.sources.devices import load_device
 
 BUDGETS = """\

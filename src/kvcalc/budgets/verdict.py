@@ -19,10 +19,10 @@ from kvcalc.budgets.baseline import Baseline, Change, compare, record_of
 from kvcalc.budgets.file import Budget, LocatedBudget, Part, Place
 from kvcalc.device import Device
 from kvcalc.errors import KVCalcError
-from kvcalc.fitting import Memory, Pool, options_on
+from kvcalc.fitting import Memory, Pool
 from kvcalc.footprints import Footprint
 from kvcalc.levers import Lever, levers, setup_levers
-from kvcalc.setup import Setup, prepare
+from kvcalc.setup import Setup, options_on, prepare
 from kvcalc.sources.resolve import split_variant
 from kvcalc.units import BINARY_UNITS, format_bytes
 

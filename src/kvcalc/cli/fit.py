@@ -63,7 +63,7 @@ from kvcalc.sources.resolve import split_variant
 from kvcalc.units import exact_bytes, format_bytes, parse_count
 
 if TYPE_CHECKING:
-    from kvcalc.report.shapes import AlternativeRecord, CapacityRecord, LeverRecord, PoolRecord, SplitRecord
+    from kvcalc.report.shapes import AlternativeRecord, LeverRecord, PoolRecord, SplitRecord
 
 EXAMPLES = (
     "kvcalc fit gemma-3-27b --device h100-80gb --engine vllm -c 128k\n"
@@ -198,7 +198,7 @@ def fit(
         extra={
             "verdict": verdict,
             "pool": _pool_record(answer),
-            "capacity": _capacity_record(answer),
+            "capacity": answer.to_dict(),
             "frontier": [vars(point) for each in points for point in each],
             "levers": [_lever_record(lever, changed) for lever, changed in closing],
             "splits": [_split_record(split, place.count, total) for split in compared],
@@ -606,21 +606,6 @@ def _pool_notes(answer: Capacity) -> list[str]:
     if pool.not_modelled:
         notes.append(f"{pool.not_modelled}: leave a tenth of the device free with --reserve")
     return notes
-
-
-def _capacity_record(answer: Capacity) -> CapacityRecord:
-    return {
-        "fits": answer.fits,
-        "context": answer.context,
-        "batch_size": answer.batch_size,
-        "max_context": answer.max_context,
-        "max_batch_size": answer.max_batch_size,
-        "required_kv_memory": answer.required_kv_memory,
-        "missing_bytes": answer.missing_bytes,
-        "engine_report": answer.engine_report,
-        "reported_context": answer.reported_context,
-        "refusal": None if answer.refusal is None else answer.refusal.message,
-    }
 
 
 def _lever_record(lever: Lever, answer: Capacity) -> LeverRecord:

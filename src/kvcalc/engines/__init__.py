@@ -70,6 +70,15 @@ def engine_name(text: str) -> str:
     raise InputError(f"unknown engine {quote(text)}", hint=f"{hint} see 'kvcalc engines'")
 
 
+def engine_names() -> list[str]:
+    """The engines whose rules are known.
+
+    >>> engine_names()[:3]
+    ['ideal', 'llama.cpp', 'ollama']
+    """
+    return list(REGISTRY)
+
+
 def engine_class(name: str) -> type[Engine]:
     """The class of an engine by its name, in any usual spelling.
 

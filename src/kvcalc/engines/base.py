@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from kvcalc.architecture import Architecture, LayerKind, kind_label
+from kvcalc.architecture import Architecture, Latent, Layer, LayerKind, Parallel, kind_label
 from kvcalc.derivation import Quantity
 from kvcalc.dtypes import DType, parse_dtype
 from kvcalc.errors import InputError, NotModelledError, UnsupportedError, quote
+from kvcalc.units import format_bytes
 
 if TYPE_CHECKING:
     from kvcalc.device import Device
@@ -65,6 +66,10 @@ class KVCache:
     ideal_bytes: int = 0
     draft_bytes: int = 0
 
+    def __repr__(self) -> str:
+        rows = ", ".join(f"{row.count} {row.label} {format_bytes(row.bytes, digits=2)}" for row in self.layers)
+        return f"<KV cache {format_bytes(self.bytes, digits=2)}: {rows}>"
+
 
 @dataclass(frozen=True)
 class WorkingMemory:
@@ -88,6 +93,11 @@ class WorkingMemory:
     share_bytes: int = 0
     quantities: tuple[Quantity, ...] = ()
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        sizes = (self.activation_bytes, self.runtime_bytes, self.graph_bytes, self.total_bytes, self.band_bytes)
+        activation, runtime, graphs, total, band = (format_bytes(size, digits=2) for size in sizes)
+        return f"<{activation} activations + {runtime} runtime + {graphs} graphs = {total}, +- {band}>"
 
     @property
     def total_bytes(self) -> int:
@@ -275,6 +285,42 @@ def refuse_tensor_parallel(engine: str, setup: Setup) -> None:
             f"{engine} is not modelled with tensor parallelism (tp {setup.tensor_parallel_size})",
             hint="leave --tensor-parallel-size out, or use vllm, sglang, tensorrt-llm or ideal",
         )
+
+
+def refuse_uneven_heads(engine: str, setup: Setup) -> None:
+    """Refuse a tensor-parallel size that does not divide the query heads, as SGLang's attention layers do.
+
+    Among the sizes that are named, those are left out that neither divide the KV heads nor are divided by them.
+    """
+    tp, layers = setup.tensor_parallel_size, setup.architecture.layers
+    queries = {heads for layer in layers if (heads := _query_heads(layer))}
+    uneven = sorted(heads for heads in queries if heads % tp)
+    if not uneven:
+        return
+    keys = {heads for layer in layers if (heads := getattr(_attention(layer.cache), "num_kv_heads", 0))}
+    working = [
+        size
+        for size in range(1, min(queries) + 1)
+        if not any(heads % size for heads in queries) and not any(heads % size and size % heads for heads in keys)
+    ]
+    raise UnsupportedError(
+        f"{engine} does not divide {uneven[0]} query heads among {tp} devices",
+        hint=f"sizes that work for {setup.architecture.name}: {', '.join(map(str, working))}",
+    )
+
+
+def _attention(kind: LayerKind) -> LayerKind:
+    return kind.attention if isinstance(kind, Parallel) else kind
+
+
+def _query_heads(layer: Layer) -> int:
+    """Query heads of a layer's attention, by its projection; 0 where it has none, or none that says."""
+    cache = _attention(layer.cache)
+    if isinstance(cache, Latent):
+        return cache.num_heads
+    head_dim = getattr(cache, "head_dim", 0)
+    rows = next((tensor.rows for tensor in layer.mixer if tensor.role == "self_attn.q_proj"), 0)
+    return rows // head_dim if head_dim else 0
 
 
 def refuse_formats(engine: str, setup: Setup, modelled: frozenset[str]) -> None:

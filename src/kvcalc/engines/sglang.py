@@ -30,7 +30,7 @@ from kvcalc.architecture import (
     window_of,
 )
 from kvcalc.derivation import Quantity
-from kvcalc.engines.base import KVCache, LayerBytes, Server, refuse_formats, refuse_kind
+from kvcalc.engines.base import KVCache, LayerBytes, Server, refuse_formats, refuse_kind, refuse_uneven_heads
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError
 from kvcalc.units import ceil_div, round_up, smallest_reaching
@@ -392,6 +392,7 @@ class SGLang(EngineOptions):
         """
         architecture = setup.served
         refuse_formats("sglang", setup, _DTYPES)
+        refuse_uneven_heads("sglang", setup)
         kinds = architecture.caches
         for kind, _ in kinds:
             _check_kind(architecture, kind)

@@ -45,6 +45,15 @@ def find_preset(name: str) -> str | None:
     return _answering().get((publisher.casefold(), *_words(rest)) if slash else ("", *_words(rest)))
 
 
+def presets() -> list[str]:
+    """The names of the models that are shipped, sorted; :func:`kvcalc.load` takes each.
+
+    >>> "gemma-3-27b" in presets()
+    True
+    """
+    return shipped.names("models")
+
+
 def known_names() -> dict[str, list[str]]:
     """Every preset with the names that it answers to: its own, the Hub's ids, Ollama's tags."""
     found = {}
