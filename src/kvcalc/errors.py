@@ -137,11 +137,13 @@ def _shown(value: object) -> str:
 
 
 def printable(line: str) -> str:
-    """A line for people without anything that a terminal would obey: paths and hints may hold what was typed.
+    """A line for people without anything that a terminal, or a CI runner that finds ``##[`` in it, would obey.
 
     >>> printable("a\\x1b[31m\\nb")
     'a\\\\x1b[31m\\\\nb'
     """
+    if "##[" in line:
+        line = line.replace("##[", "##\\[")
     if line.isprintable():
         return line
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in line)

@@ -134,6 +134,16 @@ CHECKS = {
 }
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_an_error_is_no_command_and_a_line_each(kvcalc, name):
+    for words in (("show", f"{name}.toml"), ("show", "gemma-3-1b", "--engine", name), ("check", f"{name}.toml")):
+        ran = kvcalc(*words)
+        assert ran.code == 2
+        lines = ran.err.split("\n")
+        assert all(line.isprintable() and not line.lstrip().startswith("::") for line in lines)
+        assert "##[" not in ran.err
+
+
 def test_every_format_is_tried():
     assert {name for _, name in ASKED} == set(FORMATS)
 
