@@ -602,6 +602,8 @@ def test_a_model_without_a_cache_takes_nothing_and_fits() -> None:
         (Compressed(width=512, window=128, ratio=4), "int8_per_token_head", "no compressed layers in"),
         (Compressed(width=64, window=128, ratio=4), "bfloat16", "known for DeepSeek V4's widths only"),
         (full(8, 192, 128), "turboquant_3bit_nc", "packs K and V of one width"),
+        (full(8, 80), "ultraquant_4bit", "packs heads of whole 32 numbers"),
+        (latent(window=128), "int4_per_token_head", "no latent"),
         (full(8, 128), "fp8_ds_mla", "format of latent"),
         (full(8, 128), "q8_0", "no KV cache in q8_0"),
         (full(8, 128), "fp8/bfloat16", "one format for K and V"),
@@ -870,3 +872,22 @@ def test_turboquant_leaves_the_outer_layers_of_a_model_without_states_alone() ->
     assert llama.bytes_per_block == 32 * 64 * 8 * 134
     with pytest.raises(NotModelledError, match="layers of several kinds"):
         plan(GEMMA_4_31B, "turboquant_4bit_nc")
+
+
+def test_vllm_runs_a_float32_model_in_bfloat16() -> None:
+    olmo = model((full(8, 128), 4)).changed(dtype="float32")
+    assert [dtype.name for dtype in Vllm().default_kv_dtypes(olmo)] == ["bfloat16", "bfloat16"]
+
+
+def test_groups_of_mamba_2_are_replicated_where_the_devices_do_not_divide_them() -> None:
+    # 4,096 channels of 64 heads and one group of 2 x 128: with 4 devices 1,024 and a group of its own each.
+    state = State(4096 * 128, conv_channels=4096 + 256, conv_kernel=4, groups=1, group_channels=256)
+    planned = plan(model((state, 4)), tp=4)
+    assert planned.bytes_per_block == 4 * 2 * (1024 * 128 + 3 * (1024 + 256))
+
+
+def test_windows_over_latents_cannot_be_merged_with_latents() -> None:
+    both = model((latent(), 3), (latent(window=128), 3))
+    assert plan(both).num_groups == 2
+    with pytest.raises(UnsupportedError, match="do not become one type"):
+        plan(both, disable_hybrid_kv_cache_manager=True)

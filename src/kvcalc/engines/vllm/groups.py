@@ -379,6 +379,11 @@ def _head_bytes(model: str, dtype: DType, key_width: int, value_width: int) -> t
             )
         # Half a byte a number and one scale for 16, both cut (vllm 0.33.0 utils/torch_utils.py:542).
         return key_width // 2 + key_width // 16, value_width // 2 + value_width // 16
+    if dtype.name == "ultraquant_4bit" and (key_width != value_width or key_width % 32):
+        raise UnsupportedError(
+            f"vllm packs heads of whole 32 numbers, and {model}'s are {key_width} and {value_width} wide",
+            hint="use fp8 or bfloat16",
+        )
     if dtype.name == "int4_per_token_head":
         return key_width // 2 + dtype.head_scale_bytes, value_width // 2 + dtype.head_scale_bytes
     return (

@@ -681,10 +681,15 @@ class Vllm(EngineOptions):
         return setup.draft.num_layers if own else 1
 
     def default_kv_dtypes(self, architecture: Architecture) -> tuple[DType, DType]:
-        """The model's own formats, as vLLM runs it: DeepSeek V4's compressed layers in fp8."""
+        """The model's own formats, as vLLM runs it: DeepSeek V4's compressed layers in fp8, float32 as bfloat16.
+
+        Source: vllm 0.33.0 models/deepseek_v4/attention.py:109, config/model.py (_resolve_auto_dtype).
+        """
         if any(isinstance(kind, Compressed) for kind, _ in architecture.caches):
             return DTYPES["fp8_e4m3"], DTYPES["fp8_e4m3"]
-        return super().default_kv_dtypes(architecture)
+        key, value = super().default_kv_dtypes(architecture)
+        cast = DTYPES["bfloat16"]
+        return (cast if key.name == "float32" else key), (cast if value.name == "float32" else value)
 
     def prepare(self, setup: Setup) -> VllmPlan:
         """Give every layer its spec, group them, and find the device that holds the most."""
