@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kvcalc import kv_cache_bytes
-from kvcalc.errors import NotModelledError
+from kvcalc.errors import NotModelledError, UnsupportedError
 from kvcalc.sources.config import read_config
 from kvcalc.weights import weights
 
@@ -106,9 +106,15 @@ def test_the_head_is_what_the_class_has() -> None:
         BODY + 3 * 4096
     )
     assert parameters(LLAMA | {"architectures": ["LlamaForTokenClassification"]}) == BODY + 2 * 4096 + 2
+    assert parameters(LLAMA | {"architectures": ["LlamaForRewardModel"]}) == BODY + 4096
     assert parameters(LLAMA | {"architectures": ["LlamaModel"]}) == BODY
     assert parameters(LLAMA | {"architectures": ["LlavaLlamaModel"]}) == WHOLE
     assert parameters(LLAMA | {"architectures": ["LlamaModel"], "auto_map": {"AutoModelForCausalLM": "m.L"}}) == WHOLE
+
+
+def test_an_embedding_model_of_an_unknown_type_keeps_nothing() -> None:
+    with pytest.raises(UnsupportedError, match="'llama_bidirec' is an encoder"):
+        read_config(LLAMA | {"model_type": "llama_bidirec", "architectures": ["LlamaBidirectionalModel"]})
 
 
 def test_an_eagle_3_draft_reads_the_embedding_and_three_states_of_its_target() -> None:

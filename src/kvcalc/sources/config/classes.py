@@ -25,7 +25,7 @@ def by_class(config: Config, fields: Fields) -> None:
     elif "DFlash" in name or "DSpark" in name:
         _dflash(config, fields)
     elif _LABELS.search(name):
-        fields |= {"head_rows": _labels(config), "head_bias": name.endswith("TokenClassification")}
+        fields |= {"head_rows": _labels(config, name), "head_bias": name.endswith("TokenClassification")}
         config.notes.append(f"{name} has a head of {fields['head_rows']} labels in place of the vocabulary's")
     elif _is_bare(config, name):
         fields |= {"head_rows": 0, "head_bias": False}
@@ -40,11 +40,11 @@ def _class_of(config: Config) -> str:
     return ""
 
 
-def _labels(config: Config) -> int:
+def _labels(config: Config, name: str) -> int:
     for table in (config.table, config.outer):
         if isinstance(table.get("id2label"), dict):
             return len(table["id2label"])
-    return config.count("num_labels", most=2**20) or 2
+    return config.count("num_labels", most=2**20) or (1 if "Reward" in name else 2)
 
 
 def _is_bare(config: Config, name: str) -> bool:

@@ -159,7 +159,8 @@ def _unknown(table: Mapping[str, Any], model_type: str) -> tuple[Family, list[st
     """
     if table.get("is_encoder_decoder") or any(key.startswith(("encoder_", "decoder_")) for key in list(table)[:1000]):
         raise _not_modelled(model_type, "its encoder and decoder have no row", "model_type")
-    if table.get("is_decoder") is False or table.get("type_vocab_size") is not None:
+    both_ways = "bidirec" in model_type.lower()  # llama_bidirec and its kin: embedding models
+    if both_ways or table.get("is_decoder") is False or table.get("type_vocab_size") is not None:
         raise UnsupportedError(
             f"{quote(model_type)} is an encoder: it keeps no KV cache",
             hint="name a model that generates text",
