@@ -13,6 +13,7 @@ from kvcalc.architecture import (
     Architecture,
     Chunked,
     Compressed,
+    Cross,
     Full,
     Latent,
     Layer,
@@ -270,6 +271,7 @@ def test_layers_that_read_another_cache_take_nothing_in_gemma_4() -> None:
             {},
             "one window for all sliding layers",
         ),
+        (model_of("whisper", "whisper", [full(), Cross(8, 64, 64)]), None, {}, "its one encoder-decoder is T5"),
         (model_of("shares", "hunyuan", [full(), Shared()]), None, {}, "no class for hunyuan"),
         (model_of("m1", "baichuan_m1", [replace(full(), extra_state_bytes=64)]), None, {}, "no class for baichuan_m1"),
     ],
@@ -290,6 +292,7 @@ def test_what_llama_cpp_refuses_is_refused_with_the_place(
         ("unheard_of", [replace(full(), indexer_dim=64)], "no rule of unheard_of"),
         ("llama", [replace(full(), extra_state_bytes=64)], "beside K and V"),
         ("llama", [Chunked(1024, 8, 128, 128)], "no rule of llama"),
+        ("t5", [full(), Cross(8, 64, 64)], "encoder-decoder"),
     ],
 )
 def test_layers_that_no_rule_of_their_model_type_covers_are_not_modelled(
@@ -297,6 +300,12 @@ def test_layers_that_no_rule_of_their_model_type_covers_are_not_modelled(
 ) -> None:
     with pytest.raises(NotModelledError, match=reason):
         plan(model_of("model", model_type, kinds))
+
+
+def test_a_model_type_that_llama_cpp_does_not_know_is_priced_by_the_general_rule_and_says_so() -> None:
+    cache = plan(model_of("own", "my_model", [full()] * 2)).allocate(4096, 1)
+    assert cache.bytes == 2 * 4096 * 4096 and "no model type my_model" in cache.notes[0]
+    assert not plan(uniform("qwen2", 2, 8, 128)).allocate(4096, 1).notes
 
 
 def test_tensor_parallelism_is_refused() -> None:

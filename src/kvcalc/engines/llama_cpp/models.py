@@ -113,6 +113,7 @@ _FIXED_WINDOWS = {"llama4": 8192, "smallthinker": 4096}  # models/llama4.cpp, mo
 _GEMMA3N_OWNERS = 20  # models/gemma3n.cpp:7
 _EXAONE4_SLIDING_LAYERS = 64  # models/exaone4.cpp: the 32B model
 
+_ENCODER_DECODERS = frozenset({"mt5", "t5", "umt5"})
 _STATE_BYTES = 4  # states are float32 whatever the KV types
 
 #: The cache types that ``-ctk`` and ``-ctv`` accept (common/arg.cpp:304-314), as llama.cpp prints them.
@@ -281,6 +282,11 @@ def _check_model(architecture: Architecture) -> None:
             f"llama.cpp does not run {architecture.name}: conversion/__init__.py has no class for {model_type}",
             hint="use vllm, transformers or mlx-lm",
         )
+    if model_type not in _ENCODER_DECODERS and any(isinstance(kind, Cross) for kind, _ in architecture.caches):
+        raise UnsupportedError(
+            f"llama.cpp does not run {architecture.name}: its one encoder-decoder is T5 (conversion/__init__.py)",
+            hint="use transformers or vllm",
+        )
     for kind, _ in architecture.caches:
         reason = _unknown(model_type, kind)
         if reason:
@@ -311,7 +317,7 @@ def _unknown(model_type: str, kind: LayerKind) -> str:
         case Compressed() if model_type not in _OWN_CACHE or kind.ratio not in (None, 4, 128):
             return no_rule
         case Cross():
-            return "encoder-decoders are not covered"
+            return "no run of an encoder-decoder is recorded"
         case _:
             return ""
 
@@ -335,6 +341,8 @@ def _window(architecture: Architecture) -> int:
 
 def _model_notes(architecture: Architecture, ignores: str) -> tuple[str, ...]:
     model_type, notes = architecture.model_type, []
+    if model_type not in SLIDES | NEVER_SLIDES | _OWN_CACHE | _WITHOUT_MEMORY:
+        notes.append(f"no model type {model_type} is known in llama.cpp: its layers follow the general rule")
     fixed = _FIXED_WINDOWS.get(model_type)
     for kind, _ in architecture.caches:
         window = window_of(kind)
