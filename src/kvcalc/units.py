@@ -276,10 +276,8 @@ def format_in_unit(size: int, unit: str, digits: int = 1) -> str:
 def exact_bytes(size: int) -> str:
     """The shortest exact spelling; :func:`parse_bytes` reads it back as the same number.
 
-    >>> exact_bytes(25769803776), exact_bytes(1025)
-    ('24GiB', '1025B')
+    >>> exact_bytes(25769803776), exact_bytes(24_000_000_000), exact_bytes(1025)
+    ('24GiB', '24GB', '1025B')
     """
-    for name, scale in reversed(BINARY_UNITS.items()):
-        if size and size % scale == 0:
-            return f"{size // scale}{name}"
-    return f"{size}B"
+    spellings = [f"{size // scale}{name}" for name, scale in _UNITS.items() if size % scale == 0 and size >= scale]
+    return min(spellings, key=len, default=f"{size}B")

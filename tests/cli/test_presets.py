@@ -69,3 +69,19 @@ def test_the_ratio_of_a_layout_is_told_in_its_own_notation(kvcalc):
     assert rows["mistral-7b-v0.1"] == "1:0"
     assert rows["llama-3.1-8b"] is None
     assert rows["baichuan-m1-14b"] == "20:20"  # odd layers are local: no block of local layers first
+
+
+def test_a_word_lists_the_models_that_have_it_and_a_name_shows_one(kvcalc):
+    listed = names(kvcalc, "gemma")
+    assert {"gemma-7b", "gemma-3-27b"} <= set(listed)
+    assert all("gemma" in name for name in listed)
+    for name in ("gemma3:27b", "google/gemma-3-27b-it", "gemma-3-27b"):
+        assert [row["name"] for row in json.loads(kvcalc("models", name, "--json").out)["rows"]] == ["gemma-3-27b"]
+    assert kvcalc("models", "gema-3-27b").err.endswith("did you mean 'gemma-3-27b'? see 'kvcalc models'\n")
+
+
+def test_devices_are_listed_with_their_memory_and_by_their_words(kvcalc):
+    rows = json.loads(kvcalc("devices", "H100", "--json").out)["rows"]
+    assert [row["name"] for row in rows] == ["h100-pcie-80gb", "h100-80gb", "h100-nvl-94gb"]
+    assert kvcalc("devices", "h100").out.splitlines()[0] == "3 devices with 'h100'"
+    assert kvcalc("devices", "no such device").code == 1

@@ -55,7 +55,8 @@ def models(
         return 0
     target = question.target(format, output)
     found = None if name is None else find_preset(name)
-    if found is not None:
+    alike = [] if name is None else [each for each in shipped.names("models") if within(words(name), words(each))]
+    if found is not None and (found == name or len(alike) < 2):  # 'gemma' is a tag of Ollama's, and a word of many
         target.write(_one(found))
         return 0
     rows = [row for row in _rows(name) if _wanted(row, search, family, kind)]

@@ -173,7 +173,7 @@ def search(
     others = [candidate for candidate in found.best if candidate.number not in front]
     shown = found.front if pareto else sorted([*others, *found.front])
     document = Document(
-        title=f"{size:,} candidates for {model}" + (f" in {label}" if label else ""),
+        title=f"{size:,} candidate{'s' * (size != 1)} for {model}" + (f" in {label}" if label else ""),
         assumptions=_assumptions(grid, batch_size, label, found),
         sections=tuple(_sections(shown, front, grid, pareto)),
         records=(record(each.configuration, each.context, each.number in front) for each in shown),
