@@ -91,7 +91,11 @@ OPTIONS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         optional={"num_gpu_blocks_override": st.integers(1, 10**6)},
     ),
     "sglang": st.fixed_dictionaries(
-        {"page_size": st.sampled_from([1, 16, 64]), "swa_full_tokens_ratio": st.sampled_from([0.1, 0.8, 1.0])},
+        {
+            "page_size": st.sampled_from([1, 16, 64]),
+            "swa_full_tokens_ratio": st.sampled_from([0.1, 0.8, 1.0]),
+            "mamba_full_memory_ratio": st.sampled_from([0.1, 0.9, 3.0]),
+        },
         optional={"max_running_requests": st.integers(1, 8), "disable_radix_cache": st.booleans()},
     ),
     "mlx-lm": st.fixed_dictionaries(

@@ -13,7 +13,7 @@ from kvcalc.derivation import evaluate
 from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines import make_engine
 from kvcalc.engines.sglang import SGLangPlan
-from kvcalc.errors import InputError, UnsupportedError
+from kvcalc.errors import InputError, NotModelledError, RefusalError, UnsupportedError
 from kvcalc.layout import parse_layout
 from kvcalc.setup import Setup
 from kvcalc.units import GiB
@@ -172,7 +172,6 @@ def test_the_shown_formula_gives_the_bytes_and_the_rows_sum_to_them(name: str, o
     "kind",
     [
         Shared(of="sliding"),
-        State(recurrent_elements=64),
         Full(num_kv_heads=1, head_dim=64, v_head_dim=64, indexer_dim=64),
         Full(num_kv_heads=1, head_dim=64, v_head_dim=64, extra_state_bytes=8),
         Full(num_kv_heads=2, head_dim=64, v_head_dim=64),
@@ -180,7 +179,7 @@ def test_the_shown_formula_gives_the_bytes_and_the_rows_sum_to_them(name: str, o
 )
 def test_what_was_not_checked_is_refused(kind: LayerKind) -> None:
     plain = Full(num_kv_heads=1, head_dim=64, v_head_dim=64)
-    with pytest.raises(UnsupportedError, match=r"^sglang ") as refusal:
+    with pytest.raises(RefusalError, match=r"^sglang ") as refusal:
         plan_of(model("some", "gemma4", (plain, 1), (kind, 1)))
     assert refusal.value.hint
 
@@ -212,3 +211,94 @@ def test_a_hybrid_model_type_without_local_layers_is_a_plain_pool_and_says_so() 
     plan = plan_of(recorded_model("gpt-oss-20b").with_layout(parse_layout("global")))
     assert plan.kv_bytes(1000, 1) == 1001 * 24 * 2048
     assert any("expects local layers" in note for note in plan.notes)
+
+
+# State slots and index keys.
+
+
+def test_the_slots_of_a_printed_start_are_met() -> None:
+    # Logs of servers: 360 slots of a Qwen3.8-27B shape (conv 0.99 GB, ssm 50.77 GB), 64 of a Qwen3.5-9B shape.
+    plan = plan_of(kvcalc.load("qwen3.5-27b"), dtype="fp8_e4m3", max_mamba_cache_size=360)
+    states = (361 * 48 * 10240 * 3 * 2, 361 * 48 * 48 * 128 * 128 * 4)
+    report = plan.report(1, 1, sum(states) + 228_520 * 16 * 4 * 512)
+    assert (report["conv_state_bytes"], report["ssm_state_bytes"]) == states
+    assert [round(size / GiB, 2) for size in states] == [0.99, 50.77]
+    assert (report["max_total_num_tokens"], report["max_running_requests"]) == (228_520, 72)
+
+
+def test_a_ratio_shares_a_budget_between_slots_and_tokens() -> None:
+    plan = plan_of(kvcalc.load("qwen3.5-27b"))
+    slot = 48 * (10240 * 3 * 2 + 48 * 128 * 128 * 4)
+    report = plan.report(1, 1, 40 * GiB)
+    # The padding slot is paid for first: int((40 GiB x 0.9 / 1.9 - slot) / slot).
+    slots = int((40 * GiB * 0.9 / 1.9 - slot) // slot)
+    assert report["max_mamba_cache_size"] == slots
+    assert report["max_total_num_tokens"] == (40 * GiB - (slots + 1) * slot) // (16 * 4 * 2 * 256 * 2)
+    assert not report["fits"] or report["max_running_requests"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "per_request"),
+    [
+        ({}, 5),
+        ({"disable_overlap_schedule": True}, 4),
+        ({"mamba_radix_cache_strategy": "extra_buffer_lazy"}, 4),
+        ({"mamba_radix_cache_strategy": "no_buffer"}, 3),
+        ({"disable_radix_cache": True}, 1),
+    ],
+)
+def test_a_running_request_holds_slots_of_its_own_and_the_radix_caches(
+    options: dict[str, Any], per_request: int
+) -> None:
+    plan = plan_of(kvcalc.load("qwen3-next-80b-a3b"), max_mamba_cache_size=100, **options)
+    assert plan.report(1, 1, 40 * GiB)["max_running_requests"] == 100 // per_request
+
+
+@pytest.mark.parametrize("model", ["qwen3.5-27b", "nemotron-nano-9b-v2", "falcon-h1-7b", "granite-4.0-h-small"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_budget_from_the_required_one_on_serves_a_hybrid(model: str, dtype: str) -> None:
+    plan = plan_of(kvcalc.load(model), mamba_ssm_dtype=dtype)
+    for context, batch in ((1, 1), (4096, 1), (32768, 7), (262144, 3)):
+        required = plan.required_kv_memory(context, batch)
+        assert plan.report(context, batch, required)["fits"]
+        assert not plan.report(context, batch, required - 1)["fits"]
+        assert plan.states is not None
+        for more in (1, plan.states.slot_bytes // 2, plan.states.slot_bytes, 3 * plan.states.slot_bytes, GiB):
+            assert plan.report(context, batch, required + more)["fits"]
+        cache = plan.allocate(context, batch)
+        assert sum(row.bytes for row in cache.layers) + cache.padding_bytes == cache.bytes
+
+
+def test_without_a_radix_cache_the_running_requests_are_the_slots() -> None:
+    plan = plan_of(kvcalc.load("qwen3.5-27b"), disable_radix_cache=True, max_running_requests=8)
+    assert plan.report(1, 8, 40 * GiB)["max_mamba_cache_size"] == 8
+    assert plan.required_kv_memory(1000, 8) - plan.required_kv_memory(1000, 1) == 7 * 1000 * 65536
+
+
+def test_states_are_divided_by_devices_that_divide_them() -> None:
+    one, two = (plan_of(kvcalc.load("qwen3.5-27b"), tp=tp).states for tp in (1, 2))
+    assert one is not None and two is not None
+    assert one.slot_bytes == 2 * two.slot_bytes
+    with pytest.raises(UnsupportedError, match="states by 12 devices"):
+        plan_of(kvcalc.load("qwen3.5-27b"), tp=12)
+
+
+def test_a_budget_without_a_slot_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="not one state slot fits"):
+        plan_of(kvcalc.load("qwen3.5-27b")).report(1, 1, 2**20)
+
+
+def test_an_index_key_is_132_bytes_and_its_pages_have_64_tokens() -> None:
+    # DeepSeek V3.2 as a server printed it: (975,424 + 64) x 61 x (656 + 132) bytes are 43.67 GiB.
+    plan = plan_of(kvcalc.load("deepseek-v3.2"), dtype="fp8_e4m3")
+    report = plan.report(1, 1, 975_424 * 61 * 788)
+    assert report["max_total_num_tokens"] == 975_424
+    assert round(report["allocated_bytes"] / GiB, 2) == 43.67
+    assert plan_of(kvcalc.load("deepseek-v3.2")).pool.main_bytes == 61 * (576 * 2 + 132)
+
+
+def test_a_model_without_attention_is_not_modelled() -> None:
+    with pytest.raises(NotModelledError, match="has no attention"):
+        plan_of(model("states", "mamba2", (State(recurrent_elements=64), 4)))
+    empty = model("empty", "some", (Full(1, 64, 64), 1), (State(conv_channels=4, conv_kernel=1), 1))
+    assert plan_of(empty).states is None

@@ -12,7 +12,7 @@ from kvcalc.derivation import evaluate
 from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines import make_engine
 from kvcalc.engines.tensorrt_llm import TensorRTLLMPlan
-from kvcalc.errors import InputError, UnsupportedError
+from kvcalc.errors import InputError, RefusalError, UnsupportedError
 from kvcalc.setup import Setup
 from kvcalc.units import GiB
 
@@ -122,7 +122,7 @@ def test_the_pool_is_the_smallest_and_never_falls(
     [Shared(), State(recurrent_elements=8), Full(num_kv_heads=2, head_dim=64, v_head_dim=64, indexer_dim=64)],
 )
 def test_what_was_not_read_is_refused(kind: LayerKind) -> None:
-    with pytest.raises(UnsupportedError, match="not modelled"):
+    with pytest.raises(RefusalError, match="not modelled"):
         plan_of(model((_FULL, 1), (kind, 1)))
 
 

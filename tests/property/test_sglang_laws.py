@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from kvcalc.architecture import Architecture, Full, Layer, Sliding
 from kvcalc.dtypes import BFLOAT16
-from kvcalc.engines.sglang import Pool, SGLang, plain_pool, sliding_pool
+from kvcalc.engines.sglang import Pool, SGLang, sliding_pool
 from kvcalc.errors import RefusalError
 from kvcalc.setup import Setup
 
@@ -19,7 +19,7 @@ ratios = st.sampled_from([0.1, 0.25, 1 / 3, 0.8, 1.0]) | st.floats(1e-3, 1.0)
 def pools(draw: st.DrawFn) -> Pool:
     page = draw(pages)
     if draw(st.booleans()):
-        return plain_pool(page, draw(layers), draw(token_bytes))
+        return Pool("plain", page, draw(layers) * draw(token_bytes), least_tokens=page)
     return sliding_pool(
         page,
         full_layers=draw(layers),

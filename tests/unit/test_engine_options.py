@@ -42,6 +42,8 @@ NUMBERS: dict[str, dict[str, tuple[Any, ...]]] = {
         "swa_full_tokens_ratio": (0.8, 1e-6, 1, 0.9e-6, 1.000001),
         "max_running_requests": (None, 1, 2**30, 0, 2**30 + 1),
         "chunked_prefill_size": (8192, -1, 2**30, -2, 2**30 + 1),
+        "max_mamba_cache_size": (None, 1, 2**30, 0, 2**30 + 1),
+        "mamba_full_memory_ratio": (0.9, 1e-6, 100, 0, 100.1),
     },
     "tensorrt-llm": {
         "tokens_per_block": (32, 1, 2**20, 0, 2**20 + 1),
@@ -86,6 +88,8 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
     "sglang": {
         "disable_hybrid_swa_memory": (False, (True,), (2,)),
         "disable_radix_cache": (False, (True,), (2,)),
+        "mamba_ssm_dtype": ("float32", ("bfloat16", "float16"), ("fp8", 2)),
+        "mamba_radix_cache_strategy": ("extra_buffer", ("extra_buffer_lazy", "no_buffer"), ("auto", 2)),
         "disable_overlap_schedule": (False, (True,), (2,)),
         "version": ("0.5.23", (), ("0.5.22",)),
     },

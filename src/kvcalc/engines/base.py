@@ -348,8 +348,8 @@ def refuse_latent_formats(kind: LayerKind, *formats: DType) -> None:
 
 
 def refuse_kind(engine: str, architecture: Architecture, kind: LayerKind, reason: str) -> None:
-    """Refuse a model because of one of its layer kinds."""
-    raise UnsupportedError(
+    """Refuse a model because nobody here knows what the engine does with one of its layer kinds."""
+    raise NotModelledError(
         f"{engine} is not modelled for the {kind_label(kind)} layers of {architecture.name}: {reason}",
         hint="use the ideal engine for the report's accounting, or vllm",
     )

@@ -6,7 +6,7 @@ sliding pool) and ``mem_cache/memory_pool.py`` (the page that each pool adds).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -30,10 +30,11 @@ from kvcalc.architecture import (
     window_of,
 )
 from kvcalc.derivation import Quantity
+from kvcalc.dtypes import parse_dtype
 from kvcalc.engines.base import KVCache, LayerBytes, Server, refuse_formats, refuse_kind, refuse_uneven_heads
 from kvcalc.engines.options import EngineOptions
-from kvcalc.errors import UnsupportedError
-from kvcalc.units import ceil_div, round_up, smallest_reaching
+from kvcalc.errors import NotModelledError, UnsupportedError
+from kvcalc.units import GiB, ceil_div, round_up, smallest_reaching
 
 if TYPE_CHECKING:
     from kvcalc.setup import Setup
@@ -41,6 +42,12 @@ if TYPE_CHECKING:
 _VERSION = "0.5.23"
 _CONFIGURATOR = f"sglang {_VERSION} model_executor/pool_configurator.py"
 _POOL = f"sglang {_VERSION} mem_cache/memory_pool.py:2464"
+_STATE_POOL = f"sglang {_VERSION} mem_cache/kv_cache_configurator.py:3229, memory_pool.py:505"
+#: Slots that a request may hold while the radix cache is on (kv_cache_configurator.py:227): its own, one that is being
+#: written and one that the cache keeps; and those in which an extra buffer follows a prefill or a step.
+_SLOTS_PER_REQUEST = 3
+#: Tokens in a page of a sparse-attention pool, and tokens that share one scale of an index key.
+_INDEXER_PAGE, _INDEXER_BLOCK = 64, 128
 _ALLOW_LIST = f"sglang {_VERSION} configs/model_config.py:2651"
 
 #: Model types whose sliding (or chunked) layers get a pool of their own; every other model is allocated in full.
@@ -55,12 +62,9 @@ _EVICTION_INTERVAL = 128
 _DTYPES = frozenset({"bfloat16", "float16", "float32", "fp8_e4m3", "fp8_e5m2"})
 
 _REFUSED: dict[type, str] = {
-    State: "a state has a second pool, whose share of the memory is not modelled",
-    Parallel: "a state has a second pool, whose share of the memory is not modelled",
     Shared: "whether layers that read another layer's cache are billed was not checked",
     Cross: "a cross-attention cache in its pool was not checked",
     Compressed: "compressed layers have pools of their own, which are not modelled",
-    NoCache: "whether layers without a cache are billed was not checked",
 }
 
 
@@ -171,11 +175,6 @@ class Pool:
         return smallest_reaching(guess, lambda budget: self.main_tokens(budget) >= main_tokens)
 
 
-def plain_pool(page_size: int, layers: int, token_bytes: int) -> Pool:
-    """One pool for ``layers`` layers of ``token_bytes`` bytes a token each."""
-    return Pool("plain", page_size, layers * token_bytes, least_tokens=page_size)
-
-
 def sliding_pool(
     page_size: int,
     *,
@@ -213,14 +212,94 @@ def sliding_pool(
 
 
 @dataclass(frozen=True, slots=True)
+class StatePool:
+    """The slots of recurrent states, which take their part of the budget before the tokens do.
+
+    Attributes:
+        conv_bytes: bytes of one slot's convolution columns in all state layers on one device.
+        ssm_bytes: bytes of one slot's recurrent part, likewise.
+        slots_per_request: slots that one running request may hold: its own, and those that the radix cache keeps.
+        ratio: bytes of states for each byte of tokens (``mamba_full_memory_ratio``).
+        fixed_slots: the slots, where an option sets them.
+    """
+
+    conv_bytes: int
+    ssm_bytes: int
+    slots_per_request: int
+    ratio: float
+    fixed_slots: int | None = None
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one slot."""
+        return self.conv_bytes + self.ssm_bytes
+
+    def slots(self, kv_memory: int) -> int:
+        """Slots of a budget; one more is allocated as padding, and paid for first.
+
+        Floats as in the engine, which counts its memory in GiB.
+        """
+        if self.fixed_slots is not None:
+            return self.fixed_slots
+        share = kv_memory / GiB * self.ratio / (1 + self.ratio) * GiB
+        return int((share - self.slot_bytes) // self.slot_bytes)
+
+    def allocated_bytes(self, slots: int) -> int:
+        """Bytes of so many slots and the padding one."""
+        return (slots + 1) * self.slot_bytes
+
+    def left(self, kv_memory: int) -> int:
+        """What the slots leave of a budget for tokens."""
+        return kv_memory - self.allocated_bytes(self.slots(kv_memory))
+
+    def slots_for(self, batch_size: int, token_bytes: int) -> int:
+        """The fewest slots from which on every larger budget has room for the requests and for the tokens.
+
+        A budget grows by slots and by tokens in turn: each further slot takes its bytes from the tokens at once, so
+        the tokens must still fit just after the next slot came.
+        """
+        if self.fixed_slots is not None:
+            return self.fixed_slots
+        needed = batch_size * self.slots_per_request
+        guess = max(needed, int(token_bytes * self.ratio / self.slot_bytes) - 2)
+        return max(needed, smallest_reaching(guess, lambda slots: self.left(self.start_of(slots + 1)) >= token_bytes))
+
+    def start_of(self, slots: int) -> int:
+        """The smallest budget that has so many slots."""
+        guess = int((slots + 1) * self.slot_bytes * (1 + self.ratio) / self.ratio)
+        return smallest_reaching(guess, lambda budget: self.slots(budget) >= slots)
+
+    def budget(self, batch_size: int, token_bytes: int) -> int:
+        """The smallest budget from which on so many requests and bytes of tokens have room."""
+        slots = self.slots_for(batch_size, token_bytes)
+        with_tokens = token_bytes + self.allocated_bytes(slots)
+        return with_tokens if self.fixed_slots is not None else max(with_tokens, self.start_of(slots))
+
+
+@dataclass(frozen=True, slots=True)
 class SGLangPlan:
-    """A pool and the layers in it: kind, layers, whether they are in the second pool, bytes of a token in one."""
+    """A pool and the layers in it: kind, layers, whether they are in the second pool, bytes of a token in one.
+
+    Attributes:
+        states: the slots of recurrent states, or None.
+        state_rows: the kinds with a state, their layers, and the bytes of one slot in one of them.
+    """
 
     pool: Pool
     rows: tuple[tuple[LayerKind, int, bool, int], ...]
     why: str
     notes: tuple[str, ...]
     max_running_requests: int | None
+    states: StatePool | None = None
+    state_rows: tuple[tuple[LayerKind, int, int], ...] = ()
+
+    def _slots(self, context: int, batch_size: int) -> int:
+        """State slots of the smallest budget that serves the workload."""
+        assert self.states is not None
+        return self.states.slots(self.required_kv_memory(context, batch_size))
+
+    def _state_bytes(self, context: int, batch_size: int) -> int:
+        return 0 if self.states is None else self.states.allocated_bytes(self._slots(context, batch_size))
 
     def _main_tokens(self, context: int, batch_size: int) -> int:
         page = self.pool.page_size
@@ -228,7 +307,8 @@ class SGLangPlan:
 
     def kv_bytes(self, context: int, batch_size: int) -> int:
         """Bytes of the smallest pool that starts and has a slot for every token of every sequence."""
-        return self.pool.allocated_bytes(self._main_tokens(context, batch_size))
+        tokens = self.pool.allocated_bytes(self._main_tokens(context, batch_size))
+        return tokens + self._state_bytes(context, batch_size)
 
     def allocate(self, context: int, batch_size: int) -> KVCache:
         """The pools: one row a layer kind, and the page that each pool adds as padding."""
@@ -243,6 +323,13 @@ class SGLangPlan:
                 LayerBytes(kind.kind, kind_label(kind), count, window, tokens, count * tokens * token_bytes),
             )
         total = pool.allocated_bytes(main)
+        if self.states is not None:
+            slots = self._slots(context, batch_size)
+            total += self.states.allocated_bytes(slots)
+            rows += [
+                LayerBytes(kind.kind, kind_label(kind), count, None, 0, count * slots * slot_bytes)
+                for kind, count, slot_bytes in self.state_rows
+            ]
         notes = list(self.notes)
         if main > batch_size * round_up(context, pool.page_size):
             notes.append(
@@ -255,7 +342,8 @@ class SGLangPlan:
 
     def required_kv_memory(self, context: int, batch_size: int) -> int:
         """The smallest budget with which SGLang builds that pool; it allocates a page a pool more."""
-        return self.pool.budget(self._main_tokens(context, batch_size))
+        tokens = self.pool.budget(self._main_tokens(context, batch_size))
+        return tokens if self.states is None else self.states.budget(batch_size, tokens)
 
     def report(self, context: int, batch_size: int, kv_memory: int) -> dict[str, Any]:
         """SGLang's own names for a budget's pool sizes, and whether the workload fits them.
@@ -263,15 +351,34 @@ class SGLangPlan:
         Raises:
             UnsupportedError: SGLang refuses to start with that budget.
         """
-        sizes = self.pool.sizes(kv_memory)
+        slots = None if self.states is None else self.states.slots(kv_memory)
+        if slots is not None and slots <= 0:
+            raise UnsupportedError(
+                f"sglang refuses to start with {kv_memory:,} bytes of KV memory: not one state slot fits",
+                hint="give it more KV memory, or set max_mamba_cache_size",
+            )
+        sizes = self.pool.sizes(kv_memory if self.states is None else self.states.left(kv_memory))
         runs = self.max_running_requests is None or batch_size <= self.max_running_requests
+        state_figures: dict[str, Any] = {}
+        if self.states is not None and slots is not None:
+            runs = runs and batch_size <= slots // self.states.slots_per_request
+            state_figures = {
+                "max_mamba_cache_size": slots,
+                "conv_state_bytes": (slots + 1) * self.states.conv_bytes,
+                "ssm_state_bytes": (slots + 1) * self.states.ssm_bytes,
+                "max_running_requests": slots // self.states.slots_per_request,
+            }
         return {
             "max_total_num_tokens": sizes.max_total_num_tokens,
             "full_max_total_num_tokens": sizes.full_max_total_num_tokens,
             "swa_max_total_num_tokens": sizes.swa_max_total_num_tokens,
-            "allocated_bytes": sizes.allocated_bytes,
+            "allocated_bytes": sizes.allocated_bytes + (0 if slots is None else self._allocated_states(slots)),
+            **state_figures,
             "fits": runs and sizes.max_total_num_tokens >= batch_size * round_up(context, self.pool.page_size),
         }
+
+    def _allocated_states(self, slots: int) -> int:
+        return 0 if self.states is None else self.states.allocated_bytes(slots)
 
     def explain(self, context: int, batch_size: int) -> tuple[Quantity, ...]:
         """Tokens of each pool, bytes of a token in it, and the page that it adds."""
@@ -308,6 +415,15 @@ class SGLangPlan:
             steps.append(Quantity("S", "tokens of the sliding pool", formula, swa, "tokens", source))
             steps.append(self._cell_step("swa_cell", "bytes of a token, sliding pool", second=True))
             last += " + (S + P) * swa_cell"
+        if self.states is not None:
+            slots = self._slots(context, batch_size)
+            states = " + ".join(f"{count} * {slot_bytes}" for _, count, slot_bytes in self.state_rows)
+            steps.append(Quantity("slots", "state slots of the budget", str(slots), slots, "slots", _STATE_POOL))
+            steps.append(
+                Quantity("slot", "bytes of one slot, all layers", states, self.states.slot_bytes, "bytes", _STATE_POOL)
+            )
+            last += " + (slots + 1) * slot"
+            total += self.states.allocated_bytes(slots)
         steps.append(Quantity("kv_bytes", "KV cache", last, total, "bytes", _POOL))
         return tuple(steps)
 
@@ -336,7 +452,7 @@ class SGLang(EngineOptions):
         f"{_POOL}, :4866 (one page more than the budget in each pool)",
     )
     not_modelled: ClassVar[tuple[str, ...]] = (
-        "state pools, shared and cross-attention caches, sparse-attention indexers, DeepSeek V4: refused",
+        "shared and cross-attention caches, indexers beside K and V, DeepSeek V4: refused",
         "pools of speculative drafts, unified memory, HiSparse, fp4 and mxfp8 caches",
         "mem_fraction_static and its reserve: the budget is an input",
         "models that only their configuration marks with is_hybrid_swa: they are priced in full",
@@ -379,6 +495,17 @@ class SGLang(EngineOptions):
     )
     disable_overlap_schedule: bool = Field(False, description="one prefill chunk in flight in place of two")
 
+    mamba_full_memory_ratio: float = Field(
+        0.9, gt=0, le=100, description="bytes of recurrent states for each byte of tokens"
+    )
+    mamba_ssm_dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="format of a state's recurrent part"
+    )
+    max_mamba_cache_size: int | None = Field(None, ge=1, le=2**30, description="state slots, whatever the memory")
+    mamba_radix_cache_strategy: Literal["extra_buffer", "extra_buffer_lazy", "no_buffer"] = Field(
+        "extra_buffer", description="slots that follow a running request: 5, 4 or 3 for each in all"
+    )
+
     @property
     def batch_limit(self) -> int | None:
         """``max_running_requests``: further requests wait."""
@@ -400,15 +527,56 @@ class SGLang(EngineOptions):
         hybrid = bool(local) and architecture.model_type in HYBRID_MODEL_TYPES and not self.disable_hybrid_swa_memory
         if hybrid:
             return self._sliding_plan(architecture, setup, local)
-        return self._plain_plan(architecture, setup)
+        plan = self._plain_plan(architecture, setup)
+        return self._with_states(plan, architecture, setup)
+
+    def _with_states(self, plan: SGLangPlan, architecture: Architecture, setup: Setup) -> SGLangPlan:
+        """The plan with a pool of state slots, where the model has recurrent layers."""
+        tp = setup.tensor_parallel_size
+        found = [
+            (kind, state, count)
+            for kind, count in architecture.caches
+            if (state := _state_of(kind)) is not None
+            and state.recurrent_elements + state.conv_channels * (state.conv_kernel - 1)
+        ]
+        if not found:
+            return plan
+        conv = ssm = 0
+        rows = []
+        for kind, state, count in found:
+            if state.conv_channels % tp or state.recurrent_elements % tp:
+                raise UnsupportedError(
+                    f"sglang divides {architecture.name}'s states by {tp} devices, which does not divide them",
+                    hint="use a power of two",
+                )
+            columns = state.conv_channels // tp * (state.conv_kernel - 1) * parse_dtype(architecture.dtype).block_bytes
+            recurrent = state.recurrent_elements // tp * parse_dtype(self.mamba_ssm_dtype).block_bytes
+            conv, ssm = conv + count * columns, ssm + count * recurrent
+            rows.append((kind, count, columns + recurrent))
+        per_request, fixed = 1, self.max_mamba_cache_size
+        if self.disable_radix_cache:
+            fixed = fixed or self.max_running_requests
+        else:
+            ahead = 1 if self.disable_overlap_schedule else 2
+            buffers = {"extra_buffer": ahead, "extra_buffer_lazy": 1, "no_buffer": 0}
+            per_request = _SLOTS_PER_REQUEST + buffers[self.mamba_radix_cache_strategy]
+        states = StatePool(conv, ssm, per_request, self.mamba_full_memory_ratio, fixed)
+        notes = (*plan.notes, f"a running request may hold {per_request} state slots: its own and the radix cache's")
+        return replace(plan, states=states, state_rows=tuple(rows), notes=notes)
 
     def _plain_plan(self, architecture: Architecture, setup: Setup) -> SGLangPlan:
-        kinds = architecture.caches
+        # Layers with a state alone, or with no cache at all, have no tokens in the pool.
+        kinds = [(kind, count) for kind, count in architecture.caches if not isinstance(kind, State | NoCache)]
+        if not kinds:
+            raise NotModelledError(
+                f"how sglang sizes a pool for {architecture.name}, which has no attention, is not known"
+            )
         # One head size for all layers: the full layers', where there are any.
         wide = [kind for kind, _ in kinds if not is_local(kind)]
         token_bytes = _one_size(architecture, wide or [kind for kind, _ in kinds], setup)
         layers = sum(count for _, count in kinds)
-        rows = tuple((kind, count, False, token_bytes) for kind, count in kinds)
+        rows = tuple((kind, count, False, token_bytes + _indexer_bytes(kind)) for kind, count in kinds)
+        page = _INDEXER_PAGE if any(_indexer_bytes(kind) for kind, _ in kinds) else 1
         notes = [_PAGE_NOTE]
         if any(window_of(kind) for kind, _ in kinds):
             reason = (
@@ -424,8 +592,13 @@ class SGLang(EngineOptions):
                 f"sglang {_VERSION} expects local layers in model type {architecture.model_type!r}; "
                 "without any it is priced as one plain pool"
             )
-        pool = plain_pool(self.page_size, layers, token_bytes)
-        why = f"all {layers} layers full"
+        page = max(page, self.page_size)
+        pool = Pool("plain", page, sum(count * size for _, count, _, size in rows), least_tokens=page)
+        why = (
+            f"all {layers} layers full"
+            if layers == architecture.num_layers
+            else f"{layers} layers with attention, full"
+        )
         return SGLangPlan(pool, rows, why, tuple(notes), self.max_running_requests)
 
     def _sliding_plan(self, architecture: Architecture, setup: Setup, local: list[tuple[LayerKind, int]]) -> SGLangPlan:
@@ -480,8 +653,8 @@ _PAGE_NOTE = "sglang allocates one page a pool more than its budget (the memory 
 
 def _check_kind(architecture: Architecture, kind: LayerKind) -> None:
     reason = _REFUSED.get(type(kind))
-    if isinstance(kind, Full | Latent) and kind.indexer_dim:
-        reason = "the quantised key of a sparse-attention indexer has its own buffer, which is not modelled"
+    if isinstance(kind, Full) and kind.indexer_dim:
+        reason = "the key of a sparse-attention indexer beside K and V has a pool of its own, which is not modelled"
     elif isinstance(kind, Full | Sliding | Chunked) and kind.extra_state_bytes:
         reason = "fixed bytes of a sequence beside K and V were not checked"
     if reason is not None:
@@ -490,14 +663,34 @@ def _check_kind(architecture: Architecture, kind: LayerKind) -> None:
 
 def _token_bytes(kind: LayerKind, setup: Setup) -> int:
     """Bytes of one token in one layer on one device."""
+    if isinstance(kind, Parallel):
+        kind = kind.attention
     if isinstance(kind, Latent):  # one latent, whole on every device
+        if kind.indexer_dim and setup.k_dtype.name == "fp8_e4m3":
+            # A float32 scale for each 128 numbers, and the rope part in bfloat16: 512 + 16 + 128 = 656.
+            return kind.rank + kind.rank // _INDEXER_BLOCK * 4 + kind.rope_dim * 2
         return setup.k_dtype.bytes_for(kind.rank + kind.rope_dim)
     assert isinstance(kind, Full | Sliding | Chunked)
     heads = max(1, kind.num_kv_heads // setup.tensor_parallel_size)
     return setup.k_dtype.row_bytes(heads, kind.head_dim) + setup.v_dtype.row_bytes(heads, kind.v_head_dim)
 
 
-def _one_size(architecture: Architecture, kinds: list[LayerKind], setup: Setup) -> int:
+def _indexer_bytes(kind: LayerKind) -> int:
+    """Bytes of one token's index key: 128 numbers of 8 bits and a float32 scale are 132.
+
+    Source: sglang 0.5.23 model_executor/pool_configurator.py:560.
+    """
+    dim = kind.indexer_dim if isinstance(kind, Latent) else 0
+    return dim + dim // _INDEXER_BLOCK * 4
+
+
+def _state_of(kind: LayerKind) -> State | None:
+    if isinstance(kind, Parallel):
+        return kind.state
+    return kind if isinstance(kind, State) else None
+
+
+def _one_size(architecture: Architecture, kinds: Sequence[LayerKind], setup: Setup) -> int:
     sizes = {_token_bytes(kind, setup) for kind in kinds}
     if len(sizes) != 1:
         raise UnsupportedError(
