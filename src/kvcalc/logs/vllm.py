@@ -550,6 +550,10 @@ def _changes(start: Start, question: Question) -> Iterator[Change]:
     )
 
 
+#: The ranks of one start have about the same memory: less than this part of another's has another reason.
+_LEAST_OF_A_RANK = 0.4
+
+
 def _explain(start: Start, question: Question, architecture: Architecture, rows: tuple[Compared, ...]) -> str | None:
     """Another rank with less memory: the smallest rank sizes the pool, and not every rank may be in the log."""
     tokens, bounds = start.figures.get("pool_tokens"), _memory(start)
@@ -563,7 +567,9 @@ def _explain(start: Start, question: Question, architecture: Architecture, rows:
     blocks = first_that_holds(1, bounds[0] // block, lambda number: _says(plan, start, number, context)[0] >= reported)
     memory = Figure("available", f"{blocks * block / GiB:.2f}", "GiB", tokens.line)
     less = replace_memory(start, memory)
-    if blocks * block >= bounds[0] or any(row.verdict == "disagrees" for row in _compare(less, question, architecture)):
+    if not _LEAST_OF_A_RANK * bounds[0] <= blocks * block < bounds[0] or any(
+        row.verdict == "disagrees" for row in _compare(less, question, architecture)
+    ):
         return None
     return (
         f"all figures agree if another rank had about {memory.printed} GiB: the smallest rank sizes the pool, and the "
