@@ -230,7 +230,8 @@ def audit_start(
     log = LOGS[start.engine or ""]
     question = _with_known_version(_with_known_draft(log.question(start, given), architecture), architecture)
     rows = tuple(_rows(log, start, question, architecture))
-    found = Audit(start, reference, question, rows, notes=question.notes, layout=architecture.layout)
+    notes = (*question.notes, *_of_version(question, architecture))
+    found = Audit(start, reference, question, rows, notes=notes, layout=architecture.layout)
     if found.verdict != "disagrees":
         return found
     reason = _reason(log, found, architecture, drafts)
@@ -246,6 +247,13 @@ def _rows(log: EngineLog, start: Start, question: Question, architecture: Archit
         for row in log.compare(replica, question, architecture):
             if (row.figure, row.reported, row.verdict) not in known:
                 yield replace(row, figure=f"{row.figure} (DP {rank})")
+
+
+def _of_version(question: Question, architecture: Architecture) -> tuple[str, ...]:
+    """What the engine says of a version that it follows by another one's rule."""
+    named = f"{question.engine} {question.options.get('version')} "
+    cache = question.setup(architecture).plan.allocate(question.context, question.batch_size)
+    return tuple(note for note in cache.notes if note.startswith(named))
 
 
 def _with_known_draft(question: Question, architecture: Architecture) -> Question:

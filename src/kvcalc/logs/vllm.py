@@ -9,6 +9,8 @@ from decimal import Decimal
 
 from kvcalc.architecture import Architecture
 from kvcalc.engines.vllm import VllmPlan
+from kvcalc.engines.vllm.versions import SPANS
+from kvcalc.engines.vllm.versions import text as version_text
 from kvcalc.errors import InputError
 from kvcalc.logs.base import (
     COUNT,
@@ -227,7 +229,8 @@ _FLAGS = re.compile(
     r"|pipeline_parallel_size|data_parallel_size|kv_cache_dtype|kv_cache_memory_bytes|dtype|block_size"
     r"|async_scheduling|disable_hybrid_kv_cache_manager|enable_prefix_caching|num_gpu_blocks_override"
     r"|num_speculative_tokens|num_spec_tokens|method|max_num_seqs|gpu_memory_utilization|mamba_cache_dtype"
-    r"|mamba_ssm_cache_dtype|decode_context_parallel_size|prefill_context_parallel_size)['\"]?[=:] ?['\"]?"
+    r"|mamba_ssm_cache_dtype|decode_context_parallel_size|prefill_context_parallel_size|indexer_kv_dtype)"
+    r"['\"]?[=:] ?['\"]?"
     r"([^'\",(){}\[\]\s]{1,300})"
 )
 _COMMAND = {
@@ -254,6 +257,7 @@ _COMMAND = {
     "--enable-prefix-caching": "enable_prefix_caching",
     "--no-enable-prefix-caching": "no_prefix_caching",
     "--async-scheduling": "async_scheduling",
+    "--indexer-kv-dtype": "indexer_kv_dtype",
     "--mamba-cache-dtype": "mamba_cache_dtype",
     "--mamba-ssm-cache-dtype": "mamba_ssm_cache_dtype",
 }
@@ -328,6 +332,7 @@ _OPTIONS = (
     "mamba_ssm_cache_dtype",
     "decode_context_parallel_size",
     "prefill_context_parallel_size",
+    "indexer_kv_dtype",
 )
 #: Flags that have their default where a start prints its other arguments, or the command that began it.
 _ARGUMENTS = {
@@ -338,8 +343,6 @@ _ARGUMENTS = {
     "pipeline_parallel_size",
     "tensor_parallel_size",
 }
-#: The first version whose rule is modelled; there is none for those before it.
-_OLDEST = "0.11.0"
 
 
 def _question(start: Start, given: Given) -> Question:
@@ -355,12 +358,8 @@ def _question(start: Start, given: Given) -> Question:
     if drafted:
         options["num_speculative_tokens"] = drafted
     notes = list(unknown)
-    version = stated.get("version")
-    if version is not None:
-        old = _parsed(version) < _parsed(_OLDEST)
-        options["version"] = _OLDEST if old else version
-        if old:
-            notes.append(f"vllm {version} is not modelled: the rule of {_OLDEST} is used")
+    if "version" in stated:
+        options["version"] = stated["version"]
     if "max_num_batched_tokens" not in stated and "max_num_batched_tokens" not in given.options:
         notes.append("the log does not state max_num_batched_tokens: the engine's default is used")
     if drafted and given.draft is None and "method" in stated and not stated["method"].endswith(("mtp", "ngram")):
@@ -381,10 +380,6 @@ def _question(start: Start, given: Given) -> Question:
         draft=given.draft or ("mtp" if drafted and stated.get("method", "").endswith("mtp") else None),
         notes=tuple(notes),
     )
-
-
-def _parsed(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split("."))
 
 
 def _plan(question: Question, architecture: Architecture) -> VllmPlan:
@@ -539,7 +534,7 @@ def _changes(start: Start, question: Question) -> Iterator[Change]:
         question,
         max_num_batched_tokens=(2048, 8192, 16384, 4096, 32768),
         async_scheduling=(False, True),
-        version=("0.25.1", "0.17.1", "0.11.0", "0.33.0"),
+        version=tuple(version_text(each.first) for each in reversed(SPANS)),
         disable_hybrid_kv_cache_manager=(True, False),
         kv_cache_dtype=("fp8", "bfloat16"),
         tensor_parallel_size=(1, 2, 4, 8),
