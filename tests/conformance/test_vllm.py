@@ -864,6 +864,7 @@ def test_sparse_attention_keeps_index_keys(
 def test_deepseek_v4_packs_pages_of_several_sizes_into_five_groups() -> None:
     planned = plan(kvcalc.load("deepseek-v4-flash"), "fp8")
     assert sorted((rule.block_size, count) for rule, count in planned.groups) == [(4, 1), (8, 1), (64, 2), (256, 1)]
+    assert planned.allocate(4096, 1).why == "5 groups, whose pages stand side by side in a block"
 
 
 def test_turboquant_leaves_the_outer_layers_of_a_model_without_states_alone() -> None:

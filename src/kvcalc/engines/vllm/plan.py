@@ -340,6 +340,8 @@ class VllmPlan:
             return "no layer keeps a cache"
         if self.num_groups == 1:
             return f"one group of {self.group_size}"
+        if self.page_unit is None:
+            return f"{self.num_groups} groups, whose pages stand side by side in a block"
         padding = f", {self.padding_layers} padding layers" if self.padding_layers else ""
         return f"groups of {self.group_size}" + (padding if self.padding_layers != 1 else ", 1 padding layer")
 
@@ -423,7 +425,7 @@ class VllmPlan:
             work.let("draft_bytes", "the draft's layers", self._share_formula(None), "bytes")
         rest = "".join(f" - {name}" for name in names)
         work.let("padding", "padding of layers, pages and groups", f"bytes_per_block * blocks{rest}", "bytes")
-        work.let("kv_bytes", "KV cache", " + ".join([*names, "padding"]), "bytes")
+        work.let("kv_bytes", "KV cache", "bytes_per_block * blocks", "bytes")
         return work
 
     def _share_formula(self, row: int | None) -> str:
@@ -516,7 +518,7 @@ class Vllm(EngineOptions):
     sources: ClassVar[tuple[str, ...]] = (
         "vllm 0.33.0 v1/core/kv_cache_planning.py, v1/kv_cache_interface.py, v1/core/single_type_kv_cache_manager.py",
         "vllm 0.33.0 platforms/interface.py, model_executor/layers/mamba/mamba_utils.py, models/deepseek_v4",
-        "vllm 0.11.0 to 0.28.0, sixteen releases, for what changed",
+        "vllm 0.11.0 to 0.32.0, twenty releases, for what changed",
     )
     not_modelled: ClassVar[tuple[str, ...]] = (
         "activations, CUDA graphs and what else vLLM profiles: the KV memory is an input",
@@ -777,7 +779,7 @@ class Vllm(EngineOptions):
             specs=tuple((spec, in_widest[spec]) for spec in dict.fromkeys(planned.specs)),
             groups=tuple(Counter(rules).items()),
             group_size=group_size,
-            padding_layers=group_size * len(planned.groups) - len(owned),
+            padding_layers=group_size * len(planned.groups) - len(owned) if len(pages) == 1 else 0,
             bytes_per_block=block_bytes[dearest],
             stage_block_bytes=tuple(block_bytes),
             shares=tuple((row, rule, size) for (row, rule), size in shares.items()),
