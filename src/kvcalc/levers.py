@@ -170,7 +170,9 @@ def _windowed(setup: Setup, holds: Callable[[Setup], bool]) -> tuple[Layout | No
 
     def with_layout(layout: Layout) -> Setup | None:
         try:
-            return replace(setup, architecture=model.with_layout(layout))
+            # Kept, because thousands of budgets of one model ask for the same.
+            changed = model.memo(("with_layout", layout), lambda: model.with_layout(layout))
+            return replace(setup, architecture=changed)
         except KVCalcError:
             return None
 

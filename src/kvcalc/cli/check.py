@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "kvcalc check\n"
     "kvcalc check budgets.toml --format github\n"
+    "kvcalc check services/ --only 'chat-*'\n"
     "kvcalc check --baseline baseline.json --save-baseline baseline.json\n"
     "kvcalc check --init gemma-3-27b"
 )
