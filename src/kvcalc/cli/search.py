@@ -13,9 +13,9 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -234,7 +234,7 @@ def _flags(batch_size: int, tensor_parallel_size: int, encoder_tokens: int, draf
     return [*flags, *(["--draft", draft] if draft is not None else [])]
 
 
-def _engine_flags(configuration: Configuration, given: dict[str, dict[str, Any]]) -> Iterator[str]:
+def _engine_flags(configuration: Configuration, given: Mapping[str, Mapping[str, object]]) -> Iterator[str]:
     name = configuration.setup.engine.name
     if name != "ideal":
         yield from ("--engine", name)
@@ -411,7 +411,7 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
     """Ctrl-C asks the walk to stop, so that what it found is still printed; a second Ctrl-C ends the program."""
     stopped = False
 
-    def stop(*_: Any) -> None:
+    def stop(*_: object) -> None:
         nonlocal stopped
         stopped = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
