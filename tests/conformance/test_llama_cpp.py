@@ -308,6 +308,12 @@ def test_a_model_type_that_llama_cpp_does_not_know_is_priced_by_the_general_rule
     assert not plan(uniform("qwen2", 2, 8, 128)).allocate(4096, 1).notes
 
 
+@pytest.mark.parametrize("model_type", ["step35", "step3p5"])
+def test_a_gguf_and_a_configuration_name_the_same_rule(model_type: str) -> None:
+    report = plan(model_of("step", model_type, [sliding(), full()])).report(8192, 1, 0)
+    assert (report["cells_swa"], report["n_ctx_per_seq"]) == (1024, 8192)
+
+
 def test_tensor_parallelism_is_refused() -> None:
     with pytest.raises(UnsupportedError, match="tensor parallelism"):
         prepare(kvcalc.load("gemma-3-1b"), engine="llama.cpp", tensor_parallel_size=2)

@@ -21,7 +21,7 @@ from kvcalc.units import GiB, MiB
 from kvcalc.widths import Widths
 
 #: One more row of the residual stream is alive beside the feed-forward: a parallel residual, or scaled expert inputs.
-_ONE_ROW_MORE = frozenset({"afmoe", "cohere2", "cohere2_moe", "llama4", "phi"})
+_ONE_ROW_MORE = frozenset({"afmoe", "cohere2", "cohere2_moe", "llama4", "phi", "phi2"})
 #: The CUDA context and cuBLAS, outside of every buffer: 0.3 GiB (A40), 0.45 (RTX 4090), 0.70 to 0.75 (RTX PRO 6000).
 _CONTEXT, _CONTEXT_BAND = 45 * GiB // 100, 30 * GiB // 100
 #: How far the formula is off, in percent: 0.1 with flash attention in b11739, and 7 at most elsewhere.

@@ -42,7 +42,7 @@ SLIDES = frozenset(
         *("afmoe", "cohere2", "cohere2_moe", "dots3note", "exaone4", "exaone_moe", "gemma2", "gemma3", "gemma3n"),
         *("gemma4", "gemma4_unified", "gpt_oss", "granite_swa", "granitemoe_swa", "laguna", "lfm2", "llama4", "maple"),
         *("mellum", "mimo_v2", "mimo_v2_flash", "muse_glimmer", "olmo2", "olmo3", "plamo3", "smallthinker"),
-        *("spark2_5", "step3p5"),
+        *("spark2_5", "step35", "step3p5"),
     }
 )
 #: Models that llama.cpp runs with every attention layer holding the whole context.
@@ -62,6 +62,9 @@ NEVER_SLIDES = frozenset(
         *("qwen2_moe", "qwen2_vl", "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_moe", "qwen3_next", "qwen3_omni_moe"),
         *("qwen3_vl", "qwen3_vl_moe", "qwen4exp", "refact", "rwkv6", "rwkv7", "seed_oss", "smollm3", "solar_open"),
         *("stablelm", "starcoder", "starcoder2", "talkie", "xverse", "youtu"),
+        # Architectures of GGUF files that are no model types of Hugging Face.
+        *("arwkv7", "bailingmoe2", "deepseek2_ocr", "hrm_text", "hunyuan_vl", "llama_embed", "minimax_01", "paddleocr"),
+        *("pangu_embedded", "phi2", "pockettts", "qwen3tts", "rwkv6qwen2"),
     }
 )
 #: Models that create_memory gives a cache class of its own, whose layers slide by that class's rule.
@@ -81,6 +84,7 @@ _WITHOUT_MEMORY = frozenset(
     {
         *("bert", "camembert", "distilbert", "roberta", "xlm-roberta", "eurobert", "jina_embeddings_v3", "modernbert"),
         *("nomic_bert", "neo_bert", "dream", "llada", "llada_moe", "rnd1"),
+        *("gemma_embedding", "jina_bert_v2", "jina_bert_v3", "modern_bert", "nomic_bert_moe", "wavtokenizer_dec"),
     }
 )
 #: Gated-delta, Mamba-2 and convolution models that keep rollback states: llm_arch_supports_rs_rollback.
