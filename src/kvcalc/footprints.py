@@ -129,6 +129,8 @@ class Footprint:
                 "dtype": weights.dtype,
                 "exact": weights.exact,
                 "parts": weights.parts,
+                "beside": weights.beside,
+                "shipped_bytes": weights.shipped_bytes,
             },
             "kv_cache": {
                 "bytes": cache.bytes,

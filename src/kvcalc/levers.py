@@ -23,7 +23,6 @@ from kvcalc.units import largest
 
 #: Formats of the cache in the order in which they are tried: the least change first.
 _KV_FORMATS = ("fp8", "q8_0", "int8_per_token_head", "q4_0", "nvfp4")
-_WEIGHT_FORMATS = ("fp8", "int4")
 _MOST_DEVICES = 64
 #: The layout that is tried for a model without local layers: Gemma 3's.
 _LOCAL_LAYOUT = Layout(5, 1, 1024)
@@ -130,7 +129,7 @@ def setup_levers(
         if holds(changed):
             yield lever("KV format", "kv_cache_dtype", kv_format, f"K and V in {kv_format}", changed)
             break
-    for weights_format in _WEIGHT_FORMATS:
+    for weights_format in setup.engine.weight_formats:
         changed = replace(setup, weights_dtype=weights_format)
         if changed.weights.bytes < setup.weights.bytes and holds(changed):
             yield lever("weights format", "weights_dtype", weights_format, f"weights in {weights_format}", changed)

@@ -213,7 +213,7 @@ Packer = Callable[["Tensor", int | None], Packing]
 
 @dataclass(frozen=True)
 class Plain:
-    """One storage format for every tensor, or for the linear layers where it is a format of those."""
+    """One storage format for every tensor, or for the linear layers of the blocks where it is a format of those."""
 
     stored: DType
     own: DType
@@ -229,13 +229,13 @@ class Plain:
     def note(self) -> str:
         if not self.stored.linear_only:
             return self.stored.note
-        kept = f"{self.stored.name} covers the linear layers; embeddings, norms and routers stay {self.own.name}"
+        kept = f"{self.stored.name} covers the linear layers; embeddings, head, norms and routers stay {self.own.name}"
         return f"{kept}; {self.stored.note}" if self.stored.note else kept
 
     def packer(self, architecture: Architecture) -> Packer:
         stored, own = plain(self.stored), plain(self.own)
         everything = not self.stored.linear_only
-        return lambda tensor, layer: stored if everything or tensor.linear else own
+        return lambda tensor, layer: stored if everything or (tensor.linear and tensor.part != "head") else own
 
 
 @dataclass(frozen=True, slots=True)

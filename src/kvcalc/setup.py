@@ -16,6 +16,7 @@ from kvcalc.dtypes import DType, parse_kv_dtypes
 from kvcalc.engines import engine_class, make_engine
 from kvcalc.engines.base import Engine, Plan
 from kvcalc.errors import InputError, quote
+from kvcalc.quantization import TOWERS
 from kvcalc.sources.resolve import load
 from kvcalc.units import check_count, integer
 from kvcalc.weights import Weights, weights
@@ -39,6 +40,7 @@ class Setup:
         tensor_parallel_size: devices that share every layer.
         encoder_tokens: length of the encoder's output, for cross-attention caches.
         weights_dtype: storage format of the weights; None is the model's own.
+        text_only: the encoders of images and sound that a checkpoint carries are left out.
         draft: the model that proposes tokens (speculative decoding), or None.
     """
 
@@ -50,6 +52,7 @@ class Setup:
     encoder_tokens: int = 0
     weights_dtype: str | None = None
     draft: Architecture | None = None
+    text_only: bool = False
 
     @property
     def reference(self) -> str:
@@ -97,7 +100,13 @@ class Setup:
     @cached_property
     def weights(self) -> Weights:
         """The parameters, and their bytes on one device."""
-        return weights(self.served, self.weights_dtype, self.tensor_parallel_size, self.engine.pipeline_stages)
+        tp, stages = self.tensor_parallel_size, self.engine.pipeline_stages
+        return weights(self.served, self.weights_dtype, tp, stages, self.held)
+
+    @property
+    def held(self) -> frozenset[str]:
+        """What is held of a checkpoint beside the model's own layers."""
+        return self.engine.holds_beside - (TOWERS if self.text_only else frozenset())
 
 
 def prepare(
@@ -110,6 +119,7 @@ def prepare(
     tensor_parallel_size: int = 1,
     encoder_tokens: int = 0,
     draft: Architecture | str | PathLike[str] | None = None,
+    text_only: bool = False,
 ) -> Setup:
     """The setup of these arguments, with its plan; computed once for an architecture.
 
@@ -131,7 +141,7 @@ def prepare(
         raise InputError(names, hint='as in engine="vllm", kv_cache_dtype="fp8", weights_dtype="int4"')
     tp = check_count(tensor_parallel_size, "tensor_parallel_size", most=_MOST_DEVICES)
     encoder = check_count(encoder_tokens, "encoder_tokens", least=0)
-    key = (engine, options, kv_cache_dtype, weights_dtype, tp, encoder, chosen_draft)
+    key = (engine, options, kv_cache_dtype, weights_dtype, tp, encoder, chosen_draft, text_only)
 
     def build() -> Setup:
         chosen = make_engine(engine, given)
@@ -140,7 +150,7 @@ def prepare(
         else:
             key_dtype, value_dtype = parse_kv_dtypes(kv_cache_dtype)
         drafted = chosen_draft if isinstance(chosen_draft, Architecture | None) else model.mtp
-        setup = Setup(model, chosen, key_dtype, value_dtype, tp, encoder, weights_dtype, drafted)
+        setup = Setup(model, chosen, key_dtype, value_dtype, tp, encoder, weights_dtype, drafted, text_only)
         _ = setup.plan, setup.ideal_plan  # refusals come here, not at the first answer
         return setup
 

@@ -173,7 +173,7 @@ def parse_weights_format(text: str, architecture: Architecture) -> WeightsFormat
     if not folded:
         return shipped_format(architecture)
     try:
-        return Plain(parse_dtype(text), parse_dtype(architecture.dtype))
+        return Plain(parse_dtype(folded), parse_dtype(architecture.dtype))
     except InputError:
         known = format_names()
         hint = did_you_mean(folded, [*known, *_ALIASES]) or f"known formats: {', '.join(known)}"

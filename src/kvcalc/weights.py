@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from kvcalc.architecture import Architecture, Layer, Tensor, stage_bounds
-from kvcalc.quantization import EVERYTHING, PREDICTION, Packer, Packing, WeightsFormat
+from kvcalc.quantization import EVERYTHING, PREDICTION, TOWERS, Packer, Packing, WeightsFormat
 from kvcalc.units import ceil_div, format_bytes
 from kvcalc.weight_formats import parse_weights_format, shipped_format
 
@@ -130,6 +130,11 @@ def _weights(architecture: Architecture, dtype: str | None, tp: int, stages: int
         parameters = provenance.weight_elements or parameters
         listed = ", ".join(f"{kind} {count:,} B" for kind, count in sorted(provenance.weight_bytes.items()))
         notes = [f"weights as stored in the files: {listed}"]
+    left = architecture.mtp_layers and architecture.mtp_shipped and PREDICTION in stored.holds - loaded
+    if left:
+        notes.append("the checkpoint's multi-token-prediction layers are not loaded without speculation")
+    if architecture.towers and stored.holds & TOWERS and not loaded & TOWERS:
+        notes.append("the checkpoint's encoders of images and sound are not loaded")
     beside = {row: held for row, held in rows.items() if row in EVERYTHING and held}
     return Weights(parameters, active, size, name, exact, parts, tuple(notes), beside, shipped)
 

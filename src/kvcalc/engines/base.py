@@ -14,6 +14,7 @@ from kvcalc.architecture import Architecture, Latent, Layer, LayerKind, Parallel
 from kvcalc.derivation import Quantity
 from kvcalc.dtypes import DType, parse_dtype
 from kvcalc.errors import InputError, NotModelledError, UnsupportedError, quote
+from kvcalc.quantization import TOWERS
 from kvcalc.units import format_bytes
 
 if TYPE_CHECKING:
@@ -174,6 +175,10 @@ class Engine:
     evidence: ClassVar[str] = ""
     #: Whose declared cache format is this engine's default (see ``DeclaredCache``).
     follows_cache_of: ClassVar[frozenset[str]] = frozenset()
+    #: Weights formats that it loads, best quality first: levers are tried in this order.
+    weight_formats: ClassVar[tuple[str, ...]] = ("fp8", "int4")
+    #: What it holds of a checkpoint beside the model's own layers; prediction layers come with a draft otherwise.
+    holds_beside: ClassVar[frozenset[str]] = TOWERS
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     #: How its server is started, or None where it has none.
     server: ClassVar[Server | None] = None

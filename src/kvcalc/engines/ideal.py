@@ -25,6 +25,7 @@ from kvcalc.architecture import (
 )
 from kvcalc.derivation import Derivation, Quantity
 from kvcalc.engines.base import Engine, KVCache, LayerBytes, WorkingMemory, refuse_latent_formats
+from kvcalc.quantization import EVERYTHING
 
 if TYPE_CHECKING:
     from kvcalc.device import Device
@@ -190,6 +191,7 @@ class Ideal(Engine):
         "bytes = B x sum over layers of min(T, window) x KV heads x (K dim x K bytes + V dim x V bytes)\n"
         "state layers: recurrent elements x 4 + channels x (kernel - 1) x 2; cross layers: encoder tokens"
     )
+    holds_beside: ClassVar[frozenset[str]] = EVERYTHING
     sources: ClassVar[tuple[str, ...]] = ("Gemma 3 technical report (2025), section 5.2, figures 5 and 6",)
     not_modelled: ClassVar[tuple[str, ...]] = ("any engine's padding, blocks or reserve: ask for an engine by name",)
     evidence: ClassVar[str] = "checked against every row of the recorded ideal figures"

@@ -508,6 +508,8 @@ class MlxLm(EngineOptions):
         "bytes = B x sum of slots x KV heads x (K dim + V dim) x element bytes, at the largest moment\n"
         "kv_bits: an element takes bits / 8 + 2 x element bytes / kv_group_size"
     )
+    weight_formats: ClassVar[tuple[str, ...]] = ("8bit", "6bit", "5bit", "4bit", "3bit")
+    holds_beside: ClassVar[frozenset[str]] = frozenset()
     sources: ClassVar[tuple[str, ...]] = (
         "mlx-lm 0.32.2 mlx_lm/models/cache.py:251-300, :345-360, :462-520, :553",
         "mlx-lm 0.32.2 generate.py (chunks), make_cache of each model, ChunkedKVCache, gated_delta.py, ssm.py",

@@ -165,6 +165,16 @@ class Ollama(EngineOptions):
         "then llama.cpp's rule\n"
         "0.6 to 0.13: one cache for all slots, num_batch 512; memory.required.kv is an estimate of its own"
     )
+    weight_formats: ClassVar[tuple[str, ...]] = (
+        "Q8_0",
+        "Q6_K",
+        "Q5_K_M",
+        "Q4_K_M",
+        "IQ4_XS",
+        "Q3_K_M",
+        "IQ3_XXS",
+        "Q2_K",
+    )
     sources: ClassVar[tuple[str, ...]] = (
         "ollama fb30760996 (2026-08-21): llm/llama_server.go:375-376, 585-591; server/sched.go:822-867",
         "ollama llm/llama_server.go (appendDraftArgs): --spec-draft-n-max draft_num_predict",

@@ -446,6 +446,7 @@ class SGLang(EngineOptions):
         "tokens (or F) = the smallest >= batch size x context, in whole pages, that SGLang starts with\n"
         "a budget gives tokens = budget // cell (hybrid: budget // (full cell + ratio x sliding cell)), in whole pages"
     )
+    weight_formats: ClassVar[tuple[str, ...]] = ("fp8", "int8_channel", "awq", "gptq", "nvfp4", "mxfp4")
     sources: ClassVar[tuple[str, ...]] = (
         f"{_CONFIGURATOR} (plain, hybrid and request-capped pools, the refusals)",
         f"{_ALLOW_LIST} (model types with a sliding pool), arg_groups/model_overrides (those forced off)",

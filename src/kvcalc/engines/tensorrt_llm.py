@@ -205,6 +205,7 @@ class TensorRTLLM(EngineOptions):
         "bytes of a token = layers x ceil(KV heads / tp) x 2 x head dim x element bytes (MLA: one latent, whole)\n"
         "a pool gives w: int(pool / number of windows / bytes of a token // tokens_per_block) blocks"
     )
+    weight_formats: ClassVar[tuple[str, ...]] = ("fp8", "int8_channel", "awq", "nvfp4")
     sources: ClassVar[tuple[str, ...]] = (f"{_SOURCE} (KVCacheManager V1)",)
     not_modelled: ClassVar[tuple[str, ...]] = (
         "KVCacheManagerV2, and TRTLLM_WINDOW_SIZE_SHARES: the shares are equal",

@@ -275,6 +275,7 @@ class Transformers(EngineOptions):
         "dynamic_unconfigured: every layer full\n"
         "state layers: conv channels x kernel x element bytes + recurrent elements x 4"
     )
+    weight_formats: ClassVar[tuple[str, ...]] = ("bnb_int8", "awq", "gptq", "nf4", "nf4_double")
     sources: ClassVar[tuple[str, ...]] = (
         "transformers 5.23.0 cache_utils.py:246-248 (views), :525 (static), :1910 (layer types)",
         "transformers 4.57.1, 5.0.0, 5.12.0 cache_utils.py: the same views",

@@ -43,6 +43,10 @@ class WeightsRecord(TypedDict):
     dtype: str
     exact: Annotated[bool, Field(description="proved against a published or instantiated count, or measured in files")]
     parts: Annotated[dict[str, Count], Field(description="parameters by part")]
+    beside: Annotated[
+        dict[str, Count], Field(description="bytes of the encoders and prediction layers held, by what they are")
+    ]
+    shipped_bytes: Annotated[Count, Field(description="the whole checkpoint, whatever an engine loads of it")]
 
 
 class LayersRecord(TypedDict):

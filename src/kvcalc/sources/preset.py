@@ -146,7 +146,7 @@ def export_spec(spec: ModelSpec) -> str:
     letters = tables.pop("layers", {})
     lines = [f"{key} = {_toml(value)}" for key, value in stated.items()]
     for name, table in (*tables.items(), *((f"layers.{_toml_key(letter)}", each) for letter, each in letters.items())):
-        lines += ["", f"[{name}]", *(f"{key} = {_toml(value)}" for key, value in table.items())]
+        lines += ["", f"[{name}]", *(f"{_toml_key(key)} = {_toml(value)}" for key, value in table.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -154,7 +154,7 @@ def _toml(value: Any) -> str:
     """A value as TOML writes it."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int):
+    if isinstance(value, int | float):
         return str(value)
     if isinstance(value, str):
         return toml_text(value)
@@ -180,7 +180,7 @@ def toml_text(text: str) -> str:
 
 
 def _toml_key(key: str) -> str:
-    return key if key.isascii() and key.isalnum() else toml_text(key)
+    return key if key.isascii() and key.replace("_", "").replace("-", "").isalnum() else toml_text(key)
 
 
 def spec_to_architecture(tables: Mapping[str, Any], location: str) -> Architecture:

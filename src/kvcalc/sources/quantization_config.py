@@ -52,7 +52,7 @@ def declared_table(*places: Mapping[str, Any]) -> dict[str, Any] | None:
                 continue
             if not isinstance(stated, Mapping):
                 raise InputError(f"{key} must be a table, not {quote(stated)}", location=key)
-            table = dict(stated)
+            table = {name: value for name, value in stated.items() if value is not None}
             if key == "quantization" or ("quant_method" not in table and _is_mlx(table)):
                 table.setdefault("quant_method", "mlx")
             if place.get("expert_dtype") is not None:

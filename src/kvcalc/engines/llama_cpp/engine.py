@@ -132,6 +132,17 @@ class LlamaCpp(EngineOptions):
         "MLA: K is the latent (rank + rope dim) and there is no V; an indexer's keys have a cache of as many cells\n"
         "a draft opens a second context of as many tokens, with K and V in f16"
     )
+    weight_formats: ClassVar[tuple[str, ...]] = (
+        "Q8_0",
+        "Q6_K",
+        "Q5_K_M",
+        "Q4_K_M",
+        "IQ4_XS",
+        "Q3_K_M",
+        "IQ3_XXS",
+        "Q2_K",
+    )
+    holds_beside: ClassVar[frozenset[str]] = frozenset()
     sources: ClassVar[tuple[str, ...]] = (
         "llama.cpp 0c1e57098 (ggml 0.25.3): src/llama-context.cpp:246-306, src/llama-kv-cache.cpp:166-234",
         "src/llama-kv-cache-iswa.cpp:69-80, src/llama-memory-recurrent.cpp:101-103, src/models/*.cpp",
