@@ -13,7 +13,7 @@ from kvcalc.setup import prepare
 from kvcalc.sources import shipped
 from kvcalc.sources.config import config_to_spec, read_config
 from kvcalc.sources.config.family import all_families
-from kvcalc.sources.preset import export_spec, load_preset, load_spec, preset_text, spec_to_architecture
+from kvcalc.sources.preset import export_spec, load_preset, load_spec, preset_tables, preset_text, spec_to_architecture
 from kvcalc.weights import weights
 
 CONFIGS = read("configs.json")
@@ -97,8 +97,20 @@ def test_every_published_count_is_held_by_its_preset() -> None:
             assert (rows[model.model_type], counted.parameters, counted.exact) == (row, parameters, True), name
 
 
+def test_presets_have_sources_and_names_of_their_own() -> None:
+    names = shipped.names("models")
+    assert len(names) >= 130
+    answered: dict[str, str] = {}
+    for name in names:
+        tables = preset_tables(name)
+        assert tables["sources"], name
+        for other in (*tables.get("hf_ids", ()), *tables.get("ollama_tags", ())):
+            assert answered.setdefault(other.casefold(), name) == name
+
+
 def test_a_count_is_exact_only_where_it_is_published() -> None:
     estimated = {"phi-3-small-8k", "step-3", "hunyuan-large", "baichuan-m1-14b", "gemma3-report-2b"}
+    estimated |= {"deepseek-v4-pro", "mimo-7b", "qwen3-vl-4b", "step-3.7-flash", "step-3.7-flash-fp8"}
     for name in shipped.names("models"):
         assert weights(load_preset(name), None).exact == (name not in estimated), name
     shrunk = read_config(CONFIGS["gemma-2-2b"] | {"intermediate_size": 9215})
