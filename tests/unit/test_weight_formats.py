@@ -1,5 +1,7 @@
 """The names of weights formats, what each engine offers, and what it loads of a checkpoint."""
 
+from dataclasses import replace
+
 import pytest
 
 import kvcalc
@@ -67,6 +69,7 @@ def test_encoders_are_left_out_for_text_alone_and_by_engines_that_load_none():
     config = {"model_type": "gemma3", "text_config": {"hidden_size": 2560, "num_hidden_layers": 34}}
     config["text_config"] |= {"intermediate_size": 10240, "sliding_window": 1024}
     model = kvcalc.read_config(config | {"vision_config": {"hidden_size": 1152, "patch_size": 14}})
-    whole, text = prepare(model, engine="vllm").weights, prepare(model, engine="vllm", text_only=True).weights
+    setup = prepare(model, engine="vllm")
+    whole, text = setup.weights, replace(setup, text_only=True).weights
     assert whole.bytes == text.bytes + whole.beside["vision"]
     assert prepare(model, engine="mlx-lm").weights.bytes == text.bytes == 2 * text.parameters
