@@ -25,6 +25,20 @@ def text(kind: str, name: str) -> str | None:
     return (_folder(kind) / f"{name}.toml").read_text(encoding="utf-8") if name in names(kind) else None
 
 
+def texts(kind: str) -> dict[str, str]:
+    """Every file of one kind by its name, in order; the folder is listed once.
+
+    >>> "[gemma3]" in texts("families")["gemma"]
+    True
+    """
+    files = sorted(_folder(kind).iterdir(), key=lambda file: file.name)
+    return {
+        file.name.removesuffix(".toml"): file.read_text(encoding="utf-8")
+        for file in files
+        if file.name.endswith(".toml")
+    }
+
+
 def _folder(kind: str) -> Path | Traversable:
     package = Path(__file__).parents[1]
     for presets in (package / "presets", package.parents[1] / "presets"):

@@ -254,7 +254,7 @@ def _known(name: str | None, names: Mapping[str, object]) -> str | None:
 @cache
 def _texts() -> dict[str, str]:
     """The rows of each lineage as text: small files, read once."""
-    return {name: shipped.text("families", name) or "" for name in shipped.names("families")}
+    return shipped.texts("families")
 
 
 @cache
