@@ -869,8 +869,8 @@ def test_deepseek_v4_packs_pages_of_several_sizes_into_five_groups() -> None:
 
 def test_turboquant_leaves_the_outer_layers_of_a_model_without_states_alone() -> None:
     llama = plan(kvcalc.load("llama-3.1-8b"), "turboquant_4bit_nc")
-    # 28 layers of 8 x (66 + 68) bytes a token, in blocks of 64 that cover 16 tokens of the 4 others, padded to them.
-    assert llama.bytes_per_block == 32 * 64 * 8 * 134
+    # 28 layers of 8 x (66 + 68) bytes a token, in blocks of 64 that cover 16 tokens of the 4 others, of 4,096 bytes.
+    assert llama.bytes_per_block == 64 * (28 * 8 * 134 + 4 * 4096)
     with pytest.raises(NotModelledError, match="layers of several kinds"):
         plan(GEMMA_4_31B, "turboquant_4bit_nc")
 

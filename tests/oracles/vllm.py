@@ -555,8 +555,6 @@ class Planner:
         for position, kind in enumerate(case.layers + case.draft):
             asked_for = plain if position in skipped else case
             for number, spec in enumerate(self.layer(asked_for, config, kind, engine, sparse=sparse)):
-                if position in skipped and config.cache_config.skip_page_size_padded:
-                    spec = replace(spec, page_size_padded=config.cache_config.skip_page_size_padded)  # noqa: PLW2901
                 named.append((min(position, len(case.layers) - 1), f"layer.{position}.{number}", spec))
         stages = stage_bounds(len(case.layers), engine.pipeline_parallel_size)
         return [{name: spec for at, name, spec in named if first <= at < last} for first, last in stages]

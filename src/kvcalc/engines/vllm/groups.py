@@ -476,8 +476,10 @@ def _compressed_specs(engine: Vllm, setup: Setup, kind: Compressed, block_size: 
 def _skipping_boundaries(engine: Vllm, setup: Setup, owned: list[Owned]) -> list[Owned]:
     """TurboQuant leaves the first two and the last two layers of a model without states in the model's format.
 
-    All pages are then of one size: the packed block grows until it covers 16 tokens of a skipped layer, whose page is
-    padded to it. Source: vllm 0.33.0 layers/quantization/turboquant/config.py (get_boundary_skip_layers),
+    The packed block grows until it covers 16 tokens of a skipped layer; all layers are of one type, so that pages of
+    two sizes stand in one group.
+
+    Source: vllm 0.33.0 layers/quantization/turboquant/config.py (get_boundary_skip_layers),
     platforms/interface.py:823.
     """
     layers = setup.architecture.num_layers
@@ -502,11 +504,10 @@ def _skipping_boundaries(engine: Vllm, setup: Setup, owned: list[Owned]) -> list
     unit = max(KERNEL_BLOCK, packed.block_size)
     largest = max(whole[at].token_bytes for at in skipped)
     block_size = max(packed.block_size, unit * ceil_div(largest * KERNEL_BLOCK, unit * packed.token_bytes))
-    page = block_size * packed.token_bytes
 
     def changed(each: Owned) -> Owned:
         if each.position in skipped:
-            spec = replace(whole[each.position], block_size=block_size, role="skipped", padded_page=page)
+            spec = replace(whole[each.position], block_size=block_size, role="skipped")
         else:
             spec = replace(each.spec, block_size=block_size)
         return replace(each, spec=spec)
