@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from kvcalc.units import MiB as MiB
     from kvcalc.weights import Weights as Weights
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 #: Public name -> the module that it lives in. They are loaded at first use, because ``kvcalc --version`` and a shell's
 #: completion import this package too. No module has the name of something public: importing it would hide that.
