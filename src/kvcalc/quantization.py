@@ -311,6 +311,9 @@ def module_names(role: str, layer: int | None, num_layers: int, model_type: str 
     return (*names, *(f"mtp.layers.{own}.{each}" for each in spelled), *(f"mtp.{own}.{each}" for each in spelled))
 
 
+_NEVER = re.compile(r"(?!)")
+
+
 class Modules:
     """A list of modules as quantisers write it: names, globs (``*``) and regular expressions (``re:``).
 
@@ -324,7 +327,7 @@ class Modules:
     def __init__(self, patterns: Iterable[str]) -> None:
         self._names: set[str] = set()
         self._words: list[str] = []
-        self._globs: list[re.Pattern[str]] = []
+        globs: list[str] = []
         self._expressions: list[re.Pattern[str]] = []
         for pattern in patterns:
             if pattern.startswith("re:"):
@@ -332,14 +335,16 @@ class Modules:
                 continue
             name = _WRAPPERS.sub("", pattern)
             if "*" in name or "?" in name:
-                self._globs.append(re.compile(translate(name)))
+                globs.append(translate(name))
             else:
                 self._names.add(name.removesuffix(".weight"))
                 if not name.startswith("layers."):
                     self._words.append(f".{name.removesuffix('.weight')}.")
+        # One expression for all of them: a checkpoint may list hundreds, and a model has thousands of modules.
+        self._glob = re.compile("|".join(globs)) if globs else _NEVER
 
     def __bool__(self) -> bool:
-        return bool(self._names or self._globs or self._expressions)
+        return bool(self._names or self._glob is not _NEVER or self._expressions)
 
     def has(self, names: tuple[str, ...]) -> bool:
         """Whether a module of one of these names is in the list."""
@@ -348,7 +353,7 @@ class Modules:
     def _has(self, name: str) -> bool:
         inside = name
         while inside:
-            if inside in self._names or any(glob.match(inside) for glob in self._globs):
+            if inside in self._names or self._glob.match(inside):
                 return True
             inside = inside.rpartition(".")[0]
         dotted = f".{name}."
@@ -358,7 +363,6 @@ class Modules:
         return any(expression.match(each) for expression in self._expressions for each in wrapped)
 
 
-_NEVER = re.compile(r"(?!)")
 _LONGEST_EXPRESSION = 1000
 _NESTED_REPEAT = re.compile(r"[+*}]\)*[+*{]")
 

@@ -117,8 +117,9 @@ def _meant(name: str) -> str:
     return either(names) or "no preset has this name;"
 
 
+@cache
 def load_preset(name: str) -> Architecture:
-    """The architecture of a shipped preset.
+    """The architecture of a shipped preset, read once: what ships does not change while a program runs.
 
     >>> load_preset("gemma-2-2b").layout
     '13 sliding (4096) + 13 full'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +12,19 @@ if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
 
+@cache
+def _listed(kind: str) -> tuple[str, ...]:
+    found = (file.name for file in _folder(kind).iterdir())
+    return tuple(sorted(name.removesuffix(".toml") for name in found if name.endswith(".toml")))
+
+
 def names(kind: str) -> list[str]:
     """The names of one kind (``models``, ``devices``), sorted; no file is opened.
 
     >>> "gemma-3-27b" in names("models")
     True
     """
-    return sorted(file.name.removesuffix(".toml") for file in _folder(kind).iterdir() if file.name.endswith(".toml"))
+    return list(_listed(kind))
 
 
 def text(kind: str, name: str) -> str | None:
