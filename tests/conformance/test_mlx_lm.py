@@ -10,7 +10,7 @@ from layouts import chunked, full, laid_out, latent, published, recorded, slidin
 from kvcalc.architecture import Architecture
 from kvcalc.derivation import evaluate
 from kvcalc.engines.base import KVCache
-from kvcalc.errors import InputError, UnsupportedError
+from kvcalc.errors import InputError, NotModelledError, RefusalError, UnsupportedError
 from kvcalc.footprints import footprint, kv_cache_bytes
 from kvcalc.setup import prepare
 from kvcalc.sources.resolve import load
@@ -141,9 +141,9 @@ def test_mla_is_the_latent_or_every_head_as_the_class_has_it() -> None:
     deepseek_v3 = published("deepseek-v3")
     assert cache_of(deepseek_v3, 1024).bytes == 61 * (1024 + 256) * 2 * 576
     assert cache_of(deepseek_v3.changed(model_type="deepseek_v2"), 1024).bytes == 61 * (1024 + 256) * 2 * 40960
-    with pytest.raises(UnsupportedError, match="MLA layers of custom"):
+    with pytest.raises(NotModelledError, match="MLA layers of custom"):
         cache_of(deepseek_v3.changed(model_type="custom"), 1024)
-    with pytest.raises(UnsupportedError, match="quantised MLA"):
+    with pytest.raises(NotModelledError, match="quantised MLA"):
         cache_of(deepseek_v3, 1024, kv_bits=4)
 
 
@@ -226,7 +226,7 @@ def test_chunked_layers_are_trimmed_to_their_chunk_by_the_call_after() -> None:
     ],
 )
 def test_layers_that_it_does_not_run_are_refused(kind: dict[str, Any], message: str) -> None:
-    with pytest.raises(UnsupportedError, match=message):
+    with pytest.raises(RefusalError, match=message):
         cache_of(laid_out("strange", "custom", [kind]), 100)
 
 

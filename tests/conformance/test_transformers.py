@@ -9,7 +9,7 @@ from layouts import chunked, full, laid_out, latent, published, recorded, slidin
 
 from kvcalc.architecture import Architecture
 from kvcalc.derivation import evaluate
-from kvcalc.errors import InputError, UnsupportedError
+from kvcalc.errors import NotModelledError, UnsupportedError
 from kvcalc.footprints import footprint, kv_cache_bytes
 from kvcalc.setup import prepare
 
@@ -104,17 +104,61 @@ def test_the_recurrent_state_of_recurrentgemma_is_outside_and_a_note_says_how_mu
     ("version", "elements"),
     [
         *((version, 40960) for version in ("4.57.1", "5.0", "5.12.0", "5.13.0", "5.14.0")),
-        *((version, 576) for version in ("5.15", "5.17.0", "5.18.0", "5.20.0", "5.22.0", "5.23.0")),
+        *((version, 576) for version in ("5.15", "5.17.0", "5.18.0", "5.20.0", "5.22.0", "5.23.0", "5.24.0")),
     ],
 )
 def test_mla_layers_cache_the_latent_since_5_15(version: str, elements: int) -> None:
     assert cache_of(published("deepseek-v3"), 1000, version=version).bytes == 61 * 1000 * 2 * elements
 
 
-def test_a_release_that_nobody_looked_at_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(InputError, match=r"4\.57\.1, 5\.0\.0, 5\.12\.0, 5\.13\.0, 5\.14\.0, 5\.15\.0") as refusal:
-        cache_of(published("deepseek-v3"), 1000, version="5.14.1")
-    assert "5.14.1" in refusal.value.message
+@pytest.mark.parametrize(
+    ("version", "elements", "words"),
+    [
+        ("4.50.0", 40960, "older than the releases read: it is taken to cache as 4.57.1 does"),
+        ("5.14.1", 40960, "not among the releases read: it is taken to cache as 5.14.0 does"),
+        ("5.16.2", 576, "not among the releases read: it is taken to cache as 5.15.0 does"),
+        ("5.99.0", 576, "newer than the releases read: it is taken to cache as 5.24.0 does"),
+    ],
+)
+def test_a_release_that_was_not_read_follows_the_nearest_older_one_with_a_note(
+    version: str, elements: int, words: str
+) -> None:
+    predicted = cache_of(published("deepseek-v3"), 1000, version=version)
+    assert predicted.bytes == 61 * 1000 * 2 * elements
+    assert f"transformers {version} is {words}" in predicted.notes
+    assert not any("releases read" in note for note in cache_of(published("deepseek-v3"), 1000).notes)
+
+
+#: The CUDA allocator's count of two layers in bfloat16 on an H100, transformers 5.17.0, one forward: batch, tokens.
+MEASURED_INDEXED = {(1, 1024): 21_495_808, (1, 8192): 171_966_464, (3, 1024): 64_487_424, (2, 2048): 85_983_232}
+
+
+def test_mla_layers_with_an_indexer_add_its_key_and_cache_the_latent_since_5_18() -> None:
+    layer = latent(rank=512, rope_dim=64, num_heads=16, nope_dim=128, v_head_dim=128, indexer_dim=128)
+    model = laid_out("two-indexed", "glm_moe_dsa", [layer, layer])
+    for (batch_size, tokens), measured in MEASURED_INDEXED.items():
+        assert cache_of(model, tokens, batch_size=batch_size, version="5.17.0").bytes == measured
+    for version in ("5.18.0", "5.24.0"):
+        for cache in ("dynamic", "static"):
+            assert cache_of(model, 1000, version=version, cache=cache).bytes == 2 * 1000 * 2 * (512 + 64 + 128)
+    with pytest.raises(UnsupportedError, match="ValueError"):
+        cache_of(model, 1000, cache="dynamic_unconfigured")
+
+
+def test_an_mla_layer_without_its_own_indexer_keeps_no_key_of_one() -> None:
+    sizes = {"rank": 512, "rope_dim": 64, "num_heads": 16, "nope_dim": 128, "v_head_dim": 128}
+    model = laid_out("shared-indexer", "glm_moe_dsa", [latent(**sizes, indexer_dim=128), latent(**sizes)])
+    assert cache_of(model, 1000).bytes == 1000 * 2 * (2 * 576 + 128)
+    assert cache_of(model, 1000, version="5.17.0").bytes == 1000 * 2 * (2 * 5120 + 128)
+
+
+def test_the_states_measured_on_a_gpu_are_met() -> None:
+    """Qwen3-Next's four layers, three of them linear, after one forward on an H100 with transformers 5.17.0."""
+    linear = state(recurrent_elements=32 * 128 * 128, conv_channels=8192, conv_kernel=4)
+    model = laid_out("qwen3-next-like", "qwen3_next", [linear] * 3 + [full(2, 256)])
+    measured = {(1, 1024): 8_585_216, (1, 2048): 10_682_368, (1, 4096): 14_876_672, (4, 1024): 34_340_864}
+    for (batch_size, tokens), count in measured.items():
+        assert cache_of(model, tokens, batch_size=batch_size, version="5.17.0").bytes == count
 
 
 def test_the_states_of_minimax_are_in_its_own_cache_and_format() -> None:
@@ -154,7 +198,7 @@ def test_a_hybrid_without_a_config_is_the_engines_index_error(slug: str) -> None
     ("kind", "options"),
     [
         ({"kind": "compressed", "width": 512, "window": 128, "ratio": 4}, {}),
-        (latent(indexer_dim=128), {}),
+        (latent(indexer_dim=128), {"version": "5.15.0"}),
         (latent(window=128), {}),
         (latent(), {"version": "5.12.0", "cache": "static"}),
         ({**full(), "indexer_dim": 128}, {}),
@@ -162,8 +206,8 @@ def test_a_hybrid_without_a_config_is_the_engines_index_error(slug: str) -> None
         (state(recurrent_elements=64), {"version": "5.12.0"}),
     ],
 )
-def test_what_nobody_looked_at_is_refused_with_the_reason(kind: dict[str, Any], options: dict[str, Any]) -> None:
-    with pytest.raises(UnsupportedError, match="nobody looked at how transformers caches") as refusal:
+def test_what_is_not_modelled_is_refused_with_the_reason(kind: dict[str, Any], options: dict[str, Any]) -> None:
+    with pytest.raises(NotModelledError, match="not modelled: how transformers caches") as refusal:
         cache_of(laid_out("strange", "custom", [kind]), 100, **options)
     assert refusal.value.hint
 

@@ -103,9 +103,10 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
     "transformers": {
         "cache": ("dynamic", ("static", "dynamic_unconfigured"), ("hybrid",)),
         "attn_implementation": ("sdpa", ("eager",), ("flash_attention_2", 2)),
-        "version": ("5.23.0", ("5.0", "4.57.1", "5.14.0", "5.15.0", "5.17.0"), ("5.14.1", "5", "4.57.0.1")),
+        "version": ("5.24.0", ("5.0", "4.57.1", "5.14.1", "5.23.0", "5.99.0", "5.25.0.dev0"), ("5", "4.57.0.1", "new")),
     },
     "mlx-lm": {
+        "version": ("0.32.2", ("0.31.0", "0.33", "1.0.0"), ("0", "new")),
         "kv_bits": (None, (2, 3, 4, 5, 6, 8), (1, 7, 9, 16)),
         "kv_group_size": (64, (32, 128), (31, 33, 96, 129, 256)),
     },

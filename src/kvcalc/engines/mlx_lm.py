@@ -36,12 +36,15 @@ from kvcalc.derivation import Quantity
 from kvcalc.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from kvcalc.engines.base import KVCache, LayerBytes, Server, refuse_tensor_parallel
 from kvcalc.engines.options import EngineOptions
-from kvcalc.errors import UnsupportedError
+from kvcalc.engines.releases import note_on, release
+from kvcalc.errors import NotModelledError, UnsupportedError
 from kvcalc.units import MAX_TOKENS, round_up
 
 if TYPE_CHECKING:
     from kvcalc.setup import Setup
 
+#: Releases whose source was read.
+_READ = ("0.32.2",)
 _STEP = 256
 _SOURCE = "mlx-lm 0.32.2 models/cache.py"
 
@@ -515,6 +518,7 @@ class MlxLm(EngineOptions):
         "mlx-lm 0.32.2 generate.py (chunks), make_cache of each model, ChunkedKVCache, gated_delta.py, ssm.py",
     )
     not_modelled: ClassVar[tuple[str, ...]] = (
+        "tokens beyond decode_tokens: by default the figure is after one generated token",
         "the buffer cache of MLX itself, and the old buffer that lives while a larger one is filled",
         "prompts of several lengths in one batch (BatchKVCache pads them)",
         "speculative decoding with a draft model, and a prompt cache loaded from a file",
@@ -527,6 +531,7 @@ class MlxLm(EngineOptions):
     server: ClassVar[Server | None] = Server(("mlx_lm.server", "--model", "{model}"), {})
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {"prefill_step_size": (1024, 512)}
 
+    version: str = Field(_READ[-1], description="release whose rule is followed")
     prefill_step_size: int = Field(2048, ge=1, le=MAX_TOKENS, description="tokens of a prefill chunk")
     decode_tokens: int = Field(
         1, ge=0, le=MAX_TOKENS, description="generated tokens that are fed back, after the last prompt token"
@@ -548,6 +553,12 @@ class MlxLm(EngineOptions):
         """A batch is padded to its longest sequence."""
         return True
 
+    @field_validator("version")
+    @classmethod
+    def _known_version(cls, version: str) -> str:
+        release(version)  # raises ValueError where the text is no version
+        return version
+
     @field_validator("kv_bits", "kv_group_size")
     @classmethod
     def _known_to_mlx(cls, value: int | None, info: ValidationInfo) -> int | None:
@@ -561,7 +572,8 @@ class MlxLm(EngineOptions):
 
         Raises:
             UnsupportedError: tensor parallelism, a quantised format, kv_bits where MLX-LM cannot quantise, or a layer
-                that MLX-LM does not run or nobody has looked at.
+                that MLX-LM does not run.
+            NotModelledError: a layer whose cache is not known.
         """
         architecture = setup.served
         refuse_tensor_parallel(self.name, setup)
@@ -669,7 +681,8 @@ class MlxLm(EngineOptions):
         return LayerCost(kind, count, token_bytes, token_bytes, window)
 
     def _notes(self, model: Architecture, costs: tuple[LayerCost, ...]) -> tuple[str, ...]:
-        notes = []
+        note = note_on(self.name, self.version, _READ)
+        notes = [note] if note else []
         kinds = [cost.kind for cost in costs]
         if any(isinstance(kind, Sliding) for kind in kinds) and _ignores_window(model):
             notes.append(f"mlx-lm gives {model.model_type} no sliding windows: every layer keeps all tokens")
@@ -711,5 +724,5 @@ def _state_bytes(model: Architecture, state: State, element_bytes: int) -> int:
     return state.recurrent_elements * recurrent + state.conv_channels * (state.conv_kernel - 1) * element_bytes
 
 
-def _unknown(model: Architecture, what: str, hint: str = "use ideal for the report's accounting") -> UnsupportedError:
-    return UnsupportedError(f"nobody looked at how mlx-lm caches {what} ({model.name})", hint=hint)
+def _unknown(model: Architecture, what: str, hint: str = "use ideal for the report's accounting") -> NotModelledError:
+    return NotModelledError(f"not modelled: how mlx-lm caches {what} ({model.name})", hint=hint)

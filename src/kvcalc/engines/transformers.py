@@ -4,7 +4,7 @@ A sliding layer of a DynamicCache keeps a view of its last W - 1 tokens, and the
 after one forward of N tokens all N stay allocated until the next forward. With W = 4 and a prefill of 10 tokens the
 cache shows 3 tokens and holds 10; after one decode step it shows 3 and holds 3 + 1.
 
-Source: transformers 5.23.0 cache_utils.py (:246-248 the views, :525 the static cache, :1910 the layer types).
+Source: transformers 5.24.0 cache_utils.py (:246-248 the views, :524 the static cache, :1959 the layer types).
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ from kvcalc.derivation import Quantity
 from kvcalc.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType, parse_dtype
 from kvcalc.engines.base import KVCache, LayerBytes, WorkingMemory, refuse_tensor_parallel
 from kvcalc.engines.options import EngineOptions
+from kvcalc.engines.releases import note_on, release
 from kvcalc.engines.transformers_memory import Forward, transformers_working_memory
-from kvcalc.errors import UnsupportedError
+from kvcalc.errors import NotModelledError, UnsupportedError
 from kvcalc.units import MAX_TOKENS
 from kvcalc.widths import Widths
 
@@ -45,22 +46,18 @@ if TYPE_CHECKING:
 
 CacheClass = Literal["dynamic", "static", "dynamic_unconfigured"]
 
-#: Releases whose source was read, and whether their MLA layers cache the latent (else: every decompressed head).
-#: 5.17.0 was run on a GPU; the releases on both sides of it cache the latent.
-_CACHES_LATENT = {
-    "4.57.1": False,
-    "5.0.0": False,
-    "5.12.0": False,
-    "5.13.0": False,
-    "5.14.0": False,
-    "5.15.0": True,
-    "5.17.0": True,
-    "5.18.0": True,
-    "5.20.0": True,
-    "5.22.0": True,
-    "5.23.0": True,
-}
-_NEWEST = "5.23.0"
+#: Releases whose source was read. One between two of them follows the older, and a note says so.
+_READ = (
+    *("4.57.1", "5.0.0", "5.12.0", "5.13.0", "5.14.0", "5.15.0", "5.17.0", "5.18.0", "5.20.0", "5.22.0", "5.23.0"),
+    "5.24.0",
+)
+_NEWEST = _READ[-1]
+#: MLA layers cache the latent since this release, before it every decompressed head.
+_LATENT_SINCE = (5, 15, 0)
+#: The same of MLA layers with an indexer (modeling_deepseek_v32.py, modeling_glm_moe_dsa.py), which were later.
+_INDEXED_LATENT_SINCE = (5, 18, 0)
+#: The oldest release whose state layers and indexers were measured: 5.17.0, on an H100.
+_MEASURED_SINCE = (5, 17, 0)
 #: MiniMaxCache keeps the lightning attention's states in the model's format (modeling_minimax.py:202-209).
 _OWN_STATE_CACHE = frozenset({"minimax"})
 _SOURCE = f"transformers {_NEWEST} cache_utils.py"
@@ -277,9 +274,10 @@ class Transformers(EngineOptions):
     )
     weight_formats: ClassVar[tuple[str, ...]] = ("bnb_int8", "awq", "gptq", "nf4", "nf4_double")
     sources: ClassVar[tuple[str, ...]] = (
-        "transformers 5.23.0 cache_utils.py:246-248 (views), :525 (static), :1910 (layer types)",
+        "transformers 5.24.0 cache_utils.py:246-248 (views), :524 (static), :1959 (layer types)",
         "transformers 4.57.1, 5.0.0, 5.12.0 cache_utils.py: the same views",
-        "MLA: decompressed heads in 4.57.1 to 5.14.0, the latent since 5.15.0",
+        "MLA: decompressed heads in 4.57.1 to 5.14.0, the latent since 5.15.0 (with an indexer since 5.18.0)",
+        "transformers 5.24.0 cache_utils.py:316, :670: one indexer key a token in layers that own an indexer",
     )
     not_modelled: ClassVar[tuple[str, ...]] = (
         "QuantizedCache (it refuses sliding layers)",
@@ -287,10 +285,11 @@ class Transformers(EngineOptions):
         "the CUDA allocator's rounding of each tensor to 512 bytes",
         "a sequence that generate() ends: its last token is never cached, so P prompt and G new tokens are P + G - 1",
         "multi-token-prediction layers: transformers does not run them",
+        "the compressed layers of DeepSeek V4",
     )
     evidence: ClassVar[str] = (
-        "every recorded cache of transformers 5.23.0 to the byte, held and logical; the CUDA allocator's count of "
-        "5.17.0 on an H200 within 512 bytes a tensor"
+        "every recorded cache of transformers 5.23.0 to the byte, held and logical (5.24.0 has the same rules by its "
+        "source); the CUDA allocator's count of 5.17.0 on an H200 within 512 bytes a tensor"
     )
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "cache": ("dynamic", "static"),
@@ -316,10 +315,8 @@ class Transformers(EngineOptions):
     @field_validator("version")
     @classmethod
     def _known_version(cls, version: str) -> str:
-        full = version if version.count(".") != 1 else f"{version}.0"
-        if full not in _CACHES_LATENT:
-            raise ValueError(f"nobody looked at this release; known: {', '.join(_CACHES_LATENT)}")
-        return full
+        release(version)  # raises ValueError where the text is no version
+        return version
 
     def working_memory(self, setup: Setup, device: Device, context: int, batch_size: int) -> WorkingMemory:
         """The peak of one forward of the prefill, and the CUDA context."""
@@ -336,7 +333,8 @@ class Transformers(EngineOptions):
         """Compute the cost of each distinct kind once.
 
         Raises:
-            UnsupportedError: tensor parallelism, a quantised format, or a layer whose cache nobody has looked at.
+            UnsupportedError: tensor parallelism, a quantised format, or a cache class that the model does not run with.
+            NotModelledError: a layer whose cache is not known.
         """
         architecture = setup.served
         refuse_tensor_parallel(self.name, setup)
@@ -396,15 +394,31 @@ class Transformers(EngineOptions):
         return None if window == 1 and self.cache == "dynamic" else window
 
     def _latent_token_bytes(self, model: Architecture, kind: Latent, key: int, value: int) -> int:
-        if kind.indexer_dim:
-            raise _unknown(model, "sparse-attention indexers")
         if kind.window is not None:
             raise _unknown(model, "latent (MLA) layers with a window")
-        if _CACHES_LATENT[self.version]:
-            return kind.rank * key + kind.rope_dim * value
+        if kind.indexer_dim:
+            if release(self.version) < _MEASURED_SINCE:
+                raise _unknown(model, f"sparse-attention indexers in {self.version}", f"use version={_NEWEST}")
+            if self.cache == "dynamic_unconfigured":
+                raise UnsupportedError(
+                    f"DynamicCache() without a config has no indexer keys, so {model.name} ends in a ValueError "
+                    f"({_SOURCE}:1713)",
+                    hint="use cache=dynamic, which passes the config as generate() does",
+                )
+        indexer_bytes = kind.indexer_dim * key
+        if self._caches_latent(model):
+            return kind.rank * key + kind.rope_dim * value + indexer_bytes
         if self.cache == "static":
             raise _unknown(model, f"decompressed MLA heads in a StaticCache of {self.version}")
-        return kind.num_heads * ((kind.nope_dim + kind.rope_dim) * key + kind.v_head_dim * value)
+        return kind.num_heads * ((kind.nope_dim + kind.rope_dim) * key + kind.v_head_dim * value) + indexer_bytes
+
+    def _caches_latent(self, model: Architecture) -> bool:
+        """Whether MLA layers cache the latent; the classes with an indexer do so later than the others.
+
+        A layer that reads another layer's indexer is of the same class: in 5.17.0 it caches its heads, too.
+        """
+        indexed = any(isinstance(kind, Latent) and kind.indexer_dim for kind, _ in model.caches)
+        return release(self.version) >= (_INDEXED_LATENT_SINCE if indexed else _LATENT_SINCE)
 
     def _state_bytes(self, model: Architecture, state: State, element_bytes: int) -> int:
         """States of one sequence: ``conv_kernel`` columns in the model's format, the recurrent part in float32."""
@@ -412,10 +426,11 @@ class Transformers(EngineOptions):
             return 0
         if self.cache == "dynamic_unconfigured":
             raise UnsupportedError(
-                f"DynamicCache() without a config has no state layers, so {model.name} ends in an IndexError",
+                f"DynamicCache() without a config has no state layers, so {model.name} ends in an IndexError "
+                f"({_SOURCE}:1642)",
                 hint="use cache=dynamic, which passes the config as generate() does",
             )
-        if self.version != _NEWEST:
+        if release(self.version) < _MEASURED_SINCE:
             raise _unknown(model, f"state layers in {self.version}", f"use version={_NEWEST}")
         if self.cache == "static" and model.model_type in _OWN_STATE_CACHE:
             raise UnsupportedError(
@@ -426,14 +441,15 @@ class Transformers(EngineOptions):
         return state.conv_channels * state.conv_kernel * element_bytes + recurrent_bytes * state.recurrent_elements
 
     def _notes(self, model: Architecture, setup: Setup) -> tuple[str, ...]:
-        notes = []
+        note = note_on(self.name, self.version, _READ)
+        notes = [note] if note else []
         kinds = [kind for kind, _ in model.caches]
         if self.cache == "dynamic_unconfigured" and any(isinstance(kind, Sliding | Chunked) for kind in kinds):
             notes.append("DynamicCache() without the config knows no windows: every attention layer keeps all tokens")
         if self.cache == "dynamic" and any(isinstance(kind, Sliding) and kind.window == 1 for kind in kinds):
             notes.append("a window of 1 keeps every token: the slice [-0:] is the whole tensor")
-        if any(isinstance(kind, Latent) for kind in kinds) and not _CACHES_LATENT[self.version]:
-            notes.append(f"transformers {self.version} caches decompressed MLA heads; 5.15.0 and later the latent")
+        if any(isinstance(kind, Latent) for kind in kinds) and not self._caches_latent(model):
+            notes.append(f"transformers {self.version} caches decompressed MLA heads; {_NEWEST} the latent")
         if any(isinstance(kind, Cross) for kind in kinds) and not setup.encoder_tokens:
             notes.append("encoder_tokens is 0, so the cross-attention cache is empty")
         if any(isinstance(kind, State | Parallel) for kind in kinds) and not _keeps_state_outside(model):
@@ -465,5 +481,5 @@ def _outside_bytes(model: Architecture, setup: Setup) -> int:
     )
 
 
-def _unknown(model: Architecture, what: str, hint: str = "use ideal for the report's accounting") -> UnsupportedError:
-    return UnsupportedError(f"nobody looked at how transformers caches {what} ({model.name})", hint=hint)
+def _unknown(model: Architecture, what: str, hint: str = "use ideal for the report's accounting") -> NotModelledError:
+    return NotModelledError(f"not modelled: how transformers caches {what} ({model.name})", hint=hint)
