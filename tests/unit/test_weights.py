@@ -82,3 +82,12 @@ def test_a_tied_head_keeps_a_copy_of_the_embedding_on_the_last_stage():
     parts = weights(model, None).parts
     layer = (parts["attention"] + parts["feed_forward"] + parts["norms"] - 2304) // 26
     assert weights(model, None, 1, 2).bytes == 2 * (13 * layer + parts["embedding"] + 2304)
+
+
+def test_a_checkpoint_whose_prediction_layers_are_not_modelled_is_an_estimate():
+    flash = kvcalc.load("deepseek-v4-flash")
+    shipped = weights(flash, None)
+    assert not shipped.exact
+    assert "weights are estimated: the checkpoint's multi-token-prediction layers are not modelled" in shipped.notes
+    assert weights(flash, "bfloat16").exact  # its parameters are those counted, and bfloat16 holds nothing beside them
+    assert weights(kvcalc.load("deepseek-v3"), None).exact  # its prediction layer is in the layout

@@ -128,7 +128,7 @@ def _record(name: str) -> PresetRecord:
         "kinds": sorted({kind.kind for kind, _ in model.caches}),
         "parameters": counted.parameters,
         "active_parameters": counted.active_parameters,
-        "exact_weights": counted.exact,
+        "exact_weights": model.provenance.exact_weights,
         "bytes_per_token": (sizes[1] - sizes[0]) // longest,
         "max_context": model.max_context,
         "dtype": model.dtype,
