@@ -84,4 +84,4 @@ def test_devices_are_listed_with_their_memory_and_by_their_words(kvcalc):
     rows = json.loads(kvcalc("devices", "H100", "--json").out)["rows"]
     assert [row["name"] for row in rows] == ["h100-pcie-80gb", "h100-80gb", "h100-nvl-94gb"]
     assert kvcalc("devices", "h100").out.splitlines()[0] == "3 devices with 'h100'"
-    assert kvcalc("devices", "no such device").code == 1
+    assert kvcalc("devices", "no such device").code == 2  # 1 is a well-formed question answered "no"

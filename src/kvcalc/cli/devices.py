@@ -8,6 +8,7 @@ import typer
 
 from kvcalc.cli import complete, options, question
 from kvcalc.device import Device
+from kvcalc.errors import InputError, quote
 from kvcalc.names import within, words
 from kvcalc.report.document import Column, Document, Section
 from kvcalc.sources.devices import devices as all_devices
@@ -30,6 +31,8 @@ def devices(
     """Devices with their memory, sources, aliases."""
     target = question.target(format, output)
     rows = [_record(device) for device in all_devices() if word is None or _has(device, word)]
+    if word is not None and not rows:
+        raise InputError(f"no device with {quote(word)}", hint="see 'kvcalc devices'")
     columns = (
         Column("device", lambda row: row["name"]),
         Column("memory", lambda row: row["memory_bytes"], "bytes"),
@@ -48,7 +51,7 @@ def devices(
         units=units,
     )
     target.write(document)
-    return 0 if rows else 1
+    return 0
 
 
 def _has(device: Device, word: str) -> bool:
