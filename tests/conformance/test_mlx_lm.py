@@ -111,7 +111,7 @@ def test_max_kv_size_rotates_only_models_that_make_no_cache_of_their_own() -> No
 
 
 def test_a_quantised_cache_starts_at_once_in_the_function_and_at_5000_in_the_command() -> None:
-    model = laid_out("one-layer", "custom", [full()])
+    model = laid_out("one-layer", "llama", [full()])
     assert cache_of(model, 8192, kv_bits=4).bytes == 72 * (8192 + 256)
     later = cache_of(model, 8192, kv_bits=4, quantized_kv_start=5000)
     assert (later.bytes, later.steady_bytes) == (256 * 4096, 72 * (8192 + 256))
@@ -248,3 +248,20 @@ def test_a_million_tokens_in_chunks_of_one_are_answered_at_once() -> None:
     options = {"prefill_step_size": 1}
     predicted = kv_cache_bytes(model, context=2**40, engine="mlx-lm", engine_options=options)
     assert predicted == 256 * (1024 + 2**40 + 256)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "has_class"), [("llama", True), ("mistral", True), ("solar_open", True), ("unheard_of", False)]
+)
+def test_a_model_type_without_a_class_of_mlx_lm_is_never_priced_without_a_note(
+    model_type: str, has_class: bool
+) -> None:
+    notes = cache_of(laid_out("any", model_type, [full()]), 100).notes
+    assert any(f"has no class for {model_type}" in note for note in notes) is not has_class
+
+
+def test_a_release_that_was_not_read_is_answered_with_a_note() -> None:
+    model = laid_out("any", "llama", [full()])
+    newer = cache_of(model, 100, version="0.40.0")
+    assert newer.bytes == cache_of(model, 100).bytes
+    assert newer.notes == ("mlx-lm 0.40.0 is newer than the releases read: it is taken to cache as 0.32.2 does",)

@@ -118,16 +118,27 @@ _WITHOUT_MAKE_CACHE = frozenset(
         "youtu_llm",
     }
 )
-#: Model types that mlx-lm 0.32.2 has no class for: what they are priced at is what a class of theirs would usually do.
-_WITHOUT_CLASS = frozenset(
+#: Model types that mlx-lm 0.32.2 has a class for (models/, and MODEL_REMAPPING in utils.py). Any other is priced at
+#: what a class of its layers would usually do, and a note says so.
+_WITH_CLASS = frozenset(
     {
-        *("aquila", "arcee", "axk1", "aya", "baichuan", "bailing_moe_v2", "bamba", "bloom", "chatglm", "code_llama"),
-        *("codegen", "codellama", "cohere2_moe", "cwm", "deci", "deepseek_v4", "falcon", "flex_olmo", "flint", "glm4v"),
-        *("glm4v_moe", "granite_swa", "granitemoe_swa", "granitemoeshared", "hunyuan_v1_moe", "hy_v3", "hyperclovax"),
-        *("internlm", "jais2", "kolibri1", "mellama", "mimo_v2", "minimax_m1", "minimax_m3", "minimax_text_01"),
-        *("ministral", "mllama", "mpt", "opt", "persimmon", "phi4_multimodal", "qwen2_5_omni", "qwen2_audio"),
-        *("qwen3_omni_moe", "smallthinker", "smollm", "solar", "step3", "t5gemma", "telechat", "vaultgemma", "vicuna"),
-        *("yi", "youtu", "zamba2"),
+        *("Klear", "afm7", "afmoe", "apertus", "baichuan_m1", "bailing_hybrid", "bailing_moe", "bailing_moe_linear"),
+        *("bailing_moe_v3", "bitnet", "cohere", "cohere2", "dbrx", "deepseek", "deepseek_v2", "deepseek_v3"),
+        *("deepseek_v32", "deepseek_v41", "deepseek_v41_text", "dots1", "ernie4_5", "ernie4_5_moe", "exaone"),
+        *("exaone4", "exaone_moe", "falcon_h1", "falcon_mamba", "gear", "gemma", "gemma2", "gemma3", "gemma3_text"),
+        *("gemma3n", "gemma4", "gemma4_text", "gemma4_unified", "glm", "glm4", "glm4_moe", "glm4_moe_lite"),
+        *("glm_moe_dsa", "gpt2", "gpt_bigcode", "gpt_neox", "gpt_oss", "gptj", "granite", "granitemoe"),
+        *("granitemoehybrid", "helium", "hunyuan", "hunyuan_v1_dense", "internlm2", "internlm3", "iquestcoder"),
+        *("iquestloopcoder", "jamba", "joyai_llm_flash", "kimi_k2", "kimi_k25", "kimi_k3", "kimi_linear", "kimi_vl"),
+        *("laguna", "lfm2", "lfm2-vl", "lfm2_moe", "lille-130m", "llama", "llama4", "llama4_text", "llava"),
+        *("longcat_flash", "longcat_flash_ngram", "mamba", "mamba2", "mellum", "mimo", "mimo_v2_flash", "minicpm"),
+        *("minicpm3", "minimax", "minimax_m2", "minimax_m3_vl", "ministral3", "mistral", "mistral3", "mistral4"),
+        *("mixtral", "muse_glimmer", "muse_spark", "nanbeige", "nanochat", "nemotron", "nemotron-nas", "nemotron_h"),
+        *("olmo", "olmo2", "olmo3", "olmo_hybrid", "olmoe", "openelm", "phi", "phi-msft", "phi3", "phi3small"),
+        *("phimoe", "phixtral", "pixtral", "plamo", "plamo2", "plamo3", "prism_hadamard_qwen35", "qwen", "qwen2"),
+        *("qwen2_5_vl", "qwen2_moe", "qwen2_vl", "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_moe", "qwen3_next"),
+        *("qwen3_vl", "qwen3_vl_moe", "recurrent_gemma", "rwkv7", "seed_oss", "smollm3", "solar_open", "spark2_5"),
+        *("stablelm", "starcoder2", "step3p5", "talkie", "telechat3", "xverse", "youtu_llm"),
     }
 )
 #: MLA in mlx-lm: these classes cache every decompressed head, these the latent, and of these some an indexer key, which
@@ -688,7 +699,7 @@ class MlxLm(EngineOptions):
             notes.append(f"mlx-lm gives {model.model_type} no sliding windows: every layer keeps all tokens")
         if self.max_kv_size is not None and model.model_type not in _WITHOUT_MAKE_CACHE:
             notes.append(f"max_kv_size is ignored: {model.model_type} makes its own cache")
-        if model.model_type in _WITHOUT_CLASS:
+        if model.model_type not in _WITH_CLASS:
             notes.append(
                 f"mlx-lm {self.follows} has no class for {model.model_type}: these are the caches it would use"
             )
