@@ -109,12 +109,6 @@ def joined(problems: list[KVCalcError]) -> KVCalcError:
     return problems[0] if len(problems) == 1 else SeveralErrors(problems)
 
 
-def raise_all(problems: list[KVCalcError]) -> None:
-    """Raise the collected mistakes, if there are any."""
-    if problems:
-        raise joined(problems)
-
-
 def quote(value: object) -> str:
     """A value as an error shows it: quoted, escaped and never longer than a line.
 

@@ -349,10 +349,8 @@ def _specs(engine: Vllm, setup: Setup, kind: LayerKind) -> Iterator[Spec]:
                 yield Spec("latent", block_size, 1, _indexer_bytes(engine, kind.indexer_dim, "fp8"), role="indexer")
         case State():
             yield Spec("state", block_size, state_bytes=_state_bytes(engine, setup, kind))
-        case Compressed():
+        case Compressed():  # pragma: no branch - a parallel layer's attention and state are given one by one
             yield from _compressed_specs(engine, setup, kind, block_size)
-        case Parallel():
-            raise AssertionError("a parallel layer has an attention and a state of its own")
 
 
 def _is_sparse(model: Architecture) -> bool:
