@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from kvcalc.architecture import Architecture, Chunked, Compressed, Cross, Full, Latent, Parallel, Sliding
 from kvcalc.errors import InputError
@@ -146,6 +146,7 @@ _OPTIONS = (
     "disable_radix_cache",
     "chunked_prefill_size",
     "disable_overlap_schedule",
+    "max_mamba_cache_size",
 )
 
 
@@ -155,6 +156,9 @@ def _question(start: Start, given: Given) -> Question:
     if tokens is None:
         raise InputError("the log does not state the tokens of a pool", hint="SGLang prints '#tokens: N'")
     options: dict[str, object] = {name: stated[name] for name in _OPTIONS if name in stated}
+    slots = start.figures.get("state_slots")
+    if slots is not None:  # what the start took, whatever its flags and its memory made it choose
+        options["max_mamba_cache_size"] = int(slots.printed)
     types = next((cache.types for cache in start.caches if cache.types), ())
     options, notes = known_options("sglang", options)
     dtype = given.kv_cache_dtype or (types[0] if types else stated.get("kv_cache_dtype") or stated.get("dtype"))
@@ -194,6 +198,11 @@ def _compare(start: Start, question: Question, architecture: Architecture) -> It
     report = setup.plan.report(question.context, 1, setup.plan.required_kv_memory(question.context, 1))
     total, pools = start.figures.get("max_total_num_tokens"), start.figures.get("pools")
     swa = start.figures.get("swa_tokens")
+    states = {name: _size_of(report, f"{name}_bytes") for name in ("conv_state", "ssm_state")}
+    attention = allocated - sum(states.values())
+    for name, state_bytes in states.items():
+        if name in start.figures:
+            yield checked(name.replace("_", " "), start.figures[name], f"{state_bytes / GiB:.2f}")
     if pools is not None:
         yield checked("all pools", pools, f"{allocated / GiB:.2f}")
     if swa is not None:
@@ -202,10 +211,10 @@ def _compare(start: Start, question: Question, architecture: Architecture) -> It
     elif pools is None:
         largest = [cache for cache in start.caches if _tokens_of(cache) == question.context]
         for cache in largest[:1]:
-            yield from _pool_rows(cache, allocated, setup, architecture)
+            yield from _pool_rows(cache, attention, setup, architecture)
         for cache in [*largest[1:], *(cache for cache in start.caches if cache not in largest)]:
             yield from (unchecked(f"another pool: {figure.name}", figure) for figure in cache.figures)
-    for name in ("state_slots", "conv_state", "ssm_state", "intermediate_ssm_state_cache"):
+    for name in ("intermediate_ssm_state_cache", "intermediate_conv_window_cache"):
         if name in start.figures:
             yield unchecked(name.replace("_", " "), start.figures[name])
     if total is not None:
@@ -213,6 +222,12 @@ def _compare(start: Start, question: Question, architecture: Architecture) -> It
             yield checked("max_total_num_tokens", total, str(question.context))
         else:
             yield unchecked("max_total_num_tokens", total)
+
+
+def _size_of(report: Mapping[str, object], name: str) -> int:
+    """A size that the engine's report has for models with states, else 0."""
+    size = report.get(name)
+    return size if isinstance(size, int) else 0
 
 
 def _pool_rows(cache: CacheLine, allocated: int, setup: Setup, architecture: Architecture) -> Iterator[Compared]:
