@@ -9,6 +9,8 @@ import pytest
 import kvcalc
 from kvcalc.dtypes import DTYPES, parse_dtype
 from kvcalc.engines.ollama import estimated_kv_bytes
+from kvcalc.engines.vllm.groups import Spec, _unified
+from kvcalc.engines.vllm.plan import Vllm
 from kvcalc.fitting import Memory, frontier
 from kvcalc.levers import _with_option
 from kvcalc.setup import prepare
@@ -133,3 +135,27 @@ def test_a_prediction_layer_in_host_memory_adds_none_of_the_models_own_cache() -
     ).kv_cache
     assert f"47 layers and {cache.bytes:,} bytes of the cache lie in host memory" in cache.notes
     assert cache.bytes == 46 * 4096 * 8 * (128 + 128) * 2
+
+
+def test_a_state_smaller_than_a_page_is_padded_since_vllm_0_26_only() -> None:
+    attention, state = Spec("full", 16, 1, 1024), Spec("state", 16, state_bytes=1000)
+    assert _unified([attention, state], Vllm(version="0.20.0").rules) is None
+    padded = _unified([attention, state], Vllm(version="0.26.0").rules)
+    assert padded is not None
+    assert [each.page for each in padded] == [16 * 1024, 16 * 1024]
+
+
+def test_index_keys_of_minimax_m3_are_refused_in_mxfp4() -> None:
+    with pytest.raises(kvcalc.UnsupportedError, match="not in mxfp4"):
+        kvcalc.footprint(
+            kvcalc.load("minimax-m3"), context=4096, engine="vllm", engine_options={"indexer_kv_dtype": "mxfp4"}
+        )
+
+
+def test_compressed_layers_in_bfloat16_take_more_than_in_fp8() -> None:
+    model = kvcalc.load("deepseek-v4-flash")
+    half, whole = (
+        kvcalc.footprint(model, context=65536, engine="vllm", kv_cache_dtype=each).kv_cache.bytes
+        for each in ("fp8", "bf16")
+    )
+    assert half < whole
