@@ -159,3 +159,10 @@ def test_compressed_layers_in_bfloat16_take_more_than_in_fp8() -> None:
         for each in ("fp8", "bf16")
     )
     assert half < whole
+
+
+def test_sglang_shows_its_state_slots_and_one_more() -> None:
+    setup = prepare(kvcalc.load("qwen3.5-9b"), engine="sglang", engine_options={"max_mamba_cache_size": 40})
+    values = {each.symbol: each.value for each in setup.plan.explain(4096, 1)}
+    # 8 full layers of 4 heads of 256 in bfloat16; page size 1, so one token of padding.
+    assert values["kv_bytes"] == 4097 * 8 * 2 * 4 * 256 * 2 + 41 * 51_511_296 == setup.plan.kv_bytes(4096, 1)
