@@ -106,9 +106,10 @@ def test_an_interrupt_that_a_class_wraps_is_an_interrupt():
     assert not interrupted(ValueError())
 
 
-#: Writes a piece of a file through the command line's own guard, and waits for a signal.
+#: Writes a piece of a file through the command line's own guard, and waits for a signal. The signals do at first what
+#: they do in a terminal, also under nohup or in the background, which have programs ignore some of them.
 WAIT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from kvcalc.cli.process import guarded
 from kvcalc.report.files import write_file
@@ -121,6 +122,9 @@ def work():
     write_file(Path("answer.csv"), pieces())
     return 0
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 sys.exit(guarded(work))
 """
 
