@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from kvcalc.device import Device, Platform
 from kvcalc.errors import RefusalError
-from kvcalc.fitting import Capacity, Memory, capacity_of
+from kvcalc.fitting import Capacity, Memory, capacity_of, fits
 from kvcalc.setup import Setup
 
 #: Devices that a model is tried on together, the fewest first.
@@ -110,11 +110,12 @@ def on_devices(
     for device in devices:
         for count in _GROUPS:
             try:
-                setup = make(device, count)
-                answer = capacity_of(setup, memory(device), context, batch_size)
+                setup, place = make(device, count), memory(device)
+                if not fits(setup, place, context, batch_size):
+                    continue
+                answer = capacity_of(setup, place, context, batch_size)
             except RefusalError:
                 continue  # the next size may divide what this one does not
-            if answer.fits:
-                found.append(Alternative(setup.engine.name, device, count, setup, answer))
-                break
+            found.append(Alternative(setup.engine.name, device, count, setup, answer))
+            break
     return found

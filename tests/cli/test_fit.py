@@ -6,6 +6,8 @@ import re
 import pytest
 from answers import checked
 
+from kvcalc.sources import resolve
+
 GIB = 2**30
 AT_128K = ("fit", "gemma-3-27b", "--device", "h100-80gb", "-c", "128k")
 
@@ -222,3 +224,15 @@ def test_the_frontier_and_the_engines_figures_are_shown_when_asked_for(kvcalc):
     assert "The frontier: the largest batch at each context" in shown
     assert "gpu_kv_cache_size_tokens" in shown
     assert "Working memory, step by step" in shown
+
+
+def test_a_model_is_read_once_however_many_devices_are_tried(kvcalc, monkeypatch):
+    read, load = [], resolve.load
+
+    def counted(reference):
+        read.append(reference)
+        return load(reference)
+
+    monkeypatch.setattr(resolve, "load", counted)
+    assert kvcalc("fit", "gemma-2-2b", "-c", "4k").code == 0
+    assert read == ["gemma-2-2b"]

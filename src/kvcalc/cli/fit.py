@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvcalc.alternatives import Alternative, in_engines, on_devices, runs_on, usual_engine
+from kvcalc.architecture import Architecture
 from kvcalc.cli import complete, options, question
 from kvcalc.device import Device
 from kvcalc.engines import REGISTRY
@@ -127,23 +128,25 @@ def fit(
 ) -> int:
     """Whether it fits, and what would make it fit."""
     target = question.target(format, output)
+    # Read once: hundreds of devices and engines may be asked about, and what one learns of a model serves the next.
+    loaded, drafted = question.load_with_hints(model), question.read_draft(draft)
 
     def made(name: str, where: Device | None, size: int) -> Setup:
         return question.setups(
-            [model],
+            [loaded],
             engines=[name],
             engine_options=engine_option,
             kv_cache_dtypes=kv_cache_dtype and [kv_cache_dtype],
             weights_dtypes=weights_dtype and [weights_dtype],
             tensor_parallel_sizes=[size],
             encoder_tokens=encoder_tokens,
-            draft=draft,
+            draft=drafted,
             device=question.named(where),
         )[0]
 
     alternatives: list[Alternative] = []
     if all(each is None for each in (memory, device, devices, kv_memory)):
-        stated = _stated(model, context)
+        stated = _stated(loaded, context)
         alternatives = _devices(made, engine, reserve, gpu_memory_utilization, stated, batch_size or 1)
         place = _chosen(alternatives, stated, batch_size or 1, reserve, gpu_memory_utilization)
         tensor_parallel_size = tensor_parallel_size or next((each.count for each in alternatives), 1)
@@ -152,7 +155,7 @@ def fit(
     name = engine or usual_engine(place.device)
     size = tensor_parallel_size or 1
     if engine is None and not alternatives:
-        compared_at = None if context is None else _stated(model, context)
+        compared_at = None if context is None else _stated(loaded, context)
         others = sorted(REGISTRY, key=lambda each: each != name)
         alternatives = in_engines(
             others, lambda each: made(each, place.device, size), place.memory, compared_at, batch_size or 1
@@ -219,7 +222,7 @@ def fit(
     return 0 if served else 1
 
 
-def _stated(model: str, context: int | None) -> int:
+def _stated(model: Architecture, context: int | None) -> int:
     """The context that a comparison of devices or engines is made at: the model's own where none is stated."""
     plain = question.setups([model])
     return question.resolved([options.OWN_CONTEXT if context is None else context], plain)[0]

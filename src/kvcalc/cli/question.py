@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def setups(
-    references: Sequence[str],
+    references: Sequence[str | Architecture],
     *,
     engines: Sequence[str] = ("ideal",),
     engine_options: Sequence[str] | None = None,
@@ -33,19 +33,20 @@ def setups(
     weights_dtypes: Sequence[str] | None = None,
     tensor_parallel_sizes: Sequence[int] = (1,),
     encoder_tokens: int = 0,
-    draft: str | None = None,
+    draft: str | Architecture | None = None,
     device: Device | None = None,
 ) -> list[Setup]:
     """Every combination of models, engines, sizes and formats, in the order in which they were typed.
 
     Args:
+        references, draft: as typed; or models that were read already, for a question that is asked many times.
         device: what the engines choose by the device is an option of theirs, where it is not given.
     """
     from kvcalc.setup import options_on, prepare
 
     chosen = parse_engines(engines, engine_options or ())
     drafted = read_draft(draft)
-    models = [load_with_hints(reference) for reference in references]
+    models = [load_with_hints(each) if isinstance(each, str) else each for each in references]
     return [
         prepare(
             model,
@@ -102,10 +103,10 @@ def _with_version(text: str) -> tuple[str, dict[str, str]]:
     return engine_name(text), {}
 
 
-def read_draft(draft: str | None) -> Architecture | Literal["mtp"] | None:
+def read_draft(draft: str | Architecture | None) -> Architecture | Literal["mtp"] | None:
     """The draft model of ``--draft``: a reference, or ``mtp`` for the model's own prediction layers."""
-    if draft is None:
-        return None
+    if not isinstance(draft, str):
+        return draft
     return "mtp" if draft == "mtp" else load_with_hints(draft)
 
 
