@@ -9,8 +9,8 @@ import pytest
 import kvcalc
 from kvcalc.dtypes import DTYPES, parse_dtype
 from kvcalc.engines.ollama import estimated_kv_bytes
+from kvcalc.engines.vllm import Vllm
 from kvcalc.engines.vllm.groups import Spec, _unified
-from kvcalc.engines.vllm.plan import Vllm
 from kvcalc.fitting import Memory, frontier
 from kvcalc.levers import _with_option
 from kvcalc.setup import prepare

@@ -34,7 +34,7 @@ from kvcalc.errors import NotModelledError, UnsupportedError
 from kvcalc.units import ceil_div, round_up
 
 if TYPE_CHECKING:
-    from kvcalc.engines.vllm.plan import Vllm
+    from kvcalc.engines.vllm.engine import Vllm
     from kvcalc.setup import Setup
 
 #: What a spec is to the planner (its KVCacheSpec class): the names of the layer kinds, and windows over latents.

@@ -1,0 +1,383 @@
+"""vLLM as an engine: its options, what it says of itself, and a setup's way to its plan.
+
+Source: vllm 0.33.0 config/, engine/arg_utils.py; older versions as :mod:`kvcalc.engines.vllm.versions` says.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from kvcalc.architecture import Architecture, Compressed, Full, Latent, LayerKind, stage_bounds
+from kvcalc.dtypes import DTYPES, DType
+from kvcalc.engines.base import Server, WorkingMemory
+from kvcalc.engines.options import EngineOptions
+from kvcalc.engines.vllm.blocks import Blocks
+from kvcalc.engines.vllm.checks import hybrid_off_note, notes_on, refuse
+from kvcalc.engines.vllm.groups import (
+    Groups,
+    Owned,
+    RaisedBlock,
+    Spec,
+    bytes_per_block,
+    grouped,
+    model_dtype,
+    owned_caches,
+    promoted,
+    widest,
+    with_raised_block,
+)
+from kvcalc.engines.vllm.plan import VllmPlan
+from kvcalc.engines.vllm.versions import NEWEST, Rules, parsed, rules_of
+from kvcalc.engines.vllm_memory import Step, vllm_working_memory
+from kvcalc.errors import UnsupportedError
+from kvcalc.units import MAX_TOKENS, GiB, ceil_div
+from kvcalc.widths import Widths
+
+if TYPE_CHECKING:
+    from kvcalc.device import Device
+    from kvcalc.setup import Setup
+
+# vllm 0.33.0 config/vllm.py:2236: a config with attention_chunk_size turns the hybrid KV cache manager off.
+_CHUNKED_MODELS = frozenset({"llama4"})
+
+# What sparse attention's kernels take: vllm 0.33.0 v1/attention/backends/mla/indexer.py:286 and :357,
+# models/minimax_m3/common/indexer.py:94.
+_SPARSE_BLOCK, _COMPRESSED_BLOCK, _SPARSE_GQA_BLOCK, _ULTRAQUANT_BLOCK = 64, 256, 128, 64
+
+
+class Vllm(EngineOptions):
+    """vLLM's V1 engine with its hybrid KV cache manager.
+
+    For one sequence ``bytes`` is vLLM's own "KV cache is needed" figure: what it must be able to give a request of
+    ``context`` tokens at the worst step of its prefill. For several it is the most that they hold at once. The pool
+    itself is all of the memory that vLLM is given.
+    """
+
+    name: ClassVar[str] = "vllm"
+    summary: ClassVar[str] = "blocks for requests at their worst moment: windows plus the tokens of the steps under way"
+    follows: ClassVar[str] = NEWEST
+    formula: ClassVar[str] = (
+        "bytes = bytes_per_block x blocks of all groups\n"
+        "page: block_size x KV heads x (K bytes + V bytes); mixed pages grow or are padded to the largest\n"
+        "bytes_per_block = layers of the widest group x page; equal layers form groups of one size\n"
+        "blocks of one sequence: full and latent ceil(T / block_size); \n"
+        "  sliding ceil(min(W - 1 + F, T) / block_size) + 1;\n"
+        "  chunked ceil(min(C + F, T) / block_size); state 1 + speculative tokens (+ 1 with prefix caching);\n"
+        "  cross-attention ceil(max_num_batched_tokens / block_size)\n"
+        "several sequences share the F tokens of the steps under way: a window holds its own tokens for each of them,\n"
+        "  and F once for all; everything else is held for each\n"
+        "F = (pipeline stages + 1 if async_scheduling) x max_num_batched_tokens; before 0.26.0 one batch"
+    )
+    weight_formats: ClassVar[tuple[str, ...]] = ("fp8", "int8_channel", "awq", "gptq", "nvfp4", "mxfp4")
+    sources: ClassVar[tuple[str, ...]] = (
+        "vllm 0.33.0 v1/core/kv_cache_planning.py, v1/kv_cache_interface.py, v1/core/single_type_kv_cache_manager.py",
+        "vllm 0.33.0 platforms/interface.py, model_executor/layers/mamba/mamba_utils.py, models/deepseek_v4",
+        "vllm 0.11.0 to 0.32.0, twenty releases, for what changed",
+    )
+    not_modelled: ClassVar[tuple[str, ...]] = (
+        "activations, CUDA graphs and what else vLLM profiles: the KV memory is an input",
+        "backends that raise the block size at start; sparse attention is taken as on Hopper (fp8 as fp8_ds_mla)",
+        "sequences that have ended, until the output of their last step arrives (async scheduling): a step more of one",
+        "windows widened by multi-module speculation; sink tokens; HiSparse; ReplaySSM; Octave formats (ROCm)",
+        "blocks in steps of 64 tokens, for gated delta nets with prefix caching and FlashInfer's prefill (Hopper)",
+        "states of every block (mode all of 0.12 to 0.27, Mamba models with prefix caching): refused",
+    )
+    evidence: ClassVar[str] = (
+        "checked against every recorded row of vLLM's own planner (0.33.0, 0.14.0), of its KV cache manager driven "
+        "with one request and with several, against the planner of 0.33.0 on random models of every kind of layer "
+        "(tests/oracles/vllm.py), and against figures that servers printed"
+    )
+    follows_cache_of: ClassVar[frozenset[str]] = frozenset({"modelopt", "compressed-tensors"})
+    server: ClassVar[Server | None] = Server(
+        ("vllm", "serve", "{model}"),
+        {
+            "context": "--max-model-len",
+            "tensor_parallel_size": "--tensor-parallel-size",
+            "k_dtype": "--kv-cache-dtype",
+            "utilization": "--gpu-memory-utilization",
+        },
+        option="--{}",
+        no_flags=frozenset({"num_speculative_tokens", "indexer_kv_dtype"}),
+    )
+    frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {
+        "disable_hybrid_kv_cache_manager": (False,),
+        "async_scheduling": (False,),
+        "max_num_batched_tokens": (8192, 4096, 2048, 1024),
+    }
+
+    version: str = Field(NEWEST, description="the vLLM version whose rules to follow")
+    block_size: int = Field(16, ge=1, le=MAX_TOKENS, description="tokens in one block (sparse attention: its kernel's)")
+    max_num_batched_tokens: int = Field(8192, ge=1, le=MAX_TOKENS, description="tokens that one step may process")
+    max_num_seqs: int = Field(256, ge=1, le=MAX_TOKENS, description="sequences that run at a time; the sampler's rows")
+    async_scheduling: bool = Field(True, description="the next step is scheduled while one runs")
+    disable_hybrid_kv_cache_manager: bool = Field(
+        False, description="sliding and chunked layers take blocks for the whole context"
+    )
+    enforce_eager: bool = Field(False, description="no CUDA graphs: less working memory, the same cache")
+    pipeline_parallel_size: int = Field(
+        1, ge=1, le=10_000, description="pipeline stages; figures are for the one that holds the most"
+    )
+    decode_context_parallel_size: int = Field(
+        1, ge=1, le=10_000, description="ranks of tensor parallelism that divide a sequence's tokens between them"
+    )
+    prefill_context_parallel_size: int = Field(1, ge=1, le=10_000, description="ranks that divide a prompt's tokens")
+    num_gpu_blocks_override: int | None = Field(
+        None, ge=1, le=MAX_TOKENS, description="blocks of the pool, whatever the memory"
+    )
+    enable_prefix_caching: bool = Field(False, description="for state layers: one more state a sequence (align mode)")
+    num_speculative_tokens: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="tokens speculated in one step; with mtp the model's prediction layers if left out",
+    )
+    mamba_cache_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="format of states; auto is the model's"
+    )
+    mamba_ssm_cache_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        "auto", description="format of a state's recurrent part; auto: what the model asks for, else mamba_cache_dtype"
+    )
+    indexer_kv_dtype: Literal["auto", "bf16", "fp8", "mxfp4"] = Field(
+        "auto", description="format of sparse attention's index keys; auto: fp8 (MiniMax-M3: bf16)"
+    )
+
+    @field_validator("version")
+    @classmethod
+    def _known_version(cls, version: str) -> str:
+        parsed(version)  # raises InputError, which pydantic lets through
+        return version
+
+    @property
+    def rules(self) -> Rules:
+        """What the version does."""
+        return rules_of(self.version)
+
+    @property
+    def utilization_percent(self) -> int:
+        """The default of gpu_memory_utilization, in percent: 90 up to 0.19, then 92."""
+        return self.rules.utilization_percent
+
+    @property
+    def batch_limit(self) -> int | None:
+        """``max_num_seqs``, where it is given: no more sequences run at the same time."""
+        return self.max_num_seqs if "max_num_seqs" in self.model_fields_set else None
+
+    @classmethod
+    def device_options(cls, memory_bytes: int, device: str) -> dict[str, Any]:
+        """The steps of the API server by device: 2048 tokens below 70 GiB or on an A100, 16384 from 160 GiB.
+
+        Source: vllm 0.33.0 engine/arg_utils.py:2946.
+
+        >>> from kvcalc.units import GiB
+        >>> [Vllm.device_options(size * GiB, "")["max_num_batched_tokens"] for size in (24, 80, 180)]
+        [2048, 8192, 16384]
+        """
+        if memory_bytes >= 160 * GiB:
+            return {"max_num_batched_tokens": 16384, "max_num_seqs": 1024}
+        if memory_bytes < 70 * GiB or "a100" in device.casefold() or "gb10" in device.casefold():
+            return {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
+        return {"max_num_batched_tokens": 8192, "max_num_seqs": 1024}
+
+    def working_memory(self, setup: Setup, device: Device, context: int, batch_size: int) -> WorkingMemory:
+        """Activations, non-torch memory and CUDA graphs, as the profile run measures them."""
+        step = Step(
+            tokens=self.max_num_batched_tokens,
+            sequences=self.max_num_seqs,
+            element_bytes=DTYPES[model_dtype(setup.architecture)].block_bytes,
+            tensor_parallel_size=setup.tensor_parallel_size,
+            pipeline_stages=self.pipeline_stages,
+            takes_graphs=not self.enforce_eager,
+            experts_in_place=setup.weights.dtype == "mxfp4",
+        )
+        return vllm_working_memory(parsed(self.version)[:2], Widths(setup.architecture), step, device)
+
+    @property
+    def pipeline_stages(self) -> int:
+        """Devices in a row, each with a part of the layers."""
+        return self.pipeline_parallel_size
+
+    @property
+    def batches_in_flight(self) -> int:
+        """Batches whose tokens a window must keep (max_concurrent_batches; one before 0.26.0)."""
+        if not self.rules.counts_every_batch:
+            return 1
+        return self.pipeline_parallel_size + self.steps_ahead
+
+    @property
+    def steps_ahead(self) -> int:
+        """Steps under way while the next one is scheduled."""
+        return 1 if self.async_scheduling else 0
+
+    @property
+    def tokens_in_flight(self) -> int:
+        """The F of the formulas: tokens that may be under way beside a window."""
+        return self.batches_in_flight * self.max_num_batched_tokens
+
+    def block_size_for(self, model: Architecture, dtype: DType) -> int:
+        """The block that is asked for, or the one that the model's attention kernels need."""
+        if "block_size" in self.model_fields_set:
+            return self.block_size
+        kinds = [kind for kind, _ in model.caches]
+        if any(isinstance(kind, Compressed) for kind in kinds):
+            return _COMPRESSED_BLOCK
+        if any(isinstance(kind, Full) and kind.indexer_dim for kind in kinds):
+            return _SPARSE_GQA_BLOCK
+        if any(isinstance(kind, Latent) and kind.indexer_dim for kind in kinds):
+            return _SPARSE_BLOCK
+        return _ULTRAQUANT_BLOCK if dtype.name == "ultraquant_4bit" else self.block_size
+
+    def speculated_tokens(self, setup: Setup) -> int:
+        """Tokens speculated in one step: what is given, or one for each of the model's own prediction layers.
+
+        Source: vllm 0.33.0 config/speculative.py (n_predict).
+        """
+        if "num_speculative_tokens" in self.model_fields_set or setup.draft is None:
+            return self.num_speculative_tokens
+        own = setup.architecture.mtp_layers and setup.draft is setup.architecture.mtp
+        return setup.draft.num_layers if own else 1
+
+    def default_kv_dtypes(self, architecture: Architecture) -> tuple[DType, DType]:
+        """The model's own formats, as vLLM runs it: DeepSeek V4's compressed layers in fp8, float32 as bfloat16.
+
+        Source: vllm 0.33.0 models/deepseek_v4/attention.py:109, config/model.py (_resolve_auto_dtype).
+        """
+        if any(isinstance(kind, Compressed) for kind, _ in architecture.caches):
+            return DTYPES["fp8_e4m3"], DTYPES["fp8_e4m3"]
+        key, value = super().default_kv_dtypes(architecture)
+        cast = DTYPES["bfloat16"]
+        return (cast if key.name == "float32" else key), (cast if value.name == "float32" else value)
+
+    def prepare(self, setup: Setup) -> VllmPlan:
+        """Give every layer its spec, group them, and find the device that holds the most."""
+        architecture = setup.architecture
+        refuse(self, setup)
+        notes = notes_on(self, setup)
+        owned, block_note = with_raised_block(self, setup, owned_caches(self, setup))
+        alone = [each.spec for each in owned]
+        hybrid_off = self.disable_hybrid_kv_cache_manager or architecture.model_type in _CHUNKED_MODELS
+        specs = promoted(alone) if hybrid_off else alone
+        if specs is None:
+            raise UnsupportedError(
+                f"vllm cannot serve {architecture.name} without its hybrid KV cache manager: "
+                "its layers do not become one type",
+                hint="leave disable_hybrid_kv_cache_manager out",
+            )
+        if specs != alone:
+            notes.append(hybrid_off_note(self))
+        elif any(spec.form == "chunked" for spec in specs):
+            notes.append(
+                "vllm plans chunked layers like this only with VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE=1; "
+                "without it, as with disable_hybrid_kv_cache_manager, they take blocks for the whole context"
+            )
+        packs = any(isinstance(kind, Compressed) for kind, _ in setup.served.caches)
+        planned = grouped(architecture.name, specs, self.rules, packs=packs)
+        if [spec.form for spec in planned.specs] != [spec.form for spec in specs]:
+            notes.append(
+                "vllm takes blocks for the whole context in every local layer too: their pages and the latent ones "
+                "cannot be of one size"
+            )
+        if block_note:
+            state = next(
+                spec for spec in planned.specs if spec.form == "state" and spec.state_bytes == block_note.state_bytes
+            )
+            padding = state.page - state.state_bytes
+            notes.append(
+                f"attention blocks of {block_note.block_size:,} tokens; a state's page is padded by "
+                f"{padding:,} bytes ({padding / state.state_bytes:.2%})"
+            )
+        return self._plan(setup, owned, planned, block_note, tuple(notes))
+
+    def _plan(
+        self,
+        setup: Setup,
+        owned: list[Owned],
+        planned: Groups,
+        block_note: RaisedBlock | None,
+        notes: tuple[str, ...],
+    ) -> VllmPlan:
+        # Every stage has the model's groups with its own layers in them; the stage with the dearest block sets the
+        # number of blocks of all. The draft runs on the last stage.
+        stages = stage_bounds(setup.architecture.num_layers, self.pipeline_parallel_size)
+        held = [
+            {
+                index
+                for index, each in enumerate(owned)
+                if stage[0] <= min(each.position, setup.architecture.num_layers - 1) < stage[1]
+            }
+            for stage in stages
+        ]
+        block_bytes = [bytes_per_block(planned.specs, planned.groups, each) for each in held]
+        dearest = block_bytes.index(max(block_bytes))
+        if block_bytes[dearest] and not all(block_bytes):
+            raise UnsupportedError(
+                f"vllm cannot start {setup.architecture.name} in {len(stages)} pipeline stages: one of them keeps no "
+                "cache",
+                hint="use a smaller pipeline_parallel_size",
+            )
+        in_widest = widest(planned.specs, planned.groups, held[dearest])
+        rules = [self._blocks(planned.specs[group[0]], setup) for group in planned.groups]
+        rule_of = {index: rule for group, rule in zip(planned.groups, rules, strict=True) for index in group}
+        shares: Counter[tuple[int | None, Blocks]] = Counter()
+        needs: Counter[Blocks] = Counter()
+        for index in sorted(held[dearest]):
+            shares[owned[index].row, rule_of[index]] += planned.specs[index].own_page
+            needs[self._blocks(owned[index].spec, setup)] += owned[index].spec.page
+        group_size = max((len(group) for group in planned.groups), default=0)
+        pages = {spec.page for spec in planned.specs}
+        return VllmPlan(
+            engine=self,
+            rules=self.rules,
+            kinds=_kinds_of(setup.architecture, stages[dearest]),
+            specs=tuple((spec, in_widest[spec]) for spec in dict.fromkeys(planned.specs)),
+            groups=tuple(Counter(rules).items()),
+            group_size=group_size,
+            padding_layers=group_size * len(planned.groups) - len(owned) if len(pages) == 1 else 0,
+            bytes_per_block=block_bytes[dearest],
+            stage_block_bytes=tuple(block_bytes),
+            shares=tuple((row, rule, size) for (row, rule), size in shares.items()),
+            layer_needs=tuple(needs.items()),
+            page_unit=pages.pop() if len(pages) == 1 else None,
+            block_note=block_note,
+            step_tokens=1 + self.speculated_tokens(setup),
+            notes=notes,
+        )
+
+    def _blocks(self, spec: Spec, setup: Setup) -> Blocks:
+        speculated = self.speculated_tokens(setup)
+        match spec.form:
+            case "sliding" | "sliding latent" | "chunked":
+                lookahead = speculated if setup.draft is not None else 0
+                return Blocks(spec.form, spec.block_size, spec.window, self.tokens_in_flight, lookahead)
+            case "cross":
+                if setup.encoder_tokens > self.max_num_batched_tokens:
+                    raise UnsupportedError(
+                        f"vllm takes no encoder input of {setup.encoder_tokens:,} tokens in steps of "
+                        f"{self.max_num_batched_tokens:,}",
+                        hint=f"-E max_num_batched_tokens={setup.encoder_tokens}",
+                    )
+                # Planned for the longest input of an encoder, which is as long as a step (config/scheduler.py:306).
+                planned = ceil_div(self.max_num_batched_tokens, spec.block_size)
+                encoder_blocks = ceil_div(setup.encoder_tokens, spec.block_size)
+                return Blocks("cross", spec.block_size, fixed=planned, encoder_blocks=encoder_blocks)
+            case "state":
+                states = 1 + (speculated + self.enable_prefix_caching if self.rules.counts_speculation else 0)
+                return Blocks("state", spec.block_size, fixed=states)
+        shards = self.decode_context_parallel_size
+        if self.rules.shards_prefill:
+            shards *= self.prefill_context_parallel_size
+        return Blocks(spec.form, spec.block_size, shards=shards)
+
+
+def _kinds_of(architecture: Architecture, stage: tuple[int, int]) -> tuple[tuple[LayerKind, int], ...]:
+    """The model's layer kinds, with the number of layers of each in one stage."""
+    counts: Counter[LayerKind] = Counter()
+    for index in architecture.order[stage[0] : stage[1]]:
+        layer = architecture.layers[index]
+        counts[layer.cache] += 1
+        if layer.cross is not None:
+            counts[layer.cross] += 1
+    return tuple((kind, counts[kind]) for kind, _ in architecture.caches)
