@@ -87,6 +87,7 @@ OPTIONS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
             "disable_hybrid_kv_cache_manager": st.booleans(),
             "enable_prefix_caching": st.booleans(),
             "num_speculative_tokens": st.sampled_from([0, 0, 3]),
+            "gdn_prefill_backend": st.sampled_from(["triton", "flashinfer"]),
         },
         optional={"num_gpu_blocks_override": st.integers(1, 10**6)},
     ),

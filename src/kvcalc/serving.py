@@ -43,7 +43,7 @@ def server_line(setup: Setup, model: str, context: int, batch_size: int, utiliza
     for name, flag in server.flags.items():
         if values[name] is not None:
             words += [flag, str(values[name])]
-    for option, value in setup.engine.given_options.items():
+    for option, value in setup.engine.stated_options(setup.architecture).items():
         words += _option(server, option, value)
     return " ".join(words)
 

@@ -892,3 +892,59 @@ def test_windows_over_latents_cannot_be_merged_with_latents() -> None:
     assert plan(both).num_groups == 2
     with pytest.raises(UnsupportedError, match="do not become one type"):
         plan(both, disable_hybrid_kv_cache_manager=True)
+
+
+GRANITE = model(
+    (State(48 * 64 * 128, conv_channels=3328, conv_kernel=4, groups=1, group_channels=256), 36), (full(4, 128), 4)
+)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "options", "states"),
+    [
+        ("granitemoehybrid", {}, 3),  # its last whole block's, the running one, and one that the prefill writes
+        ("granitemoehybrid", {"version": "0.31.0"}, 2),
+        ("qwen3_next", {}, 2),
+        ("qwen3_next", {"gdn_prefill_backend": "flashinfer"}, 3),
+        ("qwen3_next", {"gdn_prefill_backend": "flashinfer", "version": "0.32.0"}, 2),
+        ("olmo_hybrid", {"gdn_prefill_backend": "flashinfer"}, 2),
+    ],
+)
+def test_prefix_caching_keeps_the_states_of_the_last_whole_block(
+    model_type: str, options: dict[str, str], states: int
+) -> None:
+    hybrid = GRANITE.changed(model_type=model_type)
+    planned = plan(hybrid, enable_prefix_caching=True, **options)
+    assert sorted((rule.form, rule.reserved(4096)) for rule, _ in planned.groups) == [
+        ("full", ceil_div(4096, planned.groups[-1][0].block_size)),
+        ("state", states),
+    ]
+    assert plan(hybrid, **options).groups[0][0].fixed == 1
+
+
+def test_flashinfers_delta_nets_raise_the_block_in_steps_of_64() -> None:
+    qwen = QWEN_27B.changed(model_type="qwen3_5")
+    sizes = {
+        backend: plan(qwen, enable_prefix_caching=True, gdn_prefill_backend=backend).block_note.block_size
+        for backend in ("triton", "flashinfer")
+    }
+    assert sizes == {"triton": 784, "flashinfer": 832}
+
+
+def test_a_note_tells_what_vllm_turns_on_for_models_with_states() -> None:
+    def notes(model_type: str, **options: Any) -> str:
+        return "\n".join(plan(GRANITE.changed(model_type=model_type), **options).notes)
+
+    assert "turns on for models with states" in notes("granitemoehybrid")
+    assert "turns on" not in notes("granitemoehybrid", version="0.25.1")
+    assert "turns on" not in notes("granitemoehybrid", enable_prefix_caching=False)
+    assert "turns on" not in "\n".join(plan(SAMPLES["states alone"]).notes)
+    assert "gdn_prefill_backend=flashinfer" in notes("qwen3_5", enable_prefix_caching=True)
+    assert "no class of its own for this model after 0.23.0" in notes("bamba")
+    assert "no class of its own" not in notes("bamba", version="0.22.0")
+
+
+def test_the_server_is_told_what_the_answer_assumes_of_prefixes() -> None:
+    assert Vllm().stated_options(GRANITE) == {"enable_prefix_caching": False}
+    assert Vllm(enable_prefix_caching=True).stated_options(GRANITE) == {"enable_prefix_caching": True}
+    assert Vllm().stated_options(SAMPLES["states alone"]) == {}

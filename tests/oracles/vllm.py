@@ -32,7 +32,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from hypothesis import strategies as st
 
 from kvcalc.architecture import (
@@ -158,7 +158,7 @@ def _given(name: str) -> dict[str, Any]:
         case "vllm.config.cache":
             return {"get_kv_cache_dtype_handler": lambda _: None}
         case "vllm.model_executor.layers.mamba.abstract":
-            return {"get_mamba_prefill_checkpoint_alignment": lambda _: None}
+            return {"get_mamba_prefill_checkpoint_alignment": lambda config: config.checkpoint_alignment}
         case "vllm.model_executor.models":
             return {"ModelRegistry": SimpleNamespace(resolve_model_cls=lambda model, model_config: (model, None))}
         case _:
@@ -220,7 +220,20 @@ class Case:
 
 def architecture(kinds: tuple[LayerKind, ...]) -> Architecture:
     layers, order = distinct_layers([Layer(cache=kind) for kind in kinds])
-    return Architecture(name="random", model_type="random", layers=layers, order=order, hidden_size=1, vocab_size=1)
+    # Mamba-2's states have groups, those of gated delta nets none; their classes ask for states of their own.
+    states = [state for kind in kinds if (state := _state(kind)) is not None]
+    model_type = "random" if not states else "nemotron_h" if any(state.groups for state in states) else "qwen3_next"
+    return Architecture("random", model_type, layers, order, hidden_size=1, vocab_size=1)
+
+
+def _state(kind: LayerKind) -> State | None:
+    return kind.state if isinstance(kind, Parallel) else kind if isinstance(kind, State) else None
+
+
+def _hands_out_delta_states(case: Case, engine: Vllm) -> bool:
+    """qwen_gdn_linear_attn.py:692."""
+    is_delta = case.setup.architecture.model_type == "qwen3_next"
+    return is_delta and engine.enable_prefix_caching and engine.gdn_prefill_backend == "flashinfer"
 
 
 class Planner:
@@ -278,6 +291,7 @@ class Planner:
                 tensor_parallel_size=case.tensor_parallel_size,
             ),
             speculative_config=None,
+            checkpoint_alignment=64 if _hands_out_delta_states(case, engine) else None,
             num_speculative_tokens=speculated,
             num_prefill_lookahead_tokens=0,
             max_in_flight_tokens=engine.tokens_in_flight,
@@ -362,6 +376,10 @@ class Planner:
             page_size_padded=config.cache_config.mamba_page_size_padded,
             mamba_cache_mode=config.cache_config.mamba_cache_mode,
             num_speculative_blocks=spec,
+            # mamba_mixer2.py:1116 and qwen_gdn_linear_attn.py:745
+            num_prefill_checkpoint_blocks=int(
+                case.setup.architecture.model_type == "nemotron_h" or _hands_out_delta_states(case, engine)
+            ),
         )
 
     def compressed(self, case: Case, config: Any, kind: Compressed, engine: Vllm) -> list[Any]:
@@ -826,6 +844,8 @@ def _formats(layers: tuple[LayerKind, ...]) -> list[str]:
 @st.composite
 def cases(draw: Callable[..., Any]) -> Case:
     palette = draw(st.one_of(*PALETTES))
+    states = [state for kind in palette if (state := _state(kind)) is not None]
+    assume(len({state.groups > 0 for state in states}) <= 1)  # no model has Mamba-2 and gated delta nets
     runs = [(kind, draw(st.integers(1, 9))) for kind in palette]
     repeat = draw(st.integers(1, 3))
     layers = tuple(kind for kind, count in runs * repeat for _ in range(count))
@@ -842,6 +862,7 @@ def cases(draw: Callable[..., Any]) -> Case:
         "decode_context_parallel_size": draw(st.sampled_from([1, 1, 1, 1, 2, 4])),
         "enable_prefix_caching": draw(st.integers(0, 3)) == 0,
         "num_speculative_tokens": draw(st.integers(1, 4)),
+        "gdn_prefill_backend": draw(st.sampled_from(["triton", "flashinfer"])),
         "mamba_cache_dtype": draw(st.sampled_from(["auto", "auto", "float32"])),
         "mamba_ssm_cache_dtype": draw(st.sampled_from(["auto", "auto", "float32", "float16"])),
         "indexer_kv_dtype": draw(st.sampled_from(["auto", "auto", "mxfp4", "bf16"])),

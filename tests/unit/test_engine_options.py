@@ -84,6 +84,7 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
             ("latest", "0", "0.33.0.1", "1234.0", "0.33.0 or so"),
         ),
         "indexer_kv_dtype": ("auto", ("bf16", "fp8", "mxfp4"), ("fp4", 8)),
+        "gdn_prefill_backend": ("triton", ("flashinfer",), ("cutedsl", 2)),
     },
     "sglang": {
         "disable_hybrid_swa_memory": (False, (True,), (2,)),

@@ -204,6 +204,10 @@ class Engine:
         """The options that were given, but the version."""
         return {}
 
+    def stated_options(self, model: Architecture) -> dict[str, Any]:
+        """The options that a server must be told to serve a model as the answer assumes."""
+        return self.given_options
+
     @property
     def followed_version(self) -> str:
         """The version whose rule answers; engines with a ``version`` option say that one."""

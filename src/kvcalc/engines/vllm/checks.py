@@ -21,7 +21,7 @@ from kvcalc.architecture import (
     window_of,
 )
 from kvcalc.engines.vllm.groups import model_dtype
-from kvcalc.engines.vllm.versions import note_on
+from kvcalc.engines.vllm.versions import Version, note_on, parsed, text
 from kvcalc.errors import InputError, NotModelledError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -53,6 +53,31 @@ _KV_DTYPES = frozenset(
 _CACHES_ALL_STATES = frozenset(
     {"bamba", "nemotron_h", "jamba", "mamba", "mamba2", "falcon_mamba", "zamba2", "granitemoehybrid", "falcon_h1"}
 )
+
+# The last version with a class for a model type (vllm 0.33.0 models/registry.py, _PREVIOUSLY_SUPPORTED_MODELS).
+_LAST_VERSION: dict[str, Version] = {
+    "phi4flash": (0, 10, 2),
+    "motif": (0, 10, 2),
+    "mllama": (0, 10, 2),
+    "jais": (0, 22, 0),
+    "bamba": (0, 23, 0),
+    "baichuan": (0, 23, 0),
+    "dots1": (0, 23, 0),
+    "internlm": (0, 23, 0),
+    "minimax": (0, 23, 0),
+    "minimax_m1": (0, 23, 0),
+    "minimax_text_01": (0, 23, 0),
+    "qwen": (0, 23, 0),
+    "xverse": (0, 23, 0),
+    "grok-1": (0, 24, 0),
+    "persimmon": (0, 25, 0),
+    "fuyu": (0, 25, 0),
+    "ouro": (0, 26, 0),
+    "plamo2": (0, 26, 0),
+    "arctic": (0, 28, 0),
+    "chameleon": (0, 28, 0),
+    "mpt": (0, 28, 0),
+}
 
 
 def refuse(engine: Vllm, setup: Setup) -> None:
@@ -166,6 +191,9 @@ def notes_on(engine: Vllm, setup: Setup) -> list[str]:
     architecture, tp = setup.architecture, setup.tensor_parallel_size
     version = note_on(engine.version)
     notes = [version] if version else []
+    last = _LAST_VERSION.get(architecture.model_type)
+    if last is not None and parsed(engine.version) > last:
+        notes.append(f"vllm has no class of its own for this model after {text(last)}: planned as that version did")
     kinds = _attention_kinds(architecture)
     heads = [kind.num_kv_heads for kind in kinds if isinstance(kind, Full | Sliding | Chunked | Cross)]
     if heads and tp > min(heads):
@@ -190,6 +218,16 @@ def notes_on(engine: Vllm, setup: Setup) -> list[str]:
         "float16",
     ):
         notes.append(f"states are taken in {model_dtype(architecture)}, in which vllm runs {architecture.dtype} models")
+    if engine.exports_delta_states(architecture, "flashinfer") and engine.gdn_prefill_backend == "triton":
+        notes.append(
+            "on Hopper and Blackwell vllm keeps one more state a sequence, and blocks in steps of 64 tokens: "
+            "-E gdn_prefill_backend=flashinfer"
+        )
+    if engine.leaves_prefixes_out(architecture):
+        notes.append(
+            "without prefix caching, which vllm turns on for models with states from 0.26.0 on: give the server "
+            "--no-enable-prefix-caching, or ask with -E enable_prefix_caching=true"
+        )
     if any(isinstance(kind, Cross) for kind in kinds):
         notes.append(
             f"cross-attention is planned for {engine.max_num_batched_tokens:,} encoder tokens "

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from kvcalc.architecture import Architecture, Compressed, Full, Latent, LayerKind, stage_bounds
+from kvcalc.architecture import Architecture, Compressed, Full, Latent, LayerKind, Parallel, State, stage_bounds
 from kvcalc.dtypes import DTYPES, DType
 from kvcalc.engines.base import Server, WorkingMemory
 from kvcalc.engines.options import EngineOptions
@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 
 # vllm 0.33.0 config/vllm.py:2236: a config with attention_chunk_size turns the hybrid KV cache manager off.
 _CHUNKED_MODELS = frozenset({"llama4"})
+
+# Models of MambaMixer2 and of the gated delta nets of Qwen (vllm 0.33.0 model_executor/models).
+_MAMBA2_MODELS = frozenset({"falcon_h1", "granitemoehybrid", "mamba2", "nemotron_h", "zamba2"})
+_DELTA_MODELS = frozenset({"qwen3_next", "qwen3_5", "qwen3_5_moe"})
 
 # What sparse attention's kernels take: vllm 0.33.0 v1/attention/backends/mla/indexer.py:286 and :357,
 # models/minimax_m3/common/indexer.py:94.
@@ -83,7 +87,6 @@ class Vllm(EngineOptions):
         "backends that raise the block size at start; sparse attention is taken as on Hopper (fp8 as fp8_ds_mla)",
         "sequences that have ended, until the output of their last step arrives (async scheduling): a step more of one",
         "windows widened by multi-module speculation; sink tokens; HiSparse; ReplaySSM; Octave formats (ROCm)",
-        "blocks in steps of 64 tokens, for gated delta nets with prefix caching and FlashInfer's prefill (Hopper)",
         "states of every block (mode all of 0.12 to 0.27, Mamba models with prefix caching): refused",
     )
     evidence: ClassVar[str] = (
@@ -134,6 +137,9 @@ class Vllm(EngineOptions):
         ge=0,
         le=1024,
         description="tokens speculated in one step; with mtp the model's prediction layers if left out",
+    )
+    gdn_prefill_backend: Literal["triton", "flashinfer"] = Field(
+        "triton", description="kernels of gated delta nets; vllm takes flashinfer on Hopper and Blackwell"
     )
     mamba_cache_dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         "auto", description="format of states; auto is the model's"
@@ -239,6 +245,39 @@ class Vllm(EngineOptions):
             return self.num_speculative_tokens
         own = setup.architecture.mtp_layers and setup.draft is setup.architecture.mtp
         return setup.draft.num_layers if own else 1
+
+    def leaves_prefixes_out(self, model: Architecture) -> bool:
+        """Whether the version caches this model's prefixes unless told otherwise, and the question leaves it open.
+
+        Source: vllm 0.26.0 config/model.py (is_prefix_caching_supported: hybrid models, not those of states alone).
+        """
+        kinds = [kind for kind, _ in model.caches]
+        hybrid = any(isinstance(kind, Parallel) for kind in kinds) or (
+            any(isinstance(kind, State) for kind in kinds) and any(not isinstance(kind, State) for kind in kinds)
+        )
+        return hybrid and self.rules.caches_hybrid_prefixes and "enable_prefix_caching" not in self.model_fields_set
+
+    def stated_options(self, model: Architecture) -> dict[str, Any]:
+        """The options that were given, and prefix caching where its default here is not the server's."""
+        return {
+            **self.given_options,
+            **({"enable_prefix_caching": False} if self.leaves_prefixes_out(model) else {}),
+        }
+
+    def cached_states(self, model: Architecture) -> int:
+        """States that a sequence keeps for prefix caching: that of its last whole block, and one being written.
+
+        Source: vllm 0.33.0 v1/kv_cache_interface.py:1135, model_executor/layers/mamba/mamba_mixer2.py:1108.
+        """
+        if not self.enable_prefix_caching:
+            return 0
+        mamba2 = self.rules.checkpoints_mamba2 and model.model_type in _MAMBA2_MODELS
+        return 1 + (mamba2 or self.exports_delta_states(model, self.gdn_prefill_backend))
+
+    def exports_delta_states(self, model: Architecture, backend: str) -> bool:
+        """Whether these kernels hand out states of gated delta nets on the way (qwen_gdn_linear_attn.py:692)."""
+        caches = self.enable_prefix_caching and self.rules.checkpoints_gdn
+        return caches and backend == "flashinfer" and model.model_type in _DELTA_MODELS
 
     def default_kv_dtypes(self, architecture: Architecture) -> tuple[DType, DType]:
         """The model's own formats, as vLLM runs it: DeepSeek V4's compressed layers in fp8, float32 as bfloat16.
@@ -364,8 +403,8 @@ class Vllm(EngineOptions):
                 encoder_blocks = ceil_div(setup.encoder_tokens, spec.block_size)
                 return Blocks("cross", spec.block_size, fixed=planned, encoder_blocks=encoder_blocks)
             case "state":
-                states = 1 + (speculated + self.enable_prefix_caching if self.rules.counts_speculation else 0)
-                return Blocks("state", spec.block_size, fixed=states)
+                beside = self.cached_states(setup.architecture) + speculated if self.rules.counts_speculation else 0
+                return Blocks("state", spec.block_size, fixed=1 + beside)
         shards = self.decode_context_parallel_size
         if self.rules.shards_prefill:
             shards *= self.prefill_context_parallel_size

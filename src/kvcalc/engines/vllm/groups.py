@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from math import lcm
 from typing import TYPE_CHECKING, Literal
 
 from kvcalc.architecture import (
@@ -42,6 +43,9 @@ Form = Literal["full", "latent", "sliding", "sliding latent", "chunked", "cross"
 
 #: Tokens of an attention kernel's block; blocks beside states grow in whole ones.
 KERNEL_BLOCK = 16
+
+#: Tokens of a chunk of FlashInfer's gated delta net (FLASHINFER_GDN_CHECKPOINT_ALIGNMENT): it hands states out there.
+CHECKPOINT_BLOCK = 64
 
 # vllm 0.33.0 models/commandr.py:244 passes sliding_window + 1, so that 4096 becomes 4097.
 _WINDOW_PLUS_ONE_MODELS = frozenset({"cohere2"})
@@ -552,6 +556,8 @@ def with_raised_block(engine: Vllm, setup: Setup, owned: list[Owned]) -> tuple[l
     unit = rules.latent_steps if is_latent else KERNEL_BLOCK
     if rules.steps_from_block_size:
         unit = max(unit, spec.block_size)
+    if engine.exports_delta_states(setup.architecture, engine.gdn_prefill_backend):
+        unit = lcm(unit, CHECKPOINT_BLOCK)
     raised = round_up(unit * ceil_div(states, unit * token_bytes), KERNEL_BLOCK)
     block_size = max(raised, spec.block_size)
     page = block_size * token_bytes

@@ -37,6 +37,9 @@ class Rules:
         steps_from_block_size: the attention block beside states grows in steps of block_size where that is larger.
         latent_steps: tokens in which it grows beside latents.
         shards_prefill: prefill context parallelism divides the cache as decode context parallelism does.
+        caches_hybrid_prefixes: prefix caching is on for models with states unless it is turned off.
+        checkpoints_mamba2, checkpoints_gdn: with prefix caching, a prompt's prefill writes one more state, where its
+            last whole block ends (Mamba-2; gated delta nets with FlashInfer's kernels).
     """
 
     first: Version
@@ -52,6 +55,9 @@ class Rules:
     steps_from_block_size: bool
     latent_steps: int
     shards_prefill: bool
+    caches_hybrid_prefixes: bool
+    checkpoints_mamba2: bool
+    checkpoints_gdn: bool
 
 
 _0_11 = Rules(
@@ -68,6 +74,9 @@ _0_11 = Rules(
     steps_from_block_size=False,
     latent_steps=64,
     shards_prefill=False,
+    caches_hybrid_prefixes=False,
+    checkpoints_mamba2=False,
+    checkpoints_gdn=False,
 )
 _0_12 = replace(_0_11, first=(0, 12, 0), padding_percent=125, shards_prefill=True)
 _0_14 = replace(_0_12, first=(0, 14, 0), check="first group")
@@ -77,13 +86,22 @@ _0_19 = replace(_0_18, first=(0, 19, 0), check="groups")
 _0_20 = replace(_0_19, first=(0, 20, 0), utilization_percent=92, steps_from_block_size=True, latent_steps=16)
 _0_20_1 = replace(_0_20, first=(0, 20, 1), tokens_by_group=False)
 _0_24 = replace(_0_20_1, first=(0, 24, 0), pads_attention=True)
-_0_26 = replace(_0_24, first=(0, 26, 0), counts_every_batch=True, pads_states=True, shards_prefill=False)
+_0_26 = replace(
+    _0_24,
+    first=(0, 26, 0),
+    counts_every_batch=True,
+    pads_states=True,
+    shards_prefill=False,
+    caches_hybrid_prefixes=True,
+)
 _0_27 = replace(_0_26, first=(0, 27, 0), latent_steps=128)
 _0_28 = replace(_0_27, first=(0, 28, 0), caches_all_states=False)
 _0_29 = replace(_0_28, first=(0, 29, 0), check="null block")
+_0_32 = replace(_0_29, first=(0, 32, 0), checkpoints_mamba2=True)
+_0_33 = replace(_0_32, first=(0, 33, 0), checkpoints_gdn=True)
 
 #: The spans, oldest first; each ends where the next begins.
-SPANS = (_0_11, _0_12, _0_14, _0_17, _0_18, _0_19, _0_20, _0_20_1, _0_24, _0_26, _0_27, _0_28, _0_29)
+SPANS = (_0_11, _0_12, _0_14, _0_17, _0_18, _0_19, _0_20, _0_20_1, _0_24, _0_26, _0_27, _0_28, _0_29, _0_32, _0_33)
 
 #: The releases whose planner was read, oldest first.
 READ: tuple[Version, ...] = (
