@@ -22,7 +22,7 @@ from functools import cache
 from types import CodeType
 from typing import Any
 
-from kvcalc.units import ceil_div, round_up
+from kvcalc.units import ceil_div, power_of_two, round_up, smallest_reaching
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "min": min,
@@ -30,6 +30,8 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "int": int,
     "ceil_div": ceil_div,
     "round_up": round_up,
+    "power_of_two": power_of_two,
+    "smallest_reaching": smallest_reaching,
 }
 _SYMBOL = re.compile(r"[A-Za-z_][A-Za-z_0-9]*")
 _GLOBALS: dict[str, Any] = {"__builtins__": {}, **_FUNCTIONS}
@@ -46,7 +48,9 @@ class Quantity:
     Attributes:
         symbol: its name in later formulas.
         meaning: what it is, in words.
-        formula: arithmetic over the symbols of earlier lines (``+ - * // min max int ceil_div round_up``), or a number.
+        formula: arithmetic over the symbols of earlier lines (``+ - * / // min max int ceil_div round_up
+            power_of_two``), a choice (``a if b > c else d``), a search (``smallest_reaching(guess, lambda n: ...)``)
+            or a number. It holds for any context and batch size, so that a page can ask it about others.
         value: what the formula evaluates to.
         unit: tokens, blocks, bytes ...
         source: where the formula is known from, file and version.
@@ -109,8 +113,10 @@ def _compiled(formula: str) -> CodeType:
 
 def _evaluated(formula: str, values: Mapping[str, int | float]) -> int | float:
     # The formulas are the engines' own text, never input. Those with a number of the question in them are not kept.
-    code = formula if formula.isdecimal() else _compiled(formula)
-    value: int | float = int(formula) if isinstance(code, str) else eval(code, _GLOBALS, dict(values))  # noqa: S307
+    if formula.isdecimal():
+        return int(formula)
+    # One scope for functions and values: what a lambda names is looked up there.
+    value: int | float = eval(_compiled(formula), {**_GLOBALS, **values})  # noqa: S307
     return value
 
 
@@ -118,7 +124,7 @@ def evaluate(quantities: Iterable[Quantity]) -> dict[str, int | float]:
     """The value of every symbol, computed from the formulas as they are shown."""
     values: dict[str, int | float] = {}
     for quantity in quantities:
-        values[quantity.symbol] = eval(quantity.formula, _GLOBALS, values)  # noqa: S307 - as above
+        values[quantity.symbol] = _evaluated(quantity.formula, values)
     return values
 
 

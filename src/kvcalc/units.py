@@ -52,6 +52,15 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+def power_of_two(value: int) -> int:
+    """The smallest power of two that is not below ``value``.
+
+    >>> power_of_two(132), power_of_two(128)
+    (256, 128)
+    """
+    return 1 << (value - 1).bit_length()
+
+
 def largest(holds: Callable[[int], bool], most: int) -> int:
     """The largest n up to ``most`` for which ``holds(n)``, by doubling and halving; 0 if there is none.
 

@@ -119,7 +119,7 @@ def test_cross_attention_shows_the_blocks_of_its_encoders_tokens() -> None:
     setup = prepare(kvcalc.load("t5gemma-2b-2b"), engine="vllm", encoder_tokens=700)
     formulas = {each.formula: each.value for each in setup.plan.explain(448, 2)}
     # ceil(700 / 16) = 44 blocks for each of two sequences; ceil(8192 / 16) = 512 are planned for one step.
-    assert formulas["max(512, B * 44)"] == 512
+    assert formulas["max(ceil_div(max_num_batched_tokens, 16), B * 44)"] == 512
 
 
 def test_a_model_of_four_layers_has_none_in_turboquant() -> None:

@@ -126,7 +126,13 @@ class Plan(Protocol):
         ...
 
     def explain(self, context: int, batch_size: int) -> tuple[Quantity, ...]:
-        """The quantities behind ``allocate(...).bytes``, each with its formula; the last one is that number."""
+        """The quantities behind ``allocate(...).bytes``, each with its formula; the last one is that number.
+
+        ``layers_1``, ``layers_2`` ... are the bytes of the rows that hold any, ``draft_bytes`` those of a draft that
+        is kept apart, ``required_bytes`` is ``required_kv_memory(...)`` where that is another number. The formulas
+        are the same for every context and every batch size (one sequence may have its own): no number of the
+        question stands in them.
+        """
         ...
 
 

@@ -11,7 +11,7 @@ Source: mlx-lm 0.32.2 mlx_lm/models/cache.py (:251-300 quantised, :345-360 KVCac
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, assert_never
 
@@ -32,7 +32,7 @@ from kvcalc.architecture import (
     State,
     kind_label,
 )
-from kvcalc.derivation import Quantity
+from kvcalc.derivation import Derivation, Quantity
 from kvcalc.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from kvcalc.engines.base import KVCache, LayerBytes, Server, refuse_tensor_parallel
 from kvcalc.engines.options import EngineOptions
@@ -443,70 +443,131 @@ class MlxLmPlan:
         return {}
 
     def explain(self, context: int, batch_size: int) -> tuple[Quantity, ...]:
-        """The largest moment, the slots of each kind at it, and the products' sum."""
-        peak = max(self._moments(context), key=self._bytes_at)
-        prefilled = peak.chunks * self.growth.chunk + peak.rest
-        arriving = self._last_chunk(peak)
-        when = "decoding" if peak.decoded else "a prefill chunk"
-        steps = [
-            Quantity("T", "context", str(context), context, "tokens"),
-            Quantity("B", "batch size", str(batch_size), batch_size, "sequences"),
-            Quantity(
-                "P",
-                f"prompt tokens fed at the largest moment, after {when}",
-                str(prefilled),
-                prefilled,
-                "tokens",
-            ),
-            Quantity("n", "tokens of the last prefill chunk", str(arriving), arriving, "tokens"),
-            Quantity("d", "tokens fed one by one by then", str(peak.decoded), peak.decoded, "tokens"),
-        ]
+        """The slots of each kind at every moment that may be the largest, the bytes then, and the largest of them."""
+        work = Derivation(context, batch_size)
+        work.let("C", "tokens of a prefill chunk", str(self.growth.chunk), "tokens", "prefill_step_size")
+        work.let("fed", "prompt tokens that are fed in chunks", "T - 1", "tokens")
+        work.let("whole", "of them in whole chunks", "fed // C * C", "tokens")
+        work.let("rest", "tokens of the shorter chunk after those", "fed - whole", "tokens")
+        alone = "tokens fed alone: the last of the prompt and generated ones"
+        work.let("D", alone, str(self.single_tokens), "tokens", "decode_tokens")
+        moments = self._shown_moments(context)
+        kept = [(number, cost) for number, cost in enumerate(self.costs, start=1) if cost.token_bytes]
+        for moment in moments:
+            for number, cost in kept:
+                label = f"slots of {cost.count} {kind_label(cost.kind)}, {moment.when}"
+                work.let(f"{moment.name}_{number}", label, self._slots_formula(cost, moment), "slots", _SOURCE)
+            sizes = [f"{cost.count} * {self._slot_formula(cost, moment)} * {moment.name}_{at}" for at, cost in kept]
+            formula = " + ".join(sizes) or "0"
+            work.let(f"{moment.name}_bytes", f"one sequence, {moment.when}", formula, "bytes", _SOURCE)
+        chosen = _chosen(moments)
         names = []
         for number, cost in enumerate(self.costs, start=1):
-            slots = self._slots(cost, peak)
-            layer_bytes = cost.fixed_bytes + self._slot_bytes(cost, peak) * slots
-            if not layer_bytes:
-                continue
-            label, name = f"{cost.count} {kind_label(cost.kind)}", f"layers_{number}"
-            formula = str(cost.fixed_bytes)
-            if slots:
-                formula = self._slots_formula(cost, peak)
-                steps.append(Quantity(f"slots_{number}", f"slots of {label}", formula, slots, "slots", _SOURCE))
-                fixed = f"{cost.fixed_bytes} + " if cost.fixed_bytes else ""
-                formula = f"{fixed}{self._slot_bytes(cost, peak)} * slots_{number}"
-            value = batch_size * cost.count * layer_bytes
-            steps.append(Quantity(name, label, f"{cost.count} * B * ({formula})", value, "bytes", _SOURCE))
-            names.append(name)
-        total = self.kv_bytes(context, batch_size)
-        steps.append(Quantity("kv_bytes", "KV cache", " + ".join(names) or "0", total, "bytes", _SOURCE))
-        return tuple(steps)
+            terms = [str(cost.fixed_bytes)] if cost.fixed_bytes else []
+            if cost.token_bytes:
+                slots = chosen([f"{moment.name}_{number}" for moment in moments])
+                work.let(f"slots_{number}", "slots at the largest of these moments", slots, "slots")
+                terms.append(f"{chosen([self._slot_formula(cost, moment) for moment in moments])} * slots_{number}")
+            if terms:
+                names.append(f"layers_{number}")
+                formula = f"{cost.count} * B * ({' + '.join(terms)})"
+                work.let(names[-1], f"{cost.count} {kind_label(cost.kind)}", formula, "bytes", _SOURCE)
+        work.let("kv_bytes", "KV cache", " + ".join(names) or "0", "bytes", _SOURCE)
+        return tuple(work.quantities)
 
-    def _slots_formula(self, cost: LayerCost, moment: Moment) -> str:
-        """The slots at a moment in P (fed), n (last chunk) and d (decoded)."""
+    def _shown_moments(self, context: int) -> list[_Shown]:
+        """Every moment of any question, then those of this one alone (where quantising begins, where a chunk is cut).
+
+        Full layers never shrink, so without others the end is the largest.
+        """
+        end = self._end(context)
+        shown = [_Shown("end", "at the end", end, "whole", "rest", "D")]
+        if not self.bounded and not self.quantized_start:
+            return shown
+        shown.append(_Shown("chunk", "after the last whole chunk", Moment(end.chunks, 0, 0), "whole", "0", "0"))
+        shown.append(_Shown("prefill", "after the prefill", Moment(end.chunks, end.rest, 0), "whole", "rest", "0"))
+        usual = {each.at for each in shown}
+        for moment in self._moments(context):
+            if moment not in usual:
+                fed = (str(moment.chunks * self.growth.chunk), str(moment.rest), str(moment.decoded))
+                shown.append(_Shown(f"then{len(shown)}", f"after {' + '.join(fed)} tokens", moment, *fed))
+        return shown
+
+    def _slot_formula(self, cost: LayerCost, moment: _Shown) -> str:
+        """Bytes of one slot of one layer, quantised by then or not."""
+        if self.quantized_start is None or cost.token_bytes == cost.quantized_token_bytes:
+            return str(cost.token_bytes)
+        if not self.quantized_start:
+            return str(cost.quantized_token_bytes)
+        cached = f"{moment.whole} + {moment.rest} + {moment.decoded} >= {self.quantized_start}"
+        return f"({cost.quantized_token_bytes} if {cached} else {cost.token_bytes})"
+
+    def _slots_formula(self, cost: LayerCost, moment: _Shown) -> str:
         if cost.window is not None:
             return self._rotating_formula(cost.window, moment)
-        if cost.chunk is not None and self.chunked_slots(cost.chunk, moment) != self.full_slots(moment):
-            return f"{cost.chunk} + round_up({1 if moment.decoded else 'n'}, {_STEP})"
-        fed = moment.chunks * self.growth.chunk + moment.rest
-        arriving = self._last_chunk(moment)
-        prefilled = self.full_slots(moment._replace(decoded=0))
-        # A chunk that met a buffer with room in it, or one that was not cut, leaves a number only its history explains.
-        is_plain = prefilled == fed - arriving + round_up(arriving, _STEP)
-        slots = f"P - n + round_up(n, {_STEP})" if is_plain else str(prefilled)
-        return f"{slots} + round_up(max(0, P + d - ({slots})), {_STEP})" if moment.decoded else slots
+        return self._full_formula(moment) if cost.chunk is None else self._chunked_formula(cost.chunk, moment)
 
-    def _rotating_formula(self, window: int, moment: Moment) -> str:
+    def _full_formula(self, moment: _Shown) -> str:
+        """:meth:`full_slots`; chunks that are no multiple of 256 leave a number that only their history explains."""
+        whole, rest, decoded = moment.whole, moment.rest, moment.decoded
+        slots = f"{whole} + round_up({rest}, {_STEP})"
+        if self.growth.chunk % _STEP:
+            slots = str(self.full_slots(moment.at._replace(decoded=0)))
+        if decoded == "0":
+            return slots
+        return f"{slots} + round_up(max(0, {whole} + {rest} + {decoded} - ({slots})), {_STEP})"
+
+    def _rotating_formula(self, window: int, moment: _Shown) -> str:
+        """:meth:`rotating_slots`."""
+        whole, rest, decoded = moment.whole, moment.rest, moment.decoded
         if self.growth.chunk == 1:  # every token rotates
-            return f"min({window}, round_up(P + d, {_STEP}))"
-        if moment.rest == 1:  # so does one that is left alone
-            return f"min({window}, P - 1 + round_up(d + 1, {_STEP}))"
-        if moment.decoded:
-            return f"min({window}, P + round_up(d, {_STEP}))"
-        return f"min(P - n, {window - 1}) + n"
+            return f"min({window}, round_up({whole} + {decoded}, {_STEP}))"
+        chunks = f"(min({whole} - C, {window - 1}) + C if {whole} else 0)"
+        if rest == "0" and decoded == "0":
+            return chunks
+        # One token left for the last chunk rotates as the decoded ones do.
+        slots = f"(min({whole}, {window - 1}) + {rest} if {rest} > 1 else {chunks})"
+        if decoded == "0":
+            return f"(min({window}, {chunks} + {_STEP}) if {rest} == 1 else {slots})"
+        return f"min({window}, {slots} + round_up({decoded} + (1 if {rest} == 1 else 0), {_STEP}))"
 
-    def _last_chunk(self, moment: Moment) -> int:
-        """Tokens of the last prefill chunk before a moment."""
-        return moment.rest or (self.growth.chunk if moment.chunks else 0)
+    def _chunked_formula(self, chunk_size: int, moment: _Shown) -> str:
+        """:meth:`chunked_slots`."""
+        whole, rest, decoded = moment.whole, moment.rest, moment.decoded
+        full = self._full_formula(moment)
+        after_chunk = f"({full} if {whole} - C <= {chunk_size} else {chunk_size} + round_up(C, {_STEP}))"
+        after_rest = f"({full} if {whole} <= {chunk_size} else {chunk_size} + round_up({rest}, {_STEP}))"
+        if decoded != "0":
+            return f"({full} if {whole} + {rest} + {decoded} - 1 <= {chunk_size} else {chunk_size} + {_STEP})"
+        return after_chunk if rest == "0" else f"({after_rest} if {rest} else {after_chunk})"
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """A moment in formulas: its name, and the tokens in whole chunks, in the shorter one and fed one by one."""
+
+    name: str
+    when: str
+    at: Moment
+    whole: str
+    rest: str
+    decoded: str
+
+
+def _chosen(moments: list[_Shown]) -> Callable[[list[str]], str]:
+    """What picks, of one formula a moment, that of the largest moment; of equal ones the first."""
+    sizes = [f"{moment.name}_bytes" for moment in moments]
+
+    def pick(formulas: list[str]) -> str:
+        if len(set(formulas)) == 1:
+            return formulas[0]
+        choices = [
+            f"{formula} if {size} == max({', '.join(sizes)}) else "
+            for formula, size in zip(formulas[:-1], sizes[:-1], strict=True)
+        ]
+        return f"({''.join(choices)}{formulas[-1]})"
+
+    return pick
 
 
 class MlxLm(EngineOptions):

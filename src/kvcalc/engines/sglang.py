@@ -29,7 +29,7 @@ from kvcalc.architecture import (
     kind_label,
     window_of,
 )
-from kvcalc.derivation import Quantity
+from kvcalc.derivation import Derivation, Quantity
 from kvcalc.dtypes import parse_dtype
 from kvcalc.engines.base import KVCache, LayerBytes, Server, refuse_formats, refuse_kind, refuse_uneven_heads
 from kvcalc.engines.options import EngineOptions
@@ -269,6 +269,25 @@ class StatePool:
         guess = int((slots + 1) * self.slot_bytes * (1 + self.ratio) / self.ratio)
         return smallest_reaching(guess, lambda budget: self.slots(budget) >= slots)
 
+    def formulas(self) -> tuple[str, str]:
+        """:meth:`slots_for` over ``B``, ``each``, ``token_bytes`` and ``slot``; :meth:`slots` of ``required_bytes``."""
+        if self.fixed_slots is not None:
+            return str(self.fixed_slots), str(self.fixed_slots)
+        start = self.start_formula("(count + 1)")
+        left = f"(lambda budget: budget - ({self._slots_formula('budget')} + 1) * slot)({start})"
+        guess = f"max(B * each, int(token_bytes * {self.ratio!r} / slot) - 2)"
+        least = f"max(B * each, smallest_reaching({guess}, lambda count: {left} >= token_bytes))"
+        return least, self._slots_formula("required_bytes")
+
+    def start_formula(self, slots: str) -> str:
+        """:meth:`start_of` over ``slot``."""
+        guess = f"int(({slots} + 1) * slot * (1 + {self.ratio!r}) / {self.ratio!r})"
+        return f"smallest_reaching({guess}, lambda memory: {self._slots_formula('memory')} >= {slots})"
+
+    def _slots_formula(self, memory: str) -> str:
+        share = f"{memory} / {GiB} * {self.ratio!r} / (1 + {self.ratio!r}) * {GiB}"
+        return f"int(({share} - slot) // slot)"
+
     def budget(self, batch_size: int, token_bytes: int) -> int:
         """The smallest budget from which on so many requests and bytes of tokens have room."""
         slots = self.slots_for(batch_size, token_bytes)
@@ -381,57 +400,68 @@ class SGLangPlan:
         return 0 if self.states is None else self.states.allocated_bytes(slots)
 
     def explain(self, context: int, batch_size: int) -> tuple[Quantity, ...]:
-        """Tokens of each pool, bytes of a token in it, and the page that it adds."""
-        pool = self.pool
-        main = self._main_tokens(context, batch_size)
+        """Tokens of each pool, bytes of a token in it, the budget that gives them, and the page that each pool adds."""
+        pool, work = self.pool, Derivation(context, batch_size)
         name = "sliding" if pool.kind == "all_sliding" else "full" if pool.swa_bytes else "every layer's"
-        steps = [
-            Quantity("T", "context", str(context), context, "tokens"),
-            Quantity("B", "batch size", str(batch_size), batch_size, "sequences"),
-            Quantity("P", "page size", str(pool.page_size), pool.page_size, "tokens", "page_size"),
-        ]
+        work.let("P", "page size", str(pool.page_size), "tokens", "page_size")
+        tokens = "B * round_up(T, P)"
         if pool.kind == "hybrid":
-            least, source = pool.least_tokens, f"{_CONFIGURATOR}:198"
-            steps.append(
-                Quantity("least", "fewest tokens that sglang starts with", str(least), least, "tokens", source)
-            )
-            formula = "max(B * round_up(T, P), least)"
-        else:
-            formula = "B * round_up(T, P)"
-        steps.append(Quantity("F", f"tokens of the {name} pool", formula, main, "tokens", _CONFIGURATOR))
-        steps.append(self._cell_step("full_cell", f"bytes of a token, {name} pool", second=False))
-        total = pool.allocated_bytes(main)
-        last = "(F + P) * full_cell"
+            least = str(pool.least_tokens)
+            work.let("least", "fewest tokens that sglang starts with", least, "tokens", f"{_CONFIGURATOR}:198")
+            tokens = f"max({tokens}, least)"
+        work.let("F", f"tokens of the {name} pool", tokens, "tokens", _CONFIGURATOR)
+        work.let("full_cell", f"bytes of a token, {name} pool", self._cell(second=False), "bytes", _CONFIGURATOR)
         if pool.swa_bytes:
-            swa = pool.swa_tokens(main)
+            swa, source = str(pool.capped_tokens), f"{_CONFIGURATOR}:924"
             if pool.kind == "hybrid":
-                ratio = pool.ratio
-                steps.append(
-                    Quantity("ratio", "sliding tokens a full token", repr(ratio), ratio, "", "swa_full_tokens_ratio")
-                )
-                formula, source = "int(F * ratio) // P * P", f"{_CONFIGURATOR}:859"
-            else:
-                formula, source = str(swa), f"{_CONFIGURATOR}:924"
-            steps.append(Quantity("S", "tokens of the sliding pool", formula, swa, "tokens", source))
-            steps.append(self._cell_step("swa_cell", "bytes of a token, sliding pool", second=True))
-            last += " + (S + P) * swa_cell"
-        if self.states is not None:
-            slots = self._slots(context, batch_size)
-            states = " + ".join(f"{count} * {slot_bytes}" for _, count, slot_bytes in self.state_rows)
-            steps.append(Quantity("slots", "state slots of the budget", str(slots), slots, "slots", _STATE_POOL))
-            steps.append(
-                Quantity("slot", "bytes of one slot, all layers", states, self.states.slot_bytes, "bytes", _STATE_POOL)
-            )
-            last += " + (slots + 1) * slot"
-            total += self.states.allocated_bytes(slots)
-        steps.append(Quantity("kv_bytes", "KV cache", last, total, "bytes", _POOL))
-        return tuple(steps)
+                ratio = repr(pool.ratio)
+                work.let_float("ratio", "sliding tokens a full token", ratio, "", "swa_full_tokens_ratio")
+                swa, source = "int(F * ratio) // P * P", f"{_CONFIGURATOR}:859"
+            work.let("S", "tokens of the sliding pool", swa, "tokens", source)
+            work.let("swa_cell", "bytes of a token, sliding pool", self._cell(second=True), "bytes", _CONFIGURATOR)
+        names: list[str] = []
+        for kind, count, second, token_bytes in self.rows:
+            names.append(f"layers_{len(names) + 1}")
+            of_layer = f"{count} * {'S' if second else 'F'} * {token_bytes}"
+            work.let(names[-1], f"{count} {kind_label(kind)}, without the added page", of_layer, "bytes", _POOL)
+        self._work_budget(work)
+        for kind, count, slot_bytes in self.state_rows:
+            names.append(f"layers_{len(names) + 1}")
+            work.let(names[-1], f"{count} {kind_label(kind)}", f"{count} * slots * {slot_bytes}", "bytes", _STATE_POOL)
+        total = "(F + P) * full_cell"
+        total += " + (S + P) * swa_cell" if pool.swa_bytes else ""
+        total += " + (slots + 1) * slot" if self.states is not None else ""
+        work.let("kv_bytes", "KV cache", total, "bytes", _POOL)
+        return tuple(work.quantities)
 
-    def _cell_step(self, symbol: str, meaning: str, *, second: bool) -> Quantity:
-        terms = [(count, token_bytes) for _, count, in_second, token_bytes in self.rows if in_second == second]
-        formula = " + ".join(f"{count} * {token_bytes}" for count, token_bytes in terms)
-        value = sum(count * token_bytes for count, token_bytes in terms)
-        return Quantity(symbol, meaning, formula, value, "bytes", _CONFIGURATOR)
+    def _work_budget(self, work: Derivation) -> None:
+        """The smallest budget, and the state slots that it has: searches, because the engine divides floats."""
+        formula = "F * full_cell"
+        if self.pool.kind == "capped":
+            formula += " + S * swa_cell"
+        elif self.pool.kind == "hybrid":
+            work.let_float("cell", "budget of one token", "full_cell + ratio * swa_cell", "bytes", _CONFIGURATOR)
+            formula = "smallest_reaching(int(F * cell), lambda budget: int(budget // cell) // P * P >= F)"
+        meaning = "memory that gives them, before the added page"
+        if self.states is None:
+            work.let("required_bytes", meaning, formula, "bytes", _CONFIGURATOR)
+            return
+        work.let("token_bytes", meaning, formula, "bytes", _CONFIGURATOR)
+        states = " + ".join(f"{count} * {slot_bytes}" for _, count, slot_bytes in self.state_rows)
+        work.let("slot", "bytes of one slot, all layers", states, "bytes", _STATE_POOL)
+        per_request = str(self.states.slots_per_request)
+        work.let("each", "slots that a running request may hold", per_request, "slots", _STATE_POOL)
+        least, slots = self.states.formulas()
+        work.let("least_slots", "slots that leave room for the tokens", least, "slots", _STATE_POOL)
+        start = "" if self.states.fixed_slots is not None else f", {self.states.start_formula('least_slots')}"
+        required = "token_bytes + (least_slots + 1) * slot"
+        required = f"max({required}{start})" if start else required
+        work.let("required_bytes", "memory that gives tokens and slots", required, "bytes", _CONFIGURATOR)
+        work.let("slots", "state slots of that memory", slots, "slots", _STATE_POOL)
+
+    def _cell(self, *, second: bool) -> str:
+        terms = [f"{count} * {token_bytes}" for _, count, in_second, token_bytes in self.rows if in_second == second]
+        return " + ".join(terms)
 
 
 class SGLang(EngineOptions):

@@ -29,7 +29,7 @@ from kvcalc.architecture import (
     kind_label,
     window_of,
 )
-from kvcalc.derivation import Quantity
+from kvcalc.derivation import Derivation, Quantity
 from kvcalc.engines.base import KVCache, LayerBytes, Server, refuse_formats, refuse_kind
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import KVCalcError, UnsupportedError
@@ -156,41 +156,43 @@ class TensorRTLLMPlan:
 
     def explain(self, context: int, batch_size: int) -> tuple[Quantity, ...]:
         """Blocks and bytes a window, and the pool whose equal shares cover the largest."""
-        size, source = self.tokens_per_block, _SOURCE
-        steps = [
-            Quantity("T", "context", str(context), context, "tokens"),
-            Quantity("B", "batch size", str(batch_size), batch_size, "sequences"),
-            Quantity("P", "tokens per block", str(size), size, "tokens", "tokens_per_block"),
-        ]
-        taken = []
-        for number, (each, blocks) in enumerate(
-            zip(self.windows, self._needed(context, batch_size), strict=True), start=1
-        ):
+        work, windows = Derivation(context, batch_size), len(self.windows)
+        work.let("P", "tokens per block", str(self.tokens_per_block), "tokens", "tokens_per_block")
+        taken: list[str] = []
+        rows = 0
+        for number, each in enumerate(self.windows, start=1):
             label = "full length" if each.window is None else f"window {each.window}"
             tokens = "T" if each.window is None else f"min(T, {each.window})"
+            work.let(f"blocks_{number}", f"blocks, {label}", f"B * ceil_div({tokens}, P)", "blocks", _SOURCE)
             formula = " + ".join(f"{count} * {token_bytes}" for _, count, token_bytes in each.layers)
-            steps += [
-                Quantity(
-                    f"blocks_{number}", f"blocks, {label}", f"B * ceil_div({tokens}, P)", blocks, "blocks", source
-                ),
-                Quantity(f"token_{number}", f"bytes of a token, {label}", formula, each.token_bytes, "bytes", source),
-            ]
+            work.let(f"token_{number}", f"bytes of a token, {label}", formula, "bytes", _SOURCE)
+            for kind, count, token_bytes in each.layers:
+                rows += 1
+                formula = f"{count} * blocks_{number} * P * {token_bytes}"
+                work.let(f"layers_{rows}", f"{count} {kind_label(kind)}, {label}", formula, "bytes", _SOURCE)
             taken.append(f"blocks_{number} * P * token_{number}")
-        windows, total = len(self.windows), self.kv_bytes(context, batch_size)
-        largest = taken[0] if windows == 1 else f"max({', '.join(taken)})"
-        exact = windows * max(
-            blocks * size * each.token_bytes
-            for each, blocks in zip(self.windows, self._needed(context, batch_size), strict=True)
-        )
-        formula = largest if windows == 1 else f"{windows} * {largest}"
-        if total != exact:
-            steps.append(
-                Quantity("rounding", "the engine's float division", str(total - exact), total - exact, "bytes")
-            )
-            formula += " + rounding"
+        exact = taken[0] if windows == 1 else f"{windows} * max({', '.join(taken)})"
+        work.let("exact_bytes", "pool, but for the rounding of the engine's float divisions", exact, "bytes", _SOURCE)
         meaning = "KV cache" if windows == 1 else f"KV cache: each window has 1/{windows} of it"
-        steps.append(Quantity("kv_bytes", meaning, formula, total, "bytes", source))
-        return tuple(steps)
+        pool = self._search("exact_bytes", None)
+        if self.fraction is not None:
+            work.let("pool_bytes", "the pool", pool, "bytes", _SOURCE)
+            free = self._search(f"int(pool_bytes / {self.fraction!r})", self.fraction)
+            work.let("required_bytes", "free memory that it is cut from", free, "bytes", _SOURCE)
+            pool = "pool_bytes"
+        work.let("kv_bytes", meaning, pool, "bytes", _SOURCE)
+        return tuple(work.quantities)
+
+    def _search(self, guess: str, fraction: float | None) -> str:
+        """The smallest memory that gives every window its blocks, as :meth:`_blocks` divides it."""
+        memory = "memory" if fraction is None else f"{fraction!r} * memory"
+        if len(self.windows) > 1:
+            pool = "memory" if fraction is None else f"int(memory * {fraction!r})"
+            memory = f"{pool} * {1.0 / len(self.windows)!r}"
+        enough = [
+            f"int({memory} / token_{number} // P) >= blocks_{number}" for number in range(1, len(self.windows) + 1)
+        ]
+        return f"smallest_reaching({guess}, lambda memory: {' and '.join(enough)})"
 
 
 class TensorRTLLM(EngineOptions):

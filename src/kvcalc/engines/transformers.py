@@ -30,7 +30,7 @@ from kvcalc.architecture import (
     State,
     kind_label,
 )
-from kvcalc.derivation import Quantity
+from kvcalc.derivation import Derivation, Quantity
 from kvcalc.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType, parse_dtype
 from kvcalc.engines.base import KVCache, LayerBytes, WorkingMemory, refuse_tensor_parallel
 from kvcalc.engines.options import EngineOptions
@@ -204,48 +204,38 @@ class TransformersPlan:
 
     def explain(self, context: int, batch_size: int) -> tuple[Quantity, ...]:
         """The fullest forward, one product a layer kind, and their sum."""
-        steps = [
-            Quantity("T", "context", str(context), context, "tokens"),
-            Quantity("B", "batch size", str(batch_size), batch_size, "sequences"),
-        ]
+        work = Derivation(context, batch_size)
         if not self.static:
-            steps += self._forward_steps(context)
+            self._work_forward(work)
         names = []
-        past, arriving = self._peak(context)
         for number, cost in enumerate(self.costs, start=1):
-            slots = self._slots(cost, context, past, arriving)
-            value = cost.fixed_bytes + (0 if cost.encoder_tokens else cost.token_bytes * slots)
-            if not value:
-                continue
-            name = f"layers_{number}"
-            formula = f"{cost.count} * B * ({self._formula(cost)})"
-            meaning = f"{cost.count} {kind_label(cost.kind)}"
-            steps.append(Quantity(name, meaning, formula, batch_size * cost.count * value, "bytes", _SOURCE))
-            names.append(name)
-        total = self.kv_bytes(context, batch_size)
-        steps.append(Quantity("kv_bytes", "KV cache", " + ".join(names) or "0", total, "bytes", _SOURCE))
-        return tuple(steps)
+            formula = self._formula(cost)
+            if formula != "0":
+                names.append(f"layers_{number}")
+                meaning = f"{cost.count} {kind_label(cost.kind)}"
+                work.let(names[-1], meaning, f"{cost.count} * B * ({formula})", "bytes", _SOURCE)
+        work.let("kv_bytes", "KV cache", " + ".join(names) or "0", "bytes", _SOURCE)
+        return tuple(work.quantities)
 
-    def _forward_steps(self, context: int) -> list[Quantity]:
-        past, arriving = self._peak(context)
-        chunk = self.prefill_chunk
-        if chunk is None or chunk >= context:
-            return [
-                Quantity("P", "tokens cached before the prefill", "0", 0, "tokens"),
-                Quantity("q", "tokens in the prefill's one forward", "T", context, "tokens"),
-            ]
-        last = past + arriving == context
-        return [
-            Quantity("C", "prefill_chunk", str(chunk), chunk, "tokens"),
-            Quantity(
-                "P",
-                f"tokens cached before the {'last' if last else 'last full'} chunk, the fullest",
-                "(T - 1) // C * C" if last else "(T - 1) // C * C - C",
-                past,
-                "tokens",
-            ),
-            Quantity("q", "tokens in that chunk", "T - P" if last else "C", arriving, "tokens"),
-        ]
+    def _work_forward(self, work: Derivation) -> None:
+        """P and q of the fullest forward: with chunks the last one, or the whole one before it."""
+        past, arriving, when = "0", "T", "the prefill's one forward"
+        if self.prefill_chunk is not None:
+            work.let("C", "tokens of a chunk", str(self.prefill_chunk), "tokens", "prefill_chunk")
+            work.let("before", "tokens before the last chunk", "(T - 1) // C * C", "tokens")
+            grows = f"{self.growing_token_bytes} * "
+            last = f"{grows}T" + self._windowed_formula("before", "T - before")
+            whole = f"{grows}before" + self._windowed_formula("before - C", "C")
+            work.let("last", "one sequence after the last chunk", last, "bytes", _SOURCE)
+            work.let("whole", "and after the whole chunk before it", f"{whole} if before else 0", "bytes", _SOURCE)
+            past, arriving = "before if last >= whole else before - C", "T - before if last >= whole else C"
+            when = "the fullest chunk"
+        work.let("P", f"tokens cached before {when}", past, "tokens")
+        work.let("q", f"tokens in {when}", arriving, "tokens")
+
+    def _windowed_formula(self, past: str, arriving: str) -> str:
+        terms = (f" + {size} * (min({past}, {window - 1}) + {arriving})" for window, size in self.windowed)
+        return "".join(terms)
 
     def _formula(self, cost: LayerCost) -> str:
         if cost.encoder_tokens or not cost.token_bytes:

@@ -57,15 +57,17 @@ class Blocks:
                 return -(-context // size)
 
     def reserved_formula(self) -> str:
-        """:meth:`reserved` over ``T`` (context) and ``F`` (tokens under way)."""
+        """:meth:`reserved` over ``T`` (context), ``F`` (tokens under way) and ``max_num_batched_tokens``."""
         size = str(self.block_size) if self.shards == 1 else f"({self.block_size} * {self.shards})"
         match self.form:
             case "sliding" | "sliding latent":
                 return f"ceil_div(min({self.window} - 1 + F, T), {size}) + 1"
             case "chunked":
                 return f"ceil_div(min({self.window} + F, T), {size})"
-            case "state" | "cross":
+            case "state":
                 return str(self.fixed)
+            case "cross":
+                return f"ceil_div(max_num_batched_tokens, {self.block_size})"
             case _:
                 return f"ceil_div(T, {size})"
 
@@ -106,7 +108,7 @@ class Blocks:
                 further = f"min(B, F // {opens}) + max(0, F - B * {opens}) // {size}"
                 return f"min(B * ceil_div(T, {size}), B * {started} + {further})"
             case "cross" if self.encoder_blocks:
-                return f"max({self.fixed}, B * {self.encoder_blocks})"
+                return f"max({self.reserved_formula()}, B * {self.encoder_blocks})"
             case _:
                 return f"B * {self.reserved_formula()}"
 

@@ -238,8 +238,15 @@ class VllmPlan:
             work.let("draft_bytes", "the draft's layers", self._share_formula(None), "bytes")
         rest = "".join(f" - {name}" for name in names)
         work.let("padding", "padding of layers, pages and groups", f"bytes_per_block * blocks{rest}", "bytes")
+        self._work_required(work)
         work.let("kv_bytes", "KV cache", "bytes_per_block * blocks", "bytes")
         return work
+
+    def _work_required(self, work: Derivation) -> None:
+        formula, override = "bytes_per_block * (blocks + 1)", self.engine.num_gpu_blocks_override
+        if override is not None:
+            formula += f" + (0 if blocks + 1 <= {override} else {MAX_BYTES})"
+        work.let("required_bytes", "memory that serves it: one block is kept back", formula, "bytes")
 
     def _share_formula(self, row: int | None) -> str:
         terms = [f"{page} * each_{self._number(rule)}" for each, rule, page in self.shares if each == row]
@@ -274,8 +281,11 @@ class VllmPlan:
     def _work_blocks(self, work: Derivation) -> None:
         engine, one = self.engine, work.batch_size == 1
         source = f"vllm {NEWEST} " + ("v1/kv_cache_interface.py" if one else "v1/core/single_type_kv_cache_manager.py")
+        if any(rule.window or rule.form == "cross" for rule, _ in self.groups):
+            step = str(engine.max_num_batched_tokens)
+            work.let("max_num_batched_tokens", "tokens of one step", step, "tokens", "max_num_batched_tokens")
         if any(rule.window for rule, _ in self.groups):
-            formula = f"{engine.batches_in_flight} * {engine.max_num_batched_tokens}"
+            formula = f"{engine.batches_in_flight} * max_num_batched_tokens"
             meaning = "tokens of the steps under way: batches x max_num_batched_tokens"
             if not one:
                 formula = f"max({formula}, B * {self._decoding_tokens})"
