@@ -305,7 +305,7 @@ class Provenance:
         sources: documents and files, one line each.
         notes: what was assumed, or what a reader must know; printed with the numbers.
         hints: questions to the person who wrote the reference; the command line prints them on standard error.
-        exact_weights: the parameter count was proved against a published or instantiated figure.
+        exact_parameters: the parameter count was proved against a published or instantiated figure.
         weight_bytes: bytes of the tensors measured in files by storage format, or None where no file was read.
         weight_elements: numbers in those tensors, or None likewise.
         reference: the model as it was asked for (``gemma-2-2b@5:1``), or nothing.
@@ -314,7 +314,7 @@ class Provenance:
     sources: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     hints: tuple[str, ...] = ()
-    exact_weights: bool = False
+    exact_parameters: bool = False
     weight_bytes: dict[str, int] | None = None
     weight_elements: int | None = None
     reference: str = ""
@@ -478,7 +478,7 @@ class Architecture:
 
     def _mtp(self) -> Architecture:
         layers, order = distinct_layers([*self.mtp_layers])
-        counted = Provenance(exact_weights=False)
+        counted = Provenance(exact_parameters=False)
         return self.changed(
             name=f"{self.name}'s MTP layers",
             layers=layers,
@@ -492,13 +492,13 @@ class Architecture:
         """The model with the layers and tensors of a draft model after its own."""
         ordered = [each.layers[index] for each in (self, draft) for index in each.order]
         layers, order = distinct_layers(ordered)
-        exact = self.provenance.exact_weights and draft.provenance.exact_weights
+        exact = self.provenance.exact_parameters and draft.provenance.exact_parameters
         return self.changed(
             layers=layers,
             order=order,
             tensors=(*self.tensors, *draft.tensors),
             mtp_layers=(),
-            provenance=replace(self.provenance, exact_weights=exact),
+            provenance=replace(self.provenance, exact_parameters=exact),
         )
 
     def with_layout(self, layout: Layout) -> Architecture:
@@ -514,8 +514,8 @@ class Architecture:
         layers, order = distinct_layers(rewritten)
         # A layer with other heads has other weights, and their published count says nothing about them.
         kept = all(self.layers[index].mixer == layer.mixer for index, layer in zip(self.order, rewritten, strict=True))
-        exact = self.provenance.exact_weights and kept
-        return self.changed(layers=layers, order=order, provenance=replace(self.provenance, exact_weights=exact))
+        exact = self.provenance.exact_parameters and kept
+        return self.changed(layers=layers, order=order, provenance=replace(self.provenance, exact_parameters=exact))
 
 
 def distinct_layers(ordered: list[Layer]) -> tuple[tuple[Layer, ...], tuple[int, ...]]:

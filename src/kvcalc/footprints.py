@@ -127,6 +127,7 @@ class Footprint:
                 "active_parameters": weights.active_parameters,
                 "bytes": weights.bytes,
                 "dtype": weights.dtype,
+                "exact_parameters": weights.exact_parameters,
                 "exact": weights.exact,
                 "parts": weights.parts,
                 "beside": weights.beside,

@@ -9,6 +9,8 @@ files are published; bytes of the types are those of
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -149,11 +151,12 @@ class FileType:
         """The packing of each tensor of a model."""
         mix = _Mix(self.name, architecture)
 
-        def packing_of(tensor: Tensor, layer: int | None) -> Packing:
-            kind = mix.type_of(tensor, layer)
-            return _packing(kind, tensor.columns if tensor.columns > 1 else tensor.rows)
+        def packings_of(tensor: Tensor, positions: Sequence[int | None]) -> list[tuple[Packing, int]]:
+            types = Counter(mix.type_of(tensor, layer) for layer in positions)
+            columns = tensor.columns if tensor.columns > 1 else tensor.rows
+            return [(_packing(kind, columns), count) for kind, count in types.items()]
 
-        return packing_of
+        return packings_of
 
 
 def _packing(kind: str, columns: int) -> Packing:

@@ -13,7 +13,7 @@ bitsandbytes 95f9af3 ``QuantState.as_dict``, compressed-tensors ac8e2ba ``compre
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import translate
 from functools import cache
@@ -207,8 +207,9 @@ class WeightsFormat(Protocol):
     def packer(self, architecture: Architecture) -> Packer: ...
 
 
-#: The packing of a tensor in the layer of that position (None: of no layer; prediction layers follow the last).
-Packer = Callable[["Tensor", int | None], Packing]
+#: The packings of a tensor in the layers at some positions, each with the number of layers that it holds for. Position
+#: None stands for no layer; prediction layers follow the last one.
+Packer = Callable[["Tensor", Sequence[int | None]], Iterable[tuple[Packing, int]]]
 
 
 @dataclass(frozen=True)
@@ -235,7 +236,12 @@ class Plain:
     def packer(self, architecture: Architecture) -> Packer:
         stored, own = plain(self.stored), plain(self.own)
         everything = not self.stored.linear_only
-        return lambda tensor, layer: stored if everything or (tensor.linear and tensor.part != "head") else own
+
+        def packings_of(tensor: Tensor, positions: Sequence[int | None]) -> list[tuple[Packing, int]]:
+            covered = everything or (tensor.linear and tensor.part != "head")
+            return [(stored if covered else own, len(positions))]
+
+        return packings_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +318,9 @@ def module_names(role: str, layer: int | None, num_layers: int, model_type: str 
 
 
 _NEVER = re.compile(r"(?!)")
+#: The number of a layer in a name or glob, and a star behind it.
+_LAYER = re.compile(r"^(?!re:).*\blayers\.([0-9]+)(\*?)(?![^.])")
+_DIGIT = re.compile(r"[0-9]")
 
 
 class Modules:
@@ -329,22 +338,44 @@ class Modules:
         self._words: list[str] = []
         globs: list[str] = []
         self._expressions: list[re.Pattern[str]] = []
+        self._layers: set[str] = set()
+        self._layers_starts: tuple[str, ...] = ()
         for pattern in patterns:
+            self._remember_numbers(pattern)
             if pattern.startswith("re:"):
                 self._expressions.append(compiled(pattern[3:]))
                 continue
             name = _WRAPPERS.sub("", pattern)
             if "*" in name or "?" in name:
-                globs.append(translate(name))
+                globs.append(translate(name)[:-2])  # without its end, \Z or from Python 3.14 on \z
             else:
                 self._names.add(name.removesuffix(".weight"))
                 if not name.startswith("layers."):
                     self._words.append(f".{name.removesuffix('.weight')}.")
         # One expression for all of them: a checkpoint may list hundreds, and a model has thousands of modules.
-        self._glob = re.compile("|".join(globs)) if globs else _NEVER
+        self._glob = re.compile(rf"(?:{'|'.join(globs)})(?:\..*)?\Z") if globs else _NEVER
+
+    def _remember_numbers(self, pattern: str) -> None:
+        named = _LAYER.search(pattern)
+        if named is None and _DIGIT.search(pattern):
+            self._layers_starts = ("",)
+        elif named is not None and named[2]:
+            self._layers_starts += (named[1],)
+        elif named is not None:
+            self._layers.add(named[1])
 
     def __bool__(self) -> bool:
         return bool(self._names or self._glob is not _NEVER or self._expressions)
+
+    def tells(self, layer: int) -> bool:
+        """Whether the list may say of a layer what it does not say of others whose number has as many digits.
+
+        >>> listed = Modules(["model.layers.1*", "model.layers.30.mlp", "model.layers.?.self_attn"])
+        >>> [layer for layer in range(40) if listed.tells(layer)]
+        [1, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 30]
+        """
+        number = str(layer)
+        return number in self._layers or number.startswith(self._layers_starts)
 
     def has(self, names: tuple[str, ...]) -> bool:
         """Whether a module of one of these names is in the list."""
@@ -352,14 +383,16 @@ class Modules:
 
     def _has(self, name: str) -> bool:
         inside = name
-        while inside:
-            if inside in self._names or self._glob.match(inside):
+        while inside and self._names:
+            if inside in self._names:
                 return True
             inside = inside.rpartition(".")[0]
+        if self._glob.match(name):
+            return True
         dotted = f".{name}."
         if any(word in dotted for word in self._words):
             return True
-        wrapped = (name, f"model.{name}", f"model.language_model.{name}")
+        wrapped = (name, f"model.{name}", f"model.language_model.{name}") if self._expressions else ()
         return any(expression.match(each) for expression in self._expressions for each in wrapped)
 
 
@@ -434,13 +467,14 @@ class Quantization:
 
         kept = Modules(self.kept)
         overrides = [(Modules(names), packing) for names, packing in self.overrides]
+        listed = [kept, *(names for names, _ in overrides)]
         own = plain(parse_dtype(architecture.dtype))
         one = _ONE_MATRIX.get(architecture.model_type, ())
         whole = {part: name for name, parts in one for part in parts}
         first = {parts[0] for _, parts in one}
         num_layers = architecture.num_layers
 
-        def packing_of(tensor: Tensor, layer: int | None) -> Packing:
+        def packing_in(layer: int | None, tensor: Tensor) -> Packing:
             stays = plain(parse_dtype(tensor.dtype)) if tensor.dtype else own
             role = tensor.role.removesuffix(".bias")
             bias = role != tensor.role
@@ -448,7 +482,7 @@ class Quantization:
                 return stays
             names = module_names(whole.get(role, role), layer, num_layers, architecture.model_type)
             packing = self.packing if self._covers(tensor, role, bias) else None
-            packing = next((each for listed, each in overrides if listed.has(names)), packing)
+            packing = next((each for modules, each in overrides if modules.has(names)), packing)
             if packing is None or kept.has(names) or (tensor.columns % self.group and not bias):
                 packing = stays
             elif bias:
@@ -459,7 +493,19 @@ class Quantization:
                 return replace(packing, matrix_bytes=packing.matrix_bytes + 4)
             return packing
 
-        return packing_of
+        def alike(layer: int | None) -> Hashable:
+            # No list without a digit in it tells layer 12 from layer 13; it may tell 9 from 10 ("layers.?.mlp").
+            if layer is None or layer >= num_layers or any(modules.tells(layer) for modules in listed):
+                return layer
+            return f"{len(str(layer))} digits"
+
+        def packings_of(tensor: Tensor, positions: Sequence[int | None]) -> list[tuple[Packing, int]]:
+            groups: dict[Hashable, list[int | None]] = {}
+            for layer in positions:
+                groups.setdefault(alike(layer), []).append(layer)
+            return [(packing_in(group[0], tensor), len(group)) for group in groups.values()]
+
+        return packings_of
 
     def _covers(self, tensor: Tensor, role: str, bias: bool) -> bool:
         if role in self.skips:

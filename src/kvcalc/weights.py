@@ -6,11 +6,10 @@ ties has no tensor of its own. Without a format the weights are those that ship:
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 
-from kvcalc.architecture import Architecture, Layer, Tensor, stage_bounds
-from kvcalc.quantization import EVERYTHING, PREDICTION, TOWERS, Packer, Packing, WeightsFormat
+from kvcalc.architecture import Architecture, Tensor, stage_bounds
+from kvcalc.quantization import EVERYTHING, PREDICTION, TOWERS, Packing, WeightsFormat
 from kvcalc.units import ceil_div, format_bytes
 from kvcalc.weight_formats import parse_weights_format, shipped_format
 
@@ -24,8 +23,9 @@ class Weights:
         active_parameters: those read for one token (fewer than all in a mixture of experts).
         bytes: bytes on one device.
         dtype: the storage format, or ``as stored`` where files were measured.
-        exact: the count was proved against a published or instantiated figure, or measured in files, and the format
-            says to the byte what it stores.
+        exact_parameters: the count was proved against a published or instantiated figure.
+        exact: the bytes are those of the files: an exact count in a format that says to the byte what it stores, or
+            measured in the files themselves.
         parts: parameters by part, zero parts left out.
         notes: what the figure holds.
         beside: bytes of one device that are not the model's own layers, by row (``vision``, ``prediction_layers``).
@@ -36,6 +36,7 @@ class Weights:
     active_parameters: int
     bytes: int
     dtype: str
+    exact_parameters: bool
     exact: bool
     parts: dict[str, int] = field(hash=False)
     notes: tuple[str, ...] = ()
@@ -111,10 +112,13 @@ def _weights(architecture: Architecture, dtype: str | None, tp: int, stages: int
     parameters = sum(parts.values())
     provenance = architecture.provenance
     stored = format_of(architecture, dtype)
-    rows = _largest(stage_tensors(architecture, stored, stages, loaded), tp)
+    placed = stage_tensors(architecture, stored, stages, loaded)
+    rows = _largest(placed, tp)
     size = sum(rows.values())
-    shipped = sum(_largest(stage_tensors(architecture, stored, 1, EVERYTHING), 1).values())
-    name, exact = stored.name, provenance.exact_weights and not stored.estimated
+    whole = placed if stages == 1 and loaded >= _beside(architecture) else stage_tensors(architecture, stored, 1)
+    shipped = sum(_largest(whole, 1).values())
+    name, exact_parameters = stored.name, provenance.exact_parameters
+    exact = exact_parameters and not stored.estimated
     own = architecture.quantization
     notes = [f"as shipped: {stored.name}"] if stored is own else [f"the checkpoint ships in {own.name}"] if own else []
     notes += [stored.note] if stored.note else []
@@ -123,10 +127,10 @@ def _weights(architecture: Architecture, dtype: str | None, tp: int, stages: int
     if stored.estimated:
         notes.append(f"weights are estimated: {stored.estimated}")
     if dtype is None and provenance.weight_bytes is not None:
-        whole = sum(provenance.weight_bytes.values())
+        measured = sum(provenance.weight_bytes.values())
         # A file says what the whole model takes; a device's part is that in proportion to the computed part, if known.
-        size = ceil_div(whole * size, shipped) if shipped else whole
-        name, exact, shipped = "as stored", True, whole
+        size = ceil_div(measured * size, shipped) if shipped else measured
+        name, exact, shipped = "as stored", True, measured
         parameters = provenance.weight_elements or parameters
         listed = ", ".join(f"{kind} {count:,} B" for kind, count in sorted(provenance.weight_bytes.items()))
         notes = [f"weights as stored in the files: {listed}"]
@@ -136,7 +140,7 @@ def _weights(architecture: Architecture, dtype: str | None, tp: int, stages: int
     if architecture.towers and stored.holds & TOWERS and not loaded & TOWERS:
         notes.append("the checkpoint's encoders of images and sound are not loaded")
     beside = {row: held for row, held in rows.items() if row in EVERYTHING and held}
-    return Weights(parameters, active, size, name, exact, parts, tuple(notes), beside, shipped)
+    return Weights(parameters, active, size, name, exact_parameters, exact, parts, tuple(notes), beside, shipped)
 
 
 def _parameters(architecture: Architecture) -> list[tuple[Tensor, int]]:
@@ -145,6 +149,11 @@ def _parameters(architecture: Architecture) -> list[tuple[Tensor, int]]:
     for layer, count in zip(architecture.layers, architecture.layer_counts, strict=True):
         tensors += [(tensor, count) for tensor in (*layer.mixer, *layer.rest)]
     return tensors
+
+
+def _beside(architecture: Architecture) -> set[str]:
+    """What the checkpoint may hold beside the model's own layers."""
+    return {tensor.part for tensor in architecture.towers} | ({PREDICTION} if architecture.mtp_layers else set())
 
 
 def _largest(placed: list[list[Stored]], tp: int) -> dict[str, int]:
@@ -166,37 +175,38 @@ def stage_tensors(
     A checkpoint's buffers and prediction layers are part of what ships and of nothing else.
     """
     packer, held = stored.packer(architecture), loaded & stored.holds
+    predicted = architecture.mtp_layers if PREDICTION in held and architecture.mtp_shipped else ()
     placed = []
     for stage, (first, last) in enumerate(stage_bounds(architecture.num_layers, stages)):
-        counts: Counter[tuple[Tensor, Packing, str]] = Counter()
+        positions_of: dict[int, list[int | None]] = {}
         for at in range(first, last):
-            layer = architecture.layers[architecture.order[at]]
-            counts.update(_of_layer(layer, at, packer, stored, "" if not layer.predicts else PREDICTION))
-        if PREDICTION in held and architecture.mtp_shipped and stage == stages - 1:
-            for at, layer in enumerate(architecture.mtp_layers, start=architecture.num_layers):
-                counts.update(_of_layer(layer, at, packer, stored, PREDICTION))
+            positions_of.setdefault(architecture.order[at], []).append(at)
+        layers = [(architecture.layers[index], positions) for index, positions in positions_of.items()]
+        here = [(layer, positions, PREDICTION if layer.predicts else "") for layer, positions in layers]
+        if stage == stages - 1:
+            here += [(layer, [at], PREDICTION) for at, layer in enumerate(predicted, start=architecture.num_layers)]
+        tensors = [
+            (tensor, positions, row or tensor.part)
+            for layer, positions, row in here
+            for tensor in (*layer.mixer, *layer.rest)
+            if stored.as_shipped or not tensor.buffer
+        ]
         for tensor in architecture.tensors:
             home = stages - 1 if tensor.part in ("head", "norms") else 0
             # A tied head reads the embedding, so the last stage keeps a copy of it.
             copied = tensor.part == "embedding" and stage == stages - 1 and not _has_head(architecture)
             if stage == home or copied:
-                counts[tensor, packer(tensor, None), tensor.part] += 1
+                tensors.append((tensor, [None], tensor.part))
         if stage == 0:
-            for tensor in architecture.towers:
-                if tensor.part in held:
-                    counts[tensor, packer(tensor, None), tensor.part] += 1
-        placed.append([Stored(tensor, packing, count, row) for (tensor, packing, row), count in counts.items()])
+            tensors += [(tensor, [None], tensor.part) for tensor in architecture.towers if tensor.part in held]
+        placed.append(
+            [
+                Stored(tensor, packing, count, row)
+                for tensor, positions, row in tensors
+                for packing, count in packer(tensor, positions)
+            ]
+        )
     return placed
-
-
-def _of_layer(
-    layer: Layer, at: int, packer: Packer, stored: WeightsFormat, row: str
-) -> list[tuple[Tensor, Packing, str]]:
-    return [
-        (tensor, packer(tensor, at), row or tensor.part)
-        for tensor in (*layer.mixer, *layer.rest)
-        if stored.as_shipped or not tensor.buffer
-    ]
 
 
 def _has_head(architecture: Architecture) -> bool:

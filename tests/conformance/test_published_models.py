@@ -93,7 +93,7 @@ def test_every_published_count_is_held_by_its_preset() -> None:
     for row in rows.values():
         for name, parameters in row.published.items():
             model = load_preset(name)
-            counted, proved = weights(model, None).parameters, model.provenance.exact_weights
+            counted, proved = weights(model, None).parameters, model.provenance.exact_parameters
             assert (rows[model.model_type], counted, proved) == (row, parameters, True), name
 
 
@@ -113,7 +113,7 @@ def test_a_count_is_exact_only_where_it_is_published() -> None:
     estimated |= {"deepseek-v4-pro", "mimo-7b", "qwen3-vl-4b", "step-3.7-flash", "step-3.7-flash-fp8"}
     for name in shipped.names("models"):
         model = load_preset(name)
-        assert model.provenance.exact_weights == (name not in estimated), name
+        assert model.provenance.exact_parameters == (name not in estimated), name
         # The count of DeepSeek V4 Flash is proved; its checkpoint holds a prediction layer that is not modelled.
         assert weights(model, None).exact == (name not in estimated | {"deepseek-v4-flash"}), name
     shrunk = read_config(CONFIGS["gemma-2-2b"] | {"intermediate_size": 9215})

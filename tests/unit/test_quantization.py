@@ -2,8 +2,10 @@
 
 import pytest
 
+import kvcalc
 from kvcalc import quantization as q
 from kvcalc.quantization import Modules, module_names
+from kvcalc.weights import weights
 
 # Worked out by hand from the layouts that the formats' writers pack.
 MATRICES = [
@@ -67,3 +69,23 @@ def test_a_prediction_layer_follows_the_last_one():
     assert Modules(["model.layers.61*"]).has(names)
     assert Modules(["mtp.layers.0*"]).has(names)
     assert not Modules(["model.layers.60*"]).has(names)
+
+
+def test_lists_are_asked_of_the_layers_that_they_tell_apart():
+    by_number = Modules(["model.layers.3.mlp", "model.layers.2*", "lm_head"])
+    assert [layer for layer in range(30) if by_number.tells(layer)] == [2, 3, *range(20, 30)]
+    assert not any(Modules(["model.layers.*.self_attn", "re:.*mlp.*"]).tells(layer) for layer in range(30))
+    assert all(Modules(["re:.*layers\\.[0-4]\\..*"]).tells(layer) for layer in range(30))
+
+
+def test_a_layer_that_a_list_names_has_a_packing_of_its_own():
+    text = {"model_type": "qwen3", "num_hidden_layers": 12, "quantization_config": {"quant_method": "fp8"}}
+
+    def shipped(*kept):
+        declared = text["quantization_config"] | {"modules_to_not_convert": list(kept)}
+        return weights(kvcalc.read_config(text | {"quantization_config": declared}), None).bytes
+
+    everything = shipped("model.layers.*.mlp.gate_proj") - shipped()
+    one_layer = shipped("model.layers.3.mlp.gate_proj") - shipped()
+    one_digit = shipped("model.layers.?.mlp.gate_proj") - shipped()
+    assert (everything, one_digit) == (12 * one_layer, 10 * one_layer)

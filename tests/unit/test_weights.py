@@ -66,7 +66,7 @@ def test_a_device_has_its_part_of_what_the_files_hold():
         part = weights(stored, None, tp, stages)
         assert part.bytes == -(-(10**9 + 10**6) * size // computed[1, 1])
         assert (part.exact, part.dtype) == (True, "as stored")
-    estimated = replace(stored.provenance, exact_weights=False)
+    estimated = replace(stored.provenance, exact_parameters=False)
     assert weights(stored.changed(provenance=estimated), None).exact  # a measured size is no estimate
 
 
@@ -87,7 +87,7 @@ def test_a_tied_head_keeps_a_copy_of_the_embedding_on_the_last_stage():
 def test_a_checkpoint_whose_prediction_layers_are_not_modelled_is_an_estimate():
     flash = kvcalc.load("deepseek-v4-flash")
     shipped = weights(flash, None)
-    assert not shipped.exact
+    assert (shipped.exact_parameters, shipped.exact) == (True, False)
     assert "weights are estimated: the checkpoint's multi-token-prediction layers are not modelled" in shipped.notes
     assert weights(flash, "bfloat16").exact  # its parameters are those counted, and bfloat16 holds nothing beside them
     assert weights(kvcalc.load("deepseek-v3"), None).exact  # its prediction layer is in the layout

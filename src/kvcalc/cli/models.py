@@ -99,7 +99,7 @@ def _list(rows: list[PresetRecord]) -> Document:
         Column("local:global", lambda row: row["ratio"], drop_order=4),
         Column("window", lambda row: ", ".join(f"{window:,}" for window in row["windows"]), drop_order=5),
         Column("parameters", lambda row: row["parameters"], "count"),
-        Column("", lambda row: "" if row["exact_weights"] else "estimated", drop_order=1),
+        Column("", lambda row: "" if row["exact_parameters"] else "estimated", drop_order=1),
         Column("B per token", lambda row: row["bytes_per_token"], "count"),
         Column("longest context", lambda row: row["max_context"], "count", drop_order=3),
     )
@@ -128,7 +128,7 @@ def _record(name: str) -> PresetRecord:
         "kinds": sorted({kind.kind for kind, _ in model.caches}),
         "parameters": counted.parameters,
         "active_parameters": counted.active_parameters,
-        "exact_weights": model.provenance.exact_weights,
+        "exact_parameters": model.provenance.exact_parameters,
         "bytes_per_token": (sizes[1] - sizes[0]) // longest,
         "max_context": model.max_context,
         "dtype": model.dtype,
@@ -143,7 +143,7 @@ def _one(name: str) -> Document:
     """One preset: its layers in order, its numbers, the names it answers to, and where the numbers come from."""
     row, model = _record(name), load_preset(name)
     marks = {index: _mark(layer.cache.kind, is_local(layer.cache)) for index, layer in enumerate(model.layers)}
-    counted = f"{row['parameters']:,}" + ("" if row["exact_weights"] else " (estimated)")
+    counted = f"{row['parameters']:,}" + ("" if row["exact_parameters"] else " (estimated)")
     if row["active_parameters"] != row["parameters"]:
         counted += f", {row['active_parameters']:,} of them active"
     longest = "not stated" if row["max_context"] is None else f"{row['max_context']:,} tokens"

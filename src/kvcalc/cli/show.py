@@ -80,7 +80,7 @@ def _verdict(footprint: Footprint, units: Units) -> str:
 
 def _section(footprint: Footprint, units: Units) -> Section:
     weights, cache = footprint.weights, footprint.kv_cache
-    estimated = "" if weights.exact else " (estimated)"
+    estimated = "" if weights.exact else " (bytes estimated)" if weights.exact_parameters else " (estimated)"
     rows: list[dict[str, str | int | float | None]] = [
         {"part": f"KV: {row.label}", "layers": row.count, "tokens": row.tokens or None, "bytes": row.bytes}
         for row in cache.layers

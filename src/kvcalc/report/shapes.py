@@ -41,7 +41,8 @@ class WeightsRecord(TypedDict):
     active_parameters: Annotated[Count, Field(description="parameters read for one token")]
     bytes: Count
     dtype: str
-    exact: Annotated[bool, Field(description="proved against a published or instantiated count, or measured in files")]
+    exact_parameters: Annotated[bool, Field(description="proved against a published or instantiated count")]
+    exact: Annotated[bool, Field(description="the bytes are those of the files: counted exactly, or measured in them")]
     parts: Annotated[dict[str, Count], Field(description="parameters by part")]
     beside: Annotated[
         dict[str, Count], Field(description="bytes of the encoders and prediction layers held, by what they are")
@@ -174,7 +175,7 @@ class PresetRecord(TypedDict):
     kinds: list[str]
     parameters: Count
     active_parameters: Count
-    exact_weights: bool
+    exact_parameters: bool
     bytes_per_token: Count
     max_context: int | None
     dtype: str

@@ -199,7 +199,7 @@ def architecture_of(header: GGUFHeader, name: str, source: str) -> Architecture:
         provenance=Provenance(
             sources=(source,),
             notes=(*keys.notes, *notes, *_file_notes(header, mtp)),
-            exact_weights=bool(sizes),
+            exact_parameters=bool(sizes),
             weight_bytes=sizes or None,
             weight_elements=sum(each.elements for each in header.tensors if not _is_table(each.name)) or None,
         ),

@@ -204,6 +204,6 @@ def _counted(architecture: Architecture, published: int | None) -> Architecture:
     known = architecture.provenance
     counted = count_parameters(architecture)
     if counted == published:
-        return architecture.changed(provenance=replace(known, exact_weights=True))
+        return architecture.changed(provenance=replace(known, exact_parameters=True))
     note = f"the spec states {published:,} parameters, its layers have {counted:,}: the weights are estimated"
     return architecture.changed(provenance=replace(known, notes=(*known.notes, note)))

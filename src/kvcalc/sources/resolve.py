@@ -64,7 +64,9 @@ def _with_weights_of_its_own(model: Architecture, rewritten: Architecture) -> Ar
     if before == after:
         return rewritten
     notes = (*model.provenance.notes, "the layout changes the weights: they are computed, not those of the files")
-    computed = replace(rewritten.provenance, notes=notes, weight_bytes=None, weight_elements=None, exact_weights=False)
+    computed = replace(
+        rewritten.provenance, notes=notes, weight_bytes=None, weight_elements=None, exact_parameters=False
+    )
     return rewritten.changed(provenance=computed)
 
 

@@ -326,4 +326,4 @@ def with_published_count(architecture: Architecture) -> Architecture:
     found = family_of(architecture.model_type)
     if found is None or count_parameters(architecture) not in found[1].published.values():
         return architecture
-    return architecture.changed(provenance=replace(architecture.provenance, exact_weights=True))
+    return architecture.changed(provenance=replace(architecture.provenance, exact_parameters=True))
