@@ -66,16 +66,18 @@ class Quantity:
 
 @dataclass(slots=True)
 class Derivation:
-    """Quantities in the order in which they are computed; ``T`` (context) and ``B`` (batch size) come first."""
+    """Quantities in the order in which they are computed; ``T`` (context) and ``B`` (batch size) come first, if any."""
 
-    context: int
-    batch_size: int
+    context: int | None = None
+    batch_size: int | None = None
     quantities: list[Quantity] = field(default_factory=list)
     values: dict[str, int | float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.let("T", "context", str(self.context), "tokens")
-        self.let("B", "batch size", str(self.batch_size), "sequences")
+        if self.context is not None:
+            self.let("T", "context", str(self.context), "tokens")
+        if self.batch_size is not None:
+            self.let("B", "batch size", str(self.batch_size), "sequences")
 
     def let(self, symbol: str, meaning: str, formula: str, unit: str = "", source: str = "") -> int:
         """Add a quantity; its value is what the formula evaluates to.

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import kvcalc
-from kvcalc.derivation import evaluate
+from kvcalc.derivation import Derivation, evaluate
 from kvcalc.engines import make_engine
 from kvcalc.engines.llama_cpp.compute import Graph, compute_buffer
 from kvcalc.engines.llama_cpp.models import ModelCache, model_cache
@@ -35,8 +35,12 @@ def computed(row: dict[str, Any], caches: dict[Any, ModelCache]) -> int:
         caches[key] = cache_of(*key)
     n_ubatch = min(row["n_ubatch"], row["n_ctx"])
     params = ContextParams(row["n_ctx"], n_ubatch, slots, bool(row["kv_unified"]))
-    graph = Graph(params, flash_attn, 2048 if row["all_outputs"] else slots, row["build"] == "b11739")
-    return compute_buffer(caches[key], Widths(kvcalc.load(row["model"])), graph)["activation_bytes"]
+    graph = Graph(params, flash_attn, 2048 if row["all_outputs"] else None, row["build"] == "b11739")
+    work = Derivation()
+    for symbol, value in (("n_ctx", row["n_ctx"]), ("n_seq_max", slots), ("n_ubatch", n_ubatch)):
+        work.let(symbol, symbol, str(value))
+    compute_buffer(work, caches[key], Widths(kvcalc.load(row["model"])), graph)
+    return work["activation_bytes"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from kvcalc.architecture import Architecture, Latent, Layer, LayerKind, Parallel, kind_label
-from kvcalc.derivation import Quantity
+from kvcalc.derivation import Derivation, Quantity
 from kvcalc.dtypes import DType, parse_dtype
 from kvcalc.errors import InputError, NotModelledError, UnsupportedError, quote
 from kvcalc.quantization import TOWERS
@@ -83,7 +83,8 @@ class WorkingMemory:
         band_bytes: how far the sum may be off on either side.
         share_bytes: the part of the sum that the engine takes out of its own share of the device; a vLLM before 0.21
             captures its graphs beside it.
-        quantities: the formulas, ending at ``activation_bytes``, ``runtime_bytes`` and ``graph_bytes``.
+        quantities: the formulas; those five are among them. They hold for every device of a platform: what they need
+            of it is a quantity of its own (``hopper``, ``multiprocessors``).
         notes: what a reader must know to use the figures.
     """
 
@@ -94,6 +95,19 @@ class WorkingMemory:
     share_bytes: int = 0
     quantities: tuple[Quantity, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @classmethod
+    def derived(cls, work: Derivation, notes: tuple[str, ...] = ()) -> Self:
+        """The figures that a derivation ends with."""
+        return cls(
+            activation_bytes=work["activation_bytes"],
+            runtime_bytes=work["runtime_bytes"],
+            graph_bytes=work["graph_bytes"],
+            band_bytes=work["band_bytes"],
+            share_bytes=work["share_bytes"],
+            quantities=tuple(work.quantities),
+            notes=notes,
+        )
 
     def __repr__(self) -> str:
         sizes = (self.activation_bytes, self.runtime_bytes, self.graph_bytes, self.total_bytes, self.band_bytes)

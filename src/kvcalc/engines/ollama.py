@@ -268,8 +268,13 @@ class Ollama(EngineOptions):
                 "the compute buffers of Ollama's own engine, and those of a draft, are not modelled",
                 hint="read 'compute graph' in its log",
             )
-        params = OllamaLaunch(self.num_parallel, self.num_batch, own_engine=False).params(context, batch_size)
+        launch, work = (
+            OllamaLaunch(self.num_parallel, self.num_batch, own_engine=False),
+            Derivation(context, batch_size),
+        )
+        launch.derive(work)
+        params = launch.params(context, batch_size)
         plan = setup.plan
         assert isinstance(plan, LlamaCppPlan)
-        graph = Graph(params, flash_attn=True, n_outputs=params.n_seq_max, keeps_inputs=False)
-        return llama_cpp_working_memory(plan.model, Widths(setup.architecture), graph, device)
+        graph = Graph(params, flash_attn=True, n_outputs=None, keeps_inputs=False)
+        return llama_cpp_working_memory(work, plan.model, Widths(setup.architecture), graph, device)

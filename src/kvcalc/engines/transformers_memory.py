@@ -86,14 +86,16 @@ def transformers_working_memory(
     _check(widths, device)
     derived = [peak(widths, each) for each in forwards(context, chunk, one)]
     work = max(derived, key=lambda each: each["activation_bytes"])
-    activation = work["activation_bytes"]
-    runtime = work.let("runtime_bytes", "the CUDA context", str(_CONTEXT), "bytes", "0.25 to 0.75 GiB")
+    work.let("runtime_bytes", "the CUDA context", str(_CONTEXT), "bytes", "0.25 to 0.75 GiB")
+    work.let("graph_bytes", "captured graphs", "0", "bytes")
+    work.let("share_bytes", "all of it", "activation_bytes + runtime_bytes", "bytes")
     percent = 3 if one.keeps_scores or _attention(widths).window is not None else 1
     if widths.architecture.model_type in _FUSED_PROJECTIONS:
         percent = 20
-    band = _CONTEXT_BAND + _ROUNDING + activation * percent // 100
+    band = f"{_CONTEXT_BAND + _ROUNDING} + activation_bytes * {percent} // 100"
+    work.let("band_bytes", "how far it may be off", band, "bytes")
     notes = ("generate keeps the logits of one token; all of them cost 4 to 8 bytes per entry of the vocabulary",)
-    return WorkingMemory(activation, runtime, 0, band, activation + runtime, tuple(work.quantities), notes)
+    return WorkingMemory.derived(work, notes)
 
 
 def _check(widths: Widths, device: Device) -> None:
@@ -128,17 +130,17 @@ def peak(widths: Widths, forward: Forward) -> Derivation:
     attention = _attention(widths)
     work = Derivation(forward.tokens, forward.batch_size)
     work.let("P", "tokens in the cache before this chunk", str(forward.past), "tokens")
-    b = work.let("b", "bytes of one activation", str(forward.element_bytes), "bytes")
+    work.let("b", "bytes of one activation", str(forward.element_bytes), "bytes")
     work.let("H", "hidden size", str(widths.hidden))
     rotary = f"4 * {attention.head_dim} * T" if attention.head_dim else "0"
     work.let("tables", "rotary tables, positions and token ids", f"{rotary} + 8 * T + 8 * B * T", "bytes")
-    masks = _masks(attention, forward)
     work.let("mask", "one mask of the chunk against all tokens", "T * (P + T)", "bytes")
-    per_mask = f"{b} * B" if forward.keeps_scores else "1"
-    held = work.let("masks", "masks that stay for the whole forward", f"{masks} * {per_mask} * mask", "bytes")
+    per_mask = "b * B * mask" if forward.keeps_scores else "mask"
+    masks = f"({_masks(attention, forward.keeps_scores)}) * {per_mask}"
+    work.let("masks", "masks that stay for the whole forward", masks, "bytes")
     work.let("feed_forward", "the widest feed-forward", _feed_forward(work, widths), "bytes", "modeling_llama.py")
     terms = ["feed_forward + masks"]
-    if attention.heads and (held or forward.keeps_scores):
+    if attention.heads:
         work.let("Q", "width of all query heads", f"{attention.heads} * {attention.head_dim}")
         copies = "2 * B * (P + T) * Q * b" if attention.repeats else "0"
         work.let("repeated", "K and V once for each query head", copies, "bytes", "sdpa_attention.py")
@@ -147,21 +149,20 @@ def peak(widths: Widths, forward: Forward) -> Derivation:
         else:
             formula = "B * T * b * 5 * H + repeated + masks + 2 * B * mask + 1536"
         work.let("attention", "scores, and masks in the activations' format", formula, "bytes", "sdpa_attention.py")
-        terms.append("attention")
+        terms.append("attention" if forward.keeps_scores else "(attention if masks else 0)")
     largest = f"max({', '.join(terms)})" if len(terms) > 1 else terms[0]
     work.let("activation_bytes", "the peak of one forward", f"{largest} + tables", "bytes", "measured on an H100")
     return work
 
 
-def _masks(attention: _Attention, forward: Forward) -> int:
+def _masks(attention: _Attention, keeps_scores: bool) -> str:
     """Masks that are made: causal attention without a past needs none, and each kind of layer has its own."""
-    if forward.keeps_scores:
-        return int(attention.has_full) + int(attention.window is not None)
-    if forward.tokens == 1:
-        return 0
-    full = attention.has_full and forward.past > 0
-    slides = attention.window is not None and (forward.past > 0 or forward.past + forward.tokens >= attention.window)
-    return int(full) + int(slides)
+    full, slides = int(attention.has_full), attention.window is not None
+    if keeps_scores:
+        return str(full + slides)
+    terms = ["(1 if P > 0 else 0)"] if full else []
+    terms += [f"(1 if P > 0 or P + T >= {attention.window} else 0)"] if slides else []
+    return f"{' + '.join(terms)} if T > 1 else 0" if terms else "0"
 
 
 def _feed_forward(work: Derivation, widths: Widths) -> str:

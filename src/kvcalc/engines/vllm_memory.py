@@ -63,68 +63,61 @@ def vllm_working_memory(version: tuple[int, int], widths: Widths, step: Step, de
         NotModelledError: recurrent states, unified memory, or a device that is not a CUDA device.
     """
     _check(widths, device)
-    work = Derivation(step.tokens, min(step.sequences, step.tokens))
-    b = work.let("b", "bytes of one activation", str(step.element_bytes), "bytes")
-    tp = work.let("tp", "devices that share every layer", str(step.tensor_parallel_size), "devices")
-    work.let("H", "hidden size", str(widths.hidden))
-    work.let("I", "feed-forward, gate and up and their product", str(widths.intermediate))
-    work.let("V", "vocabulary", str(widths.vocab))
-    fused = version >= (0, 17)
+    work, fused = Derivation(), version >= (0, 17)
+    _work_inputs(work, step, widths, device)
     factor = 3 if widths.is_gated else 2
-    forward = work.let(
-        "forward",
-        "the widest layer",
-        f"T * b * (ceil_div({factor} * I, tp) + 4 * H)",
-        "bytes",
-        "gpu_model_runner.py:6072",
-    )
-    copies = _FUSED_SAMPLER if fused else _SORTED_SAMPLER
-    formula = f"B * V * (b + {copies}) + T * H * b"
+    layer = f"T * b * (ceil_div({factor} * I, tp) + 4 * H)"
+    work.let("forward", "the widest layer", layer, "bytes", "gpu_model_runner.py:6072")
+    formula = f"B * V * (b + {_FUSED_SAMPLER if fused else _SORTED_SAMPLER}) + T * H * b"
     if fused:
-        rows = _top_k_rows(min(step.sequences, step.tokens), device)
-        work.let("rows", "rows of the top-k kernel's buffer", str(rows), "rows", "topk_topp_triton.py:1688")
+        meaning = "rows of the top-k kernel's buffer: a power of two of the multiprocessors it uses"
+        rows = "min(power_of_two(min(multiprocessors, B)), multiprocessors)"
+        work.let("rows", meaning, rows, "rows", "topk_topp_triton.py:1688")
         formula += " + rows * V * 4"
-    logits = work.let("logits", "the sampler's copies of the logits", formula, "bytes", "gpu_model_runner.py:5866")
+    work.let("logits", "the sampler's copies of the logits", formula, "bytes", "gpu_model_runner.py:5866")
     terms = ["max(forward, logits)"]
     if step.pipeline_stages > 1:
         # A stage that is not the last has no logits, and keeps what it sends and receives; the largest stage counts.
         work.let("between", "what a stage sends and receives", "2 * T * H * b", "bytes")
         terms = ["max(forward + between, logits)"]
     if widths.experts_per_token and fused and not step.experts_in_place:
-        k, m = widths.experts_per_token, widths.expert_intermediate
-        work.let("k", "experts that one token reads", str(k))
-        work.let("m", "width of one expert", str(m))
-        work.let(
-            "experts",
-            "the experts' two workspaces, kept after the step",
-            "T * k * (max(ceil_div(2 * m, tp), H) + max(ceil_div(m, tp), H)) * b",
-            "bytes",
-            "fused_moe/experts/triton_moe.py:240",
-        )
+        work.let("k", "experts that one token reads", str(widths.experts_per_token))
+        work.let("m", "width of one expert", str(widths.expert_intermediate))
+        meaning = "the experts' two workspaces, kept after the step"
+        experts = "T * k * (max(ceil_div(2 * m, tp), H) + max(ceil_div(m, tp), H)) * b"
+        work.let("experts", meaning, experts, "bytes", "fused_moe/experts/triton_moe.py:240")
         terms.append("experts")
-    beside = _BESIDE_LAYERS if forward > logits else _BESIDE_LOGITS_HOPPER if device.is_hopper else _BESIDE_LOGITS
-    if step.has_image_encoder:
-        beside = _BESIDE_IMAGE
-    terms.append(str(beside))
-    activation = work.let("activation_bytes", "the profiled peak", " + ".join(terms), "bytes", "fitted: +-0.05 GiB")
-    runtime, runtime_band = _runtime(version, step, device)
-    work.let("runtime_bytes", "outside of torch: driver, NCCL, kernels", str(runtime), "bytes", "median of start-ups")
+    beside = f"({_BESIDE_LAYERS} if forward > logits else {_BESIDE_LOGITS_HOPPER} if hopper else {_BESIDE_LOGITS})"
+    terms.append(str(_BESIDE_IMAGE) if step.has_image_encoder else beside)
+    work.let("activation_bytes", "the profiled peak", " + ".join(terms), "bytes", "fitted: +-0.05 GiB")
+    runtime, runtime_band = _runtime(version, step)
+    work.let("runtime_bytes", "outside of torch: driver, NCCL, kernels", runtime, "bytes", "median of start-ups")
     layers = widths.architecture.num_layers
-    graphs = GiB // 2 + layers * 13 * GiB // 1000 if step.takes_graphs else 0
     graph_formula = f"{GiB // 2} + {layers} * {13 * GiB} // 1000" if step.takes_graphs else "0"
-    work.let("graph_bytes", "CUDA graphs of the default sizes", graph_formula, "bytes", "fitted: +-0.4 GiB")
+    graphs = work.let("graph_bytes", "CUDA graphs of the default sizes", graph_formula, "bytes", "fitted: +-0.4 GiB")
     deducted = version >= (0, 21)
-    share = activation + runtime + (graphs if deducted else 0)
-    band = (
-        (GiB // 5 if step.has_image_encoder else GiB // 20)
-        + runtime_band
-        + (2 * GiB // 5 if graphs and deducted else 0)
-    )
-    notes = []
-    if graphs and not deducted:
-        notes.append(f"vllm before 0.21 captures its CUDA graphs, about {graphs / GiB:.1f} GiB, beside its share")
-    assert b and tp
-    return WorkingMemory(activation, runtime, graphs, band, share, tuple(work.quantities), tuple(notes))
+    share = "activation_bytes + runtime_bytes" + (" + graph_bytes" if deducted else "")
+    work.let("share_bytes", "the part that vllm takes out of its own share", share, "bytes")
+    band = (GiB // 5 if step.has_image_encoder else GiB // 20) + runtime_band
+    band += 2 * GiB // 5 if graphs and deducted else 0
+    work.let("band_bytes", "how far it may be off", str(band), "bytes")
+    beside_share = f"vllm before 0.21 captures its CUDA graphs, about {graphs / GiB:.1f} GiB, beside its share"
+    return WorkingMemory.derived(work, (beside_share,) if graphs and not deducted else ())
+
+
+def _work_inputs(work: Derivation, step: Step, widths: Widths, device: Device) -> None:
+    """The options of a step, what it needs of the device, and the widths of the model."""
+    work.let("max_num_batched_tokens", "tokens of one step", str(step.tokens), "tokens", "max_num_batched_tokens")
+    work.let("max_num_seqs", "sequences of one step", str(step.sequences), "sequences", "max_num_seqs")
+    work.let("hopper", "1 on Hopper, else 0", str(int(device.is_hopper)))
+    work.let("multiprocessors", "of the device", str(device.multiprocessors or 132))
+    work.let("T", "tokens of the profiled step", "max_num_batched_tokens", "tokens")
+    work.let("B", "rows that are sampled", "min(max_num_seqs, T)", "rows")
+    work.let("b", "bytes of one activation", str(step.element_bytes), "bytes")
+    work.let("tp", "devices that share every layer", str(step.tensor_parallel_size), "devices")
+    work.let("H", "hidden size", str(widths.hidden))
+    work.let("I", "feed-forward, gate and up and their product", str(widths.intermediate))
+    work.let("V", "vocabulary", str(widths.vocab))
 
 
 def _check(widths: Widths, device: Device) -> None:
@@ -140,15 +133,10 @@ def _check(widths: Widths, device: Device) -> None:
         raise NotModelledError(reason, hint=hint)
 
 
-def _top_k_rows(sequences: int, device: Device) -> int:
-    """Rows of the top-k kernel's buffer: the next power of two of the multiprocessors it uses, at most all of them."""
-    processors = device.multiprocessors or 132
-    return min(1 << (min(processors, sequences) - 1).bit_length(), processors)
-
-
-def _runtime(version: tuple[int, int], step: Step, device: Device) -> tuple[int, int]:
+def _runtime(version: tuple[int, int], step: Step) -> tuple[str, int]:
     """Memory outside of torch's allocator, and how far that may be off: medians of recorded start-ups."""
     if step.tensor_parallel_size * step.pipeline_stages > 1:
         # NCCL's buffers; 0.18 and later hold more of them over NVLink.
-        return (207 * GiB // 100, GiB) if version >= (0, 18) and device.is_hopper else (97 * GiB // 100, GiB)
-    return (GiB // 4, GiB // 5) if version >= (0, 18) else (13 * GiB // 100, GiB // 5)
+        without = str(97 * GiB // 100)
+        return (f"{207 * GiB // 100} if hopper else {without}" if version >= (0, 18) else without), GiB
+    return str(GiB // 4 if version >= (0, 18) else 13 * GiB // 100), GiB // 5

@@ -15,7 +15,7 @@ from kvcalc.derivation import Derivation
 from kvcalc.device import Device
 from kvcalc.engines.base import WorkingMemory
 from kvcalc.engines.llama_cpp.models import ModelCache
-from kvcalc.engines.llama_cpp.plan import ContextParams, cells
+from kvcalc.engines.llama_cpp.plan import ContextParams, derive_cells
 from kvcalc.errors import NotModelledError
 from kvcalc.units import GiB, MiB
 from kvcalc.widths import Widths
@@ -38,36 +38,37 @@ class Graph:
     Attributes:
         params: what llama.cpp is started with.
         flash_attn: flash attention is on.
-        n_outputs: the most rows of logits that a micro-batch has.
+        n_outputs: the most rows of logits that a micro-batch has; None is one a sequence.
         keeps_inputs: inputs are never overwritten, and each token has room for an embedding (b11739).
     """
 
     params: ContextParams
     flash_attn: bool
-    n_outputs: int
+    n_outputs: int | None
     keeps_inputs: bool
 
 
-def compute_buffer(model: ModelCache, widths: Widths, graph: Graph) -> Derivation:
+def compute_buffer(work: Derivation, model: ModelCache, widths: Widths, graph: Graph) -> None:
     """The compute buffer of a context on one device; its last quantity is ``activation_bytes``.
+
+    Args:
+        work: has ``n_ctx``, ``n_seq_max`` and ``n_ubatch`` already.
 
     Raises:
         NotModelledError: recurrent states, an indexer, compressed layers, per-layer embeddings, or no tensors.
     """
     _check(model, widths)
-    params, work = graph.params, Derivation(graph.params.n_ctx, graph.params.n_seq_max)
-    full, sliding, streams = cells(params, model.window)
-    local = sliding if model.window else 0
-    work.let("ub", "tokens of a micro-batch", str(min(params.n_ubatch, full * streams)), "tokens")
-    work.let("outputs", "rows of logits", f"min(ub, {graph.n_outputs})", "rows")
+    derive_cells(work, graph.params, model)
+    work.let("ub", "tokens of a micro-batch", "min(n_ubatch, cells * streams)", "tokens")
+    work.let("outputs", "rows of logits", f"min(ub, {graph.n_outputs or 'n_seq_max'})", "rows")
     work.let("E", "width of the residual stream", str(widths.hidden))
     work.let("V", "vocabulary", str(widths.vocab))
-    work.let("n_kv", "cells of all masks", f"{full} + {local}", "cells")
+    work.let("n_kv", "cells of all masks", "cells + cells_swa" if model.window else "cells", "cells")
     _derive_inputs(work, model, graph)
     moments = [_derive_feed_forward(work, widths, graph)]
     latent = next((layer.cache for layer in widths.architecture.layers if isinstance(layer.cache, Latent)), None)
     if latent is not None or not graph.flash_attn:
-        moments.append(_derive_attention(work, widths, graph, latent, full))
+        moments.append(_derive_attention(work, widths, graph, latent))
     widest = f"max({', '.join(moments)})" if len(moments) > 1 else moments[0]
     work.let("layers", "the widest moment of a layer", f"ub * ({widest} + inputs + mask)", "bytes", _GRAPH)
     # Rows of the last hidden state, its norm and their copies beside the logits.
@@ -75,10 +76,11 @@ def compute_buffer(model: ModelCache, widths: Widths, graph: Graph) -> Derivatio
     work.let("logits", "the logits", kept, "bytes", _GRAPH)
     source = "llama.cpp src/llama-context.cpp:615-770"
     work.let("activation_bytes", "compute buffer", "max(layers, logits)", "bytes", source)
-    return work
 
 
-def llama_cpp_working_memory(model: ModelCache, widths: Widths, graph: Graph, device: Device) -> WorkingMemory:
+def llama_cpp_working_memory(
+    work: Derivation, model: ModelCache, widths: Widths, graph: Graph, device: Device
+) -> WorkingMemory:
     """The compute buffer on one device that holds the whole model, and the context of its driver.
 
     Raises:
@@ -86,18 +88,16 @@ def llama_cpp_working_memory(model: ModelCache, widths: Widths, graph: Graph, de
     """
     if widths.has_latents:
         raise NotModelledError("llama.cpp's compute buffer for MLA on a device is not modelled", hint=FIT_PARAMS)
-    work = compute_buffer(model, widths, graph)
+    compute_buffer(work, model, widths, graph)
     runtime, band = (_CONTEXT, _CONTEXT_BAND) if device.platform in ("cuda", "rocm") else (0, 256 * MiB)
     held = "context of the driver and BLAS, outside of every buffer"
     work.let("runtime_bytes", held, str(runtime), "bytes", "recorded logs: 0.3 to 0.75 GiB on CUDA")
     work.let("graph_bytes", "captured graphs", "0", "bytes")
-    buffer = work["activation_bytes"]
+    work.let("share_bytes", "all of it", "activation_bytes + runtime_bytes", "bytes")
     percent = _EXACT if graph.flash_attn and graph.keeps_inputs else _CLOSE
-    notes = ["its formula is that of the CPU's allocator: a quantised cache may add room to dequantise on a device"]
-    total = buffer + runtime
-    return WorkingMemory(
-        buffer, runtime, 0, band + buffer * percent // 100, total, tuple(work.quantities), tuple(notes)
-    )
+    work.let("band_bytes", "how far it may be off", f"{band} + activation_bytes * {percent} // 100", "bytes")
+    note = "its formula is that of the CPU's allocator: a quantised cache may add room to dequantise on a device"
+    return WorkingMemory.derived(work, (note,))
 
 
 def _check(model: ModelCache, widths: Widths) -> None:
@@ -141,7 +141,7 @@ def _derive_feed_forward(work: Derivation, widths: Widths, graph: Graph) -> str:
     return "ffn"
 
 
-def _derive_attention(work: Derivation, widths: Widths, graph: Graph, latent: Latent | None, full: int) -> str:
+def _derive_attention(work: Derivation, widths: Widths, graph: Graph, latent: Latent | None) -> str:
     """Queries, and without flash attention the scores of all heads."""
     rows = 4
     if latent is not None:
@@ -153,7 +153,7 @@ def _derive_attention(work: Derivation, widths: Widths, graph: Graph, latent: La
         heads = f"2 * {_query_width(widths)}"
     else:
         heads = str(_query_width(widths))
-    scores = "" if graph.flash_attn else f" + {widths.query_heads} * {full}"
+    scores = "" if graph.flash_attn else f" + {widths.query_heads} * cells"
     work.let("attn", "attention of one token", f"4 * ({rows} * E + {heads}{scores})", "bytes", _GRAPH)
     return "attn"
 

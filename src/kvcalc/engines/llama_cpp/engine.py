@@ -286,12 +286,13 @@ class LlamaCpp(EngineOptions):
             reason = "over several devices"
         if reason:
             raise NotModelledError(f"llama.cpp's compute buffer {reason} is not modelled", hint=FIT_PARAMS)
-        params = self._launch().params(context, batch_size)
-        outputs = self.n_outputs_max or params.n_seq_max
-        graph = Graph(params, self.flash_attn, outputs, self.followed_version == NEWEST)
+        launch, work = self._launch(), Derivation(context, batch_size)
+        launch.derive(work)
+        params = launch.params(context, batch_size)
+        graph = Graph(params, self.flash_attn, self.n_outputs_max, self.followed_version == NEWEST)
         plan = setup.plan
         assert isinstance(plan, LlamaCppPlan)
-        return llama_cpp_working_memory(plan.model, Widths(setup.architecture), graph, device)
+        return llama_cpp_working_memory(work, plan.model, Widths(setup.architecture), graph, device)
 
     def _notes(self, setup: Setup, model: ModelCache) -> tuple[str, ...]:
         notes = [nearest_version(self.version)[1]]

@@ -249,11 +249,10 @@ def _bytes(model: ModelCache, totals: _Totals, params: ContextParams) -> int:
     return size
 
 
-def _derive_context(work: Derivation, params: ContextParams, model: ModelCache, n_ctx: str, side: str) -> list[str]:
-    """The cells of one context and the bytes of its layers; the names of those bytes.
-
-    ``side`` stands before every symbol of a draft's context.
-    """
+def derive_cells(
+    work: Derivation, params: ContextParams, model: ModelCache, n_ctx: str = "n_ctx", side: str = ""
+) -> None:
+    """The streams of a context and the cells of each, for full and for sliding layers."""
     padded = f"round_up({n_ctx}, 256)"
     one_stream = params.kv_unified and not model.per_sequence
     shape = padded if params.kv_unified else f"round_up({padded} // n_seq_max, 256)"
@@ -263,6 +262,14 @@ def _derive_context(work: Derivation, params: ContextParams, model: ModelCache, 
         window = f"{model.window} * n_seq_max" if one_stream else str(model.window)
         local = f"{side}cells" if params.swa_full else f"round_up(min({side}cells, {window} + n_ubatch), 256)"
         work.let(f"{side}cells_swa", "cells per stream of sliding layers", local, "cells", _WINDOW)
+
+
+def _derive_context(work: Derivation, params: ContextParams, model: ModelCache, n_ctx: str, side: str) -> list[str]:
+    """The cells of one context and the bytes of its layers; the names of those bytes.
+
+    ``side`` stands before every symbol of a draft's context.
+    """
+    derive_cells(work, params, model, n_ctx, side)
     for ratio in (4, 128):
         if any(store.cells == f"cells_{ratio}" for layer in model.layers for store in layer.stores):
             meaning = f"entries per stream, one for each {ratio} tokens"
