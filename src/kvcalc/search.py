@@ -22,7 +22,7 @@ from kvcalc.units import MAX_TOKENS
 #: Contexts for which a front is kept; a grid with more of them is streamed, or asked about in parts.
 MOST_FRONTS = 1000
 #: Candidates between two looks at the clock and at Ctrl-C.
-_STRIDE = 4096
+_STRIDE = 256
 
 
 @dataclass(frozen=True)

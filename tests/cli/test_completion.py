@@ -9,12 +9,9 @@ from kvcalc.cli import complete
 from kvcalc.cli.app import COMMANDS
 
 
-def completed(process, line: str) -> list[str]:
-    """What bash would offer for the last word of a line (a line that ends with a blank: for a new word)."""
-    words = line.split(" ")
-    ran = process(_KVCALC_COMPLETE="complete_bash", COMP_WORDS=line, COMP_CWORD=str(len(words) - 1))
-    assert (ran.code, ran.err) == (0, "")
-    return ran.out.split()
+def asked_by_bash(line: str) -> dict[str, str]:
+    """How bash asks for the last word of a line (of a line that ends with a blank: for a new word)."""
+    return {"_KVCALC_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
 
 
 @pytest.mark.parametrize(
@@ -28,8 +25,16 @@ def completed(process, line: str) -> list[str]:
         ("kvcalc check --format j", ["json", "junit"]),
     ],
 )
-def test_a_shell_completes_names(process, line, expected):
-    assert completed(process, line) == expected
+def test_a_shell_completes_names(kvcalc, monkeypatch, line, expected):
+    for name, value in asked_by_bash(line).items():
+        monkeypatch.setenv(name, value)
+    ran = kvcalc()
+    assert (ran.code, ran.out.split(), ran.err) == (0, expected, "")
+
+
+def test_a_process_completes_names(process):
+    ran = process(**asked_by_bash("kvcalc sh"))
+    assert (ran.code, ran.out, ran.err) == (0, "show\n", "")
 
 
 def test_every_kind_of_name_is_completed():

@@ -62,17 +62,17 @@ def in_terminal(*arguments: str, width: int, **environment: str) -> str:
     return shown.decode()
 
 
-@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+@pytest.mark.parametrize("width", [40, 80, 200])
 def test_no_line_is_wider_than_the_terminal_and_no_word_is_cut(width):
     shown = in_terminal(*COMPARE, width=width, NO_COLOR="1").replace("\r", "")
     assert max(map(len, shown.splitlines())) <= width
     assert "gemma-2-2b@5:1/sw=1024" in shown
     assert "…" not in shown
+    assert "\x1b" not in shown  # NO_COLOR
 
 
-def test_a_terminal_gets_colours_unless_it_asks_for_none():
+def test_a_terminal_gets_colours_unless_it_can_show_none():
     assert "\x1b[" in in_terminal(*COMPARE, width=120)
-    assert "\x1b" not in in_terminal(*COMPARE, width=120, NO_COLOR="1")
     assert "\x1b" not in in_terminal(*COMPARE, width=120, TERM="dumb")
 
 
@@ -81,25 +81,6 @@ def test_a_terminal_that_knows_no_block_characters_gets_plain_ones(process):
     assert ran.code == 0
     assert ran.out.isascii()
     assert "####" in ran.out
-
-
-def test_a_closed_pipe_ends_quietly():
-    reader, writer = os.pipe()
-    os.close(reader)
-    program = subprocess.run(
-        [sys.executable, "-m", "kvcalc", *COMPARE], stdout=writer, stderr=subprocess.PIPE, text=True, check=False
-    )
-    os.close(writer)
-    assert (program.returncode, program.stderr) == (2, "")
-
-
-def test_a_full_disk_is_an_error_with_exit_code_2():
-    with open("/dev/full", "w") as full:
-        program = subprocess.run(
-            [sys.executable, "-m", "kvcalc", *COMPARE], stdout=full, stderr=subprocess.PIPE, text=True, check=False
-        )
-    assert program.returncode == 2
-    assert program.stderr.startswith("error: no space left on device")
 
 
 def test_an_interrupt_ends_quietly_with_130(tmp_path):

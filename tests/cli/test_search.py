@@ -3,9 +3,6 @@
 import csv
 import json
 import shlex
-import signal
-import subprocess
-import sys
 from io import StringIO
 
 import pytest
@@ -87,25 +84,6 @@ def test_a_question_without_a_grid_is_refused_with_a_hint(kvcalc, wrong):
     ran = kvcalc("search", *wrong)
     assert (ran.code, ran.out) == (2, "")
     assert "hint:" in ran.err
-
-
-def test_ctrl_c_prints_what_was_found_and_ends_with_130():
-    arguments = ("gemma-2-2b", "--ratios", "1:1,5:1", "--windows", "1..1000000", "-c", "8k", "--format", "json")
-    running = subprocess.Popen(
-        [sys.executable, "-m", "kvcalc", "search", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert running.stderr is not None
-    progress = running.stderr.readline()  # it comes after a second
-    running.send_signal(signal.SIGINT)
-    out, _ = running.communicate(timeout=20)
-    assert "of 2,000,000 candidates" in progress
-    assert running.returncode == 130
-    answer = checked("search", out)
-    assert answer["search"]["interrupted"]
-    assert answer["rows"]
 
 
 def test_a_search_explains_each_candidate_that_it_shows(kvcalc):

@@ -28,7 +28,7 @@ _JUNK = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.sampled_from(_NAMES), st.dictionaries(st.sampled_from(_KEYS), _JUNK, min_size=1, max_size=3))
 def test_a_published_file_with_junk_in_it_never_breaks_the_reader(name: str, junk: dict[str, Any]) -> None:
     config = CONFIGS[name]
@@ -48,5 +48,5 @@ def read_or_refused(config: dict[str, Any]) -> None:
     except KVCalcError as error:
         refusal = error.render()
     else:
-        assert kv_cache_bytes(model, context=1000) >= 0
+        assert 0 <= kv_cache_bytes(model, context=1000) <= kv_cache_bytes(model, context=2000)
     assert refusal is None or 0 < len(refusal) < 2000

@@ -1,6 +1,7 @@
 """Imports run one way: sources -> architecture -> engines -> footprint -> report, and no module looks back."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import kvcalc
@@ -36,13 +37,18 @@ MAY_IMPORT |= {
 }
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports_of(path: Path) -> set[str]:
     """The modules of ours that a file imports when it runs, by the first part of their path.
 
     An engine's plan is annotated with the setup that holds the engine: what only the type checker reads is no import.
     """
     names = set()
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     for_types = {
         inner
         for node in tree.body
@@ -87,7 +93,7 @@ def test_only_the_hub_reader_can_open_sockets():
     for path in PACKAGE.rglob("*.py"):
         if path.name == "hub.py":
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree_of(path)):
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert networks.isdisjoint(module.split(".")[0] for module in modules), path

@@ -53,9 +53,15 @@ def test_the_same_answer_is_the_same_file_without_a_date(tmp_path, capsys):
     assert b"<dc:date>" not in first.read_bytes()
 
 
-@pytest.mark.parametrize(("name", "magic"), [("all.png", b"\x89PNG"), ("all.pdf", b"%PDF")])
-def test_paper_draws_all_figures_in_one_file(name, magic, tmp_path, capsys):
-    assert run(["paper", "--plot", str(tmp_path / name)]) == 0
+@pytest.mark.parametrize(
+    ("words", "name", "magic"),
+    [
+        (("paper",), "all.pdf", b"%PDF"),  # all its figures in one file
+        (("sweep", "gemma-2-2b", "-c", "1k,2k"), "curves.png", b"\x89PNG"),
+    ],
+)
+def test_the_name_of_a_picture_says_its_format(words, name, magic, tmp_path, capsys):
+    assert run([*words, "--plot", str(tmp_path / name)]) == 0
     assert (tmp_path / name).read_bytes().startswith(magic)
 
 
