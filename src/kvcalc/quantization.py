@@ -19,7 +19,7 @@ from fnmatch import translate
 from functools import cache
 from typing import TYPE_CHECKING, Protocol
 
-from kvcalc.dtypes import DType
+from kvcalc.dtypes import DType, parse_dtype
 from kvcalc.units import ceil_div
 
 if TYPE_CHECKING:
@@ -98,6 +98,15 @@ def plain(dtype: DType) -> Packing:
     136
     """
     return Packing(dtype.name, groups=((dtype.block_elements, dtype.block_bytes),))
+
+
+def stored_as(dtype: str) -> Packing:
+    """The packing of a tensor that has a storage format of its own, numbers of a table among them.
+
+    >>> stored_as("float32").bytes(2, 3), stored_as("int64").bytes(2, 3)
+    (24, 48)
+    """
+    return Packing("int64", groups=((1, 8),)) if dtype == "int64" else plain(parse_dtype(dtype))
 
 
 #: A tensor that another one's packing holds already (the biases that GPTQ writes with every matrix).
@@ -463,8 +472,6 @@ class Quantization:
 
     def packer(self, architecture: Architecture) -> Packer:
         """The packing of each of a model's tensors; see :class:`WeightsFormat`."""
-        from kvcalc.dtypes import parse_dtype
-
         kept = Modules(self.kept)
         overrides = [(Modules(names), packing) for names, packing in self.overrides]
         listed = [kept, *(names for names, _ in overrides)]
@@ -475,7 +482,7 @@ class Quantization:
         num_layers = architecture.num_layers
 
         def packing_in(layer: int | None, tensor: Tensor) -> Packing:
-            stays = plain(parse_dtype(tensor.dtype)) if tensor.dtype else own
+            stays = stored_as(tensor.dtype) if tensor.dtype else own
             role = tensor.role.removesuffix(".bias")
             bias = role != tensor.role
             if (bias and (not self.biases_inside or role.endswith("conv1d"))) or (tensor.columns == 1 and not bias):

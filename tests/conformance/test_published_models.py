@@ -110,12 +110,11 @@ def test_presets_have_sources_and_names_of_their_own() -> None:
 
 def test_a_count_is_exact_only_where_it_is_published() -> None:
     estimated = {"phi-3-small-8k", "step-3", "hunyuan-large", "baichuan-m1-14b", "gemma3-report-2b"}
-    estimated |= {"deepseek-v4-pro", "mimo-7b", "qwen3-vl-4b", "step-3.7-flash", "step-3.7-flash-fp8"}
+    estimated |= {"mimo-7b", "qwen3-vl-4b", "step-3.7-flash", "step-3.7-flash-fp8"}
     for name in shipped.names("models"):
         model = load_preset(name)
         assert model.provenance.exact_parameters == (name not in estimated), name
-        # The count of DeepSeek V4 Flash is proved; its checkpoint holds a prediction layer that is not modelled.
-        assert weights(model, None).exact == (name not in estimated | {"deepseek-v4-flash"}), name
+        assert weights(model, None).exact == (name not in estimated), name
     shrunk = read_config(CONFIGS["gemma-2-2b"] | {"intermediate_size": 9215})
     assert not weights(shrunk, None).exact
 

@@ -84,10 +84,29 @@ def test_a_tied_head_keeps_a_copy_of_the_embedding_on_the_last_stage():
     assert weights(model, None, 1, 2).bytes == 2 * (13 * layer + parts["embedding"] + 2304)
 
 
-def test_a_checkpoint_whose_prediction_layers_are_not_modelled_is_an_estimate():
-    flash = kvcalc.load("deepseek-v4-flash")
-    shipped = weights(flash, None)
-    assert (shipped.exact_parameters, shipped.exact) == (True, False)
-    assert "weights are estimated: the checkpoint's multi-token-prediction layers are not modelled" in shipped.notes
-    assert weights(flash, "bfloat16").exact  # its parameters are those counted, and bfloat16 holds nothing beside them
-    assert weights(kvcalc.load("deepseek-v3"), None).exact  # its prediction layer is in the layout
+def test_a_format_whose_bytes_only_the_files_tell_is_an_estimate_of_an_exact_count():
+    model = kvcalc.load("llama-3.1-8b")
+    mixed = weights(model, "IQ4_XS")
+    assert (mixed.exact_parameters, mixed.exact) == (True, False)
+    assert "weights are estimated: its mix depends on an importance matrix" in mixed.notes
+    assert weights(model, "Q4_K_M").exact
+
+
+def test_the_prediction_layers_of_deepseek_v4_are_full_layers_with_two_projections_and_a_mixer():
+    model, d = kvcalc.load("deepseek-v4-flash"), 4096
+    (layer,) = model.mtp_layers
+    (window_only, _) = (model.layers[model.order[at]] for at in (0, 2))
+    own = sum(tensor.elements for tensor in layer.rest) - sum(tensor.elements for tensor in window_only.rest)
+    assert own == 2 * d * d + 3 * d + 4 * 4 * d + 4 + 1
+    # Behind the first three layers a correction of the router's scores takes the place of the table of experts.
+    (table,) = (tensor for tensor in window_only.rest if tensor.dtype == "int64")
+    assert (table.rows, table.columns, table.buffer) == (129280, 6, True)
+    assert not any(tensor.dtype == "int64" for tensor in layer.rest)
+
+
+def test_the_stages_of_a_dspark_draft_have_what_joins_them_at_their_ends():
+    first, middle, last = (
+        {tensor.role for tensor in layer.rest} for layer in kvcalc.load("deepseek-v4-pro-0813").mtp_layers
+    )
+    assert first - middle == {"main_proj"}
+    assert last - middle == {"hc_head.fn", "hc_head.base", "hc_head.scale", "markov_head", "confidence_head"}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from kvcalc.architecture import Part, Split, State, Tensor
-from kvcalc.sources.spec import CompressedSpec, ExpertsSpec, FeedForwardSpec, LatentSpec, StateSpec
+from kvcalc.sources.spec import CompressedSpec, DSparkSpec, ExpertsSpec, FeedForwardSpec, LatentSpec, StateSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +126,8 @@ def latent_attention(hidden_size: int, heads: LatentSpec) -> tuple[Tensor, ...]:
         _linear("attention", "self_attn.kv_b_proj", expanded, heads.rank),
         _linear("attention", "self_attn.o_proj", D, heads.num_heads * heads.v_head_dim, split="columns"),
     ]
+    if heads.gate:
+        tensors.append(_linear("attention", "self_attn.g_proj", heads.num_heads * heads.v_head_dim, D))
     if heads.bias:
         tensors.append(_plain("attention", "self_attn.kv_a_proj_with_mqa.bias", latent, split="whole"))
         tensors.append(_plain("attention", "self_attn.o_proj.bias", D, split="whole"))
@@ -159,7 +161,7 @@ def compressed_attention(hidden_size: int, heads: CompressedSpec, ratio: int | N
         _linear("attention", "self_attn.wkv", heads.width, D, split="whole"),
         _linear("attention", "self_attn.wo_a", groups * rank, query // groups),
         _linear("attention", "self_attn.wo_b", D, groups * rank, split="columns"),
-        _plain("attention", "self_attn.attn_sink", heads.num_heads),
+        _float32(_plain("attention", "self_attn.attn_sink", heads.num_heads)),
         _norm("self_attn.q_norm", heads.query_rank),
         _norm("self_attn.kv_norm", heads.width),
     ]
@@ -172,7 +174,7 @@ def compressed_attention(hidden_size: int, heads: CompressedSpec, ratio: int | N
             tensors += [
                 _linear("attention", f"{place}.compressor.wkv", rows, D, split="whole"),
                 _linear("attention", f"{place}.compressor.wgate", rows, D, split="whole"),
-                Tensor("attention", ratio, rows, role=f"{place}.compressor.ape", split="whole"),
+                _float32(Tensor("attention", ratio, rows, role=f"{place}.compressor.ape", split="whole")),
                 _plain("attention", f"{place}.compressor.norm", width, split="whole"),
             ]
     if heads.indexer_dim:
@@ -283,19 +285,21 @@ def _gated_delta_net(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
 def _kda(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
     """Q, K, V, output; two gates, of rank d or full; beta [H, D]; A H, dt H d; gated norm of a head."""
     H, d, values = shape.num_heads, shape.head_dim, shape.num_heads * shape.head_dim
-    if shape.full_gates:
-        gates = [_linear("state", f"self_attn.{name}_proj", values, hidden_size) for name in "fg"]
-    else:
-        gates = [_linear("state", f"self_attn.{name}_a_proj", d, hidden_size) for name in "fg"]
-        gates += [_linear("state", f"self_attn.{name}_b_proj", values, d) for name in "fg"]
-    return (
-        *(_linear("state", f"self_attn.{name}_proj", values, hidden_size) for name in "qkv"),
+    full = {"none": "", "output": "g", "both": "fg"}[shape.full_gates]
+    low = [name for name in "fg" if name not in full]
+    small = [
         *(each for name in "qkv" for each in _convolution(f"self_attn.{name}", values, shape)),
-        *gates,
-        _linear("state", "self_attn.b_proj", H, hidden_size),
-        _plain("state", "self_attn.A_log", H),
+        _plain("state", "self_attn.A_log", shape.stored_heads or H),
         _plain("state", "self_attn.dt_bias", values),
         _norm("self_attn.o_norm", d),
+    ]
+    return (
+        *(_linear("state", f"self_attn.{name}_proj", values, hidden_size) for name in "qkv"),
+        *(_linear("state", f"self_attn.{name}_proj", values, hidden_size) for name in full),
+        *(_linear("state", f"self_attn.{name}_a_proj", d, hidden_size) for name in low),
+        *(_linear("state", f"self_attn.{name}_b_proj", values, d) for name in low),
+        _linear("state", "self_attn.b_proj", H, hidden_size),
+        *(_float32(each) if shape.float32_parts else each for each in small),
         _linear("state", "self_attn.o_proj", hidden_size, values, split="columns"),
     )
 
@@ -376,8 +380,10 @@ def _block(part: Part, place: str, hidden_size: int, width: int, gated: bool, bi
     return tensors
 
 
-def experts(hidden_size: int, spec: ExpertsSpec, linear_bias: bool = False) -> list[Tensor]:
+def experts(hidden_size: int, spec: ExpertsSpec, linear_bias: bool = False, hashed_tokens: int = 0) -> list[Tensor]:
     """Router [E, D], E experts of which some are active, shared experts, and their biases and gates.
+
+    Where experts are looked up by token, a table [``hashed_tokens``, active] takes the place of the correction.
 
     Routed experts are stacked matrices, with biases where the spec says so; the shared experts, and the projections
     into a latent width and back, are linear layers like those of a dense block, with biases where ``linear_bias``.
@@ -386,10 +392,12 @@ def experts(hidden_size: int, spec: ExpertsSpec, linear_bias: bool = False) -> l
     routed = _block("experts", "mlp.experts", width, spec.intermediate_size, spec.gated, spec.bias)
     active = min(spec.active, spec.count)
     tensors = [Tensor("router", rows, D, role="mlp.gate", split="whole")]
-    if spec.score_correction:
-        tensors.append(
-            Tensor("router", rows, role="mlp.gate.e_score_correction_bias", split="whole", dtype="float32", buffer=True)
-        )
+    if hashed_tokens:
+        table = Tensor("router", hashed_tokens, active, role="mlp.gate.tid2eid", split="whole")
+        tensors.append(replace(table, dtype="int64", buffer=True))
+    elif spec.score_correction:
+        correction = _plain("router", "mlp.gate.e_score_correction_bias", rows, split="whole")
+        tensors.append(replace(_float32(correction), buffer=True))
     if spec.router_bias:
         tensors.append(_plain("router", "mlp.gate.bias", rows, split="whole"))
     tensors += [replace(tensor, count=spec.count, active=active) for tensor in routed]
@@ -399,6 +407,8 @@ def experts(hidden_size: int, spec: ExpertsSpec, linear_bias: bool = False) -> l
     if spec.latent_size:
         tensors.append(_linear("experts", "mlp.fc1_latent_proj", width, D))
         tensors.append(_linear("experts", "mlp.fc2_latent_proj", D, width))
+        if spec.latent_norm:
+            tensors.append(_norm("mlp.latent_norm", width))
         if linear_bias:
             tensors.append(_plain("experts", "mlp.fc1_latent_proj.bias", width))
             tensors.append(_plain("experts", "mlp.fc2_latent_proj.bias", D))
@@ -462,24 +472,51 @@ def hyper_connections(hidden_size: int, streams: int) -> list[Tensor]:
     """One layer's two mixers of n residual streams (DeepSeek V4): n (n + 2) rows over n D numbers, biases, 3 scales."""
     rows = streams * (streams + 2)
     return [
-        Tensor("other", rows, streams * hidden_size, 2, role="hc.fn", split="whole"),
-        Tensor("other", rows, count=2, role="hc.base", split="whole"),
-        Tensor("other", 3, count=2, role="hc.scale", split="whole"),
+        _float32(Tensor("other", rows, streams * hidden_size, 2, role="hc.fn", split="whole")),
+        _float32(Tensor("other", rows, count=2, role="hc.base", split="whole")),
+        _float32(Tensor("other", 3, count=2, role="hc.scale", split="whole")),
     ]
 
 
 def hyper_head(hidden_size: int, streams: int) -> list[Tensor]:
     """The mixer that joins n residual streams behind the last layer."""
     return [
-        Tensor("other", streams, streams * hidden_size, role="hc_head.fn", split="whole"),
-        _plain("other", "hc_head.base", streams, split="whole"),
-        _plain("other", "hc_head.scale", 1, split="whole"),
+        _float32(Tensor("other", streams, streams * hidden_size, role="hc_head.fn", split="whole")),
+        _float32(_plain("other", "hc_head.base", streams, split="whole")),
+        _float32(_plain("other", "hc_head.scale", 1, split="whole")),
     ]
 
 
-def mtp_projection(hidden_size: int) -> list[Tensor]:
-    """What a multi-token-prediction layer has besides its block: a projection [D, 2 D] and three norms."""
-    return [_linear("other", "eh_proj", hidden_size, 2 * hidden_size), *norms(hidden_size, 3, bias=False)]
+def mtp_projection(hidden_size: int, streams: int) -> list[Tensor]:
+    """What a multi-token-prediction layer has besides its block: a projection [D, 2 D] and three norms.
+
+    With residual streams it has a projection [D, D] for the embedding, one for the hidden state, and a mixer of its own
+    that joins the streams (DeepSeek V4).
+    """
+    D = hidden_size
+    if not streams:
+        return [_linear("other", "eh_proj", D, 2 * D), *norms(D, 3, bias=False)]
+    projections = [_linear("other", f"{name}_proj", D, D) for name in "eh"]
+    return [*projections, *norms(D, 3, bias=False), *hyper_head(D, streams)]
+
+
+def dspark_stage(
+    hidden_size: int, streams: int, vocab_size: int, shape: DSparkSpec, *, first: bool, last: bool
+) -> list[Tensor]:
+    """What a stage of a DSpark draft has besides its block (sglang 0.5.23 models/deepseek_v4_dspark.py).
+
+    The first one joins the hidden states of its targets: a projection [D, t D] and a norm. The last one has a norm, a
+    mixer that joins the residual streams, two tables [V, r] and the confidence's weights [1, D + r].
+    """
+    D, rank = hidden_size, shape.markov_rank
+    tensors = []
+    if first:
+        tensors += [_linear("other", "main_proj", D, shape.targets * D), *norms(D, 1, bias=False)]
+    if last:
+        tensors += [*norms(D, 1, bias=False), *hyper_head(D, streams)]
+        tensors.append(Tensor("other", vocab_size, rank, 2, role="markov_head", split="whole"))
+        tensors.append(Tensor("other", 1, D + rank, role="confidence_head", split="whole"))
+    return tensors
 
 
 def mtp_tables(hidden_size: int, vocab_size: int) -> list[Tensor]:
@@ -506,6 +543,11 @@ def _linear(part: Part, role: str, rows: int, columns: int, *, split: Split = "r
 
 def _plain(part: Part, role: str, elements: int, *, split: Split = "rows") -> Tensor:
     return Tensor(part, elements, role=role, split=split)
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    """A tensor that checkpoints store as float32 whatever the model's format."""
+    return replace(tensor, dtype="float32")
 
 
 def _norm(role: str, width: int, *, count: int = 1) -> Tensor:

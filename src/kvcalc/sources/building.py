@@ -56,7 +56,8 @@ def build(spec: ModelSpec) -> Architecture:
     builder = _Builder(spec)
     entries = _shared(spec, _entries(spec))
     layers, order = distinct_layers([builder.layer(entry, at) for at, entry in enumerate(entries)])
-    mtp = [*_letters(spec, spec.mtp_layout, "mtp_layout")] if spec.mtp_layout else []
+    word = spec.mtp_layout or ()
+    mtp = _letters(spec, word, "mtp_layout") if isinstance(word, str) else [*word]
     declared = _declared(spec) if spec.quantization else None
     k_dtype, v_dtype = (dtype and parse_dtype(dtype).name for dtype in (spec.k_dtype, spec.v_dtype))
     return Architecture(
@@ -75,7 +76,7 @@ def build(spec: ModelSpec) -> Architecture:
         towers=tuple(Tensor(part, count, role=part) for part, count in sorted(spec.towers.items())),
         quantization=declared.weights if declared is not None else None,
         declared_cache=declared.cache if declared is not None else None,
-        mtp_layers=tuple(builder.mtp_layer(entry, len(order) + at) for at, entry in enumerate(mtp)),
+        mtp_layers=tuple(builder.mtp_layer(entry, at, len(mtp)) for at, entry in enumerate(mtp)),
         provenance=Provenance(
             sources=spec.sources, notes=(*spec.notes, *(declared.notes if declared is not None else ()))
         ),
@@ -188,7 +189,7 @@ class _Builder:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
-        self._built: dict[tuple[LayerSpec, str, int | None], Layer] = {}
+        self._built: dict[tuple[LayerSpec, str, int | None, int], Layer] = {}
         dense = spec.feed_forward
         self._alike = spec.experts is None and (dense is None or isinstance(dense.intermediate_size, int))
         self._known: dict[int, Layer] = {}  # by the entry's id: a list has few of them, each many times
@@ -205,18 +206,26 @@ class _Builder:
     def _layer_at(self, entry: LayerSpec, at: int) -> Layer:
         block = entry.feed_forward or self._block_at(at)
         width = self._width_at(entry, at) if block != "none" else None
-        key = (entry, block, width)
+        experts = self.spec.experts
+        hashed = self.spec.vocab_size if experts is not None and at < experts.hash_layers else 0
+        key = (entry, block, width, hashed)
         built = self._built.get(key)
         if built is None:
-            built = self._built[key] = self._layer(entry, block, width)
+            built = self._built[key] = self._layer(entry, block, width, hashed)
         return built
 
-    def mtp_layer(self, entry: LayerSpec, at: int) -> Layer:
-        """A multi-token-prediction layer: a block of the model and its own projection."""
-        block, spec = self.layer(entry, at), self.spec
-        own = blocks.mtp_projection(spec.hidden_size)
+    def mtp_layer(self, entry: LayerSpec, at: int, count: int) -> Layer:
+        """One of ``count`` multi-token-prediction layers: a block as behind the last one, and what it has besides."""
+        spec = self.spec
+        D, streams = spec.hidden_size, spec.hyper_connections
+        block = self.layer(entry, MOST_LAYERS + at)
+        if spec.dspark is not None:
+            ends = {"first": at == 0, "last": at == count - 1}
+            own = blocks.dspark_stage(D, streams, spec.vocab_size, spec.dspark, **ends)
+        else:
+            own = blocks.mtp_projection(D, streams)
         if spec.mtp_tensors == "layers and tables":
-            own += blocks.mtp_tables(spec.hidden_size, spec.vocab_size)
+            own += blocks.mtp_tables(D, spec.vocab_size)
         return replace(block, rest=(*block.rest, *own), predicts=True)
 
     def _block_at(self, at: int) -> str:
@@ -238,7 +247,7 @@ class _Builder:
             raise InputError("the list of widths is empty", location="feed_forward.intermediate_size")
         return dense.intermediate_size[min(at, len(dense.intermediate_size) - 1)]
 
-    def _layer(self, entry: LayerSpec, block: str, width: int | None) -> Layer:
+    def _layer(self, entry: LayerSpec, block: str, width: int | None, hashed_tokens: int) -> Layer:
         spec = self.spec
         cache, mixer = self._mixer(entry)
         block = block if entry.owns_weights else "none"
@@ -248,7 +257,7 @@ class _Builder:
             if spec.experts is None:
                 raise InputError("a layer with experts needs the table [experts]", location="experts")
             dense = spec.feed_forward
-            rest += blocks.experts(spec.hidden_size, spec.experts, dense is not None and dense.bias)
+            rest += blocks.experts(spec.hidden_size, spec.experts, dense is not None and dense.bias, hashed_tokens)
         if block == "dense" or (block == "experts" and spec.experts is not None and spec.experts.beside_dense):
             if spec.feed_forward is None or width is None:
                 raise InputError("a dense layer needs the table [feed_forward]", location="feed_forward")

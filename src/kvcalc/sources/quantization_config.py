@@ -22,7 +22,11 @@ _MOST_MODULES = 500_000
 _SKIPPED = frozenset(
     {"eh_proj", "self_attn.indexer.weights_proj", "linear_attn.in_proj_a", "linear_attn.in_proj_b", "mlp.gate"}
     | {"mlp.shared_expert_gate"}
+    | {f"self_attn.{at}compressor.{name}" for at in ("", "indexer.") for name in ("wkv", "wgate")}
 )
+_ROUTERS = frozenset({"mlp.gate", "mlp.shared_expert_gate"})
+#: What Kimi K3's checkpoint has in bfloat16 though its list does not name it.
+_KIMI_KEPT = frozenset({"mlp.fc1_latent_proj", "mlp.fc2_latent_proj"})
 _NESTED_MEAN = "a mean value of some 20 digits is written beside each matrix"
 #: Quantisers that load a model by its transformers class, which leaves prediction layers out.
 _WITHOUT_PREDICTION = frozenset({"awq", "gptq", "gptqmodel", "auto-round", "bitsandbytes", "hqq", "torchao", "eetq"})
@@ -73,8 +77,6 @@ def _is_mlx(table: Mapping[str, Any]) -> bool:
 
 
 _DEEPSEEK_V4 = ("deepseek_v4", "deepseek_ref")
-#: No layout of DeepSeek V4 describes its prediction layer, which its checkpoints hold: Flash takes 2.5 % more with it.
-_PREDICTION_NOT_MODELLED = "the checkpoint's multi-token-prediction layers are not modelled"
 
 
 def read_quantization(table: Mapping[str, Any], model_type: str, dtype: str = "bfloat16") -> Declared:
@@ -101,8 +103,6 @@ def read_quantization(table: Mapping[str, Any], model_type: str, dtype: str = "b
         weights = replace(weights, cache_scales=True)
     if weights is not None and method in _WITHOUT_PREDICTION:
         weights = replace(weights, holds=q.TOWERS)
-    if weights is not None and model_type in _DEEPSEEK_V4 and q.PREDICTION in weights.holds:
-        weights = replace(weights, estimated=weights.estimated or _PREDICTION_NOT_MODELLED)
     if weights is None:
         shown = method if len(method) < 40 else "a format of its own"
         return Declared(None, cache, (f"not modelled: what {shown} stores; the weights are counted unquantised",))
@@ -225,7 +225,7 @@ def _compressed_tensors(table: Mapping[str, Any], model_type: str) -> Quantizati
         kept=_names(table, "ignore"),
         overrides=tuple(overrides),
         covers=frozenset({"head"}),
-        skips=frozenset({"mlp.gate", "mlp.shared_expert_gate"}),
+        skips=_ROUTERS | (_KIMI_KEPT if model_type.startswith("kimi") else frozenset()),
     )
 
 
@@ -272,9 +272,6 @@ def _awq(table: Mapping[str, Any], model_type: str) -> Quantization:
     bits, group = _bits(table, "bits", _bits(table, "w_bit", 4)), _int(table, "group_size", 128)
     kept = _names(table, "modules_to_not_convert")
     return Quantization(_sized("awq", bits, 4), q.awq(bits, group), kept=kept, skips=_ROUTERS)
-
-
-_ROUTERS = frozenset({"mlp.gate", "mlp.shared_expert_gate"})
 
 
 def _sized(name: str, bits: int, usual: int) -> str:

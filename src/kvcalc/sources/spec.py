@@ -90,6 +90,7 @@ class LatentSpec(Table):
     query_rank: Width | None = Field(None, description="rank of the query projection (q_lora_rank); none: full")
     window: Positive | None = Field(None, description="tokens of a sliding window over the latents")
     bias: bool = Field(False, description="biases on the low-rank and output projections")
+    gate: bool = Field(False, description="a gate as wide as the output (Kimi K3)")
     indexer_dim: WidthOrZero = Field(0, description="width of a sparse-attention indexer's key, cached too")
     indexer_heads: WidthOrZero = Field(0, description="query heads of the indexer")
 
@@ -110,7 +111,15 @@ class StateSpec(Table):
     conv_bias: bool = Field(False, description="a bias on the convolution (and around a short convolution)")
     bias: bool = Field(False, description="biases on the input and output projections")
     norm: bool = Field(True, description="the gated norm of Mamba-2, the norms of Jamba's Mamba-1")
-    full_gates: bool = Field(False, description="gates of full rank in KDA (BailingHybrid)")
+    full_gates: Literal["none", "output", "both"] = Field(
+        "none", description="gates of KDA that are of full rank: that of the output (Kimi K3), both (BailingHybrid)"
+    )
+    stored_heads: WidthOrZero = Field(
+        0, description="rows of KDA's decay in the checkpoint, where they are more than its heads (Kimi K3)"
+    )
+    float32_parts: bool = Field(
+        False, description="KDA's convolutions, decay, time steps and norm are stored as float32 (Kimi K3)"
+    )
     recurrent_dtype: StateDType | None = Field(
         None, description="storage format of the recurrent part; none: float32 in kda and rg_lru, else the model's"
     )
@@ -195,6 +204,10 @@ class ExpertsSpec(Table):
     router_scales: bool = Field(False, description="a scale on the router's input and one for each expert (Gemma 4)")
     zero_experts: WidthOrZero = Field(0, description="router rows without an expert behind them (LongCat)")
     latent_size: Width | None = Field(None, description="width to which the routed experts' input is projected")
+    latent_norm: bool = Field(False, description="a norm of the routed experts' output in that width (Kimi K3)")
+    hash_layers: SmallCount = Field(
+        0, description="layers at the start whose experts are looked up by token in a table (DeepSeek V4)"
+    )
     first_dense: SmallCount = Field(0, description="layers at the start that stay dense")
     every: LayerCount = Field(1, description="experts in every k-th layer")
     offset: SmallCount = Field(0, description="the first of these layers")
@@ -219,6 +232,13 @@ class PerLayerInputSpec(Table):
     vocab_size: Width = Field(description="rows of the table")
     altup_inputs: Streams = Field(0, description="streams of AltUp")
     laurel_rank: WidthOrZero = Field(0, description="rank of Laurel's residual")
+
+
+class DSparkSpec(Table):
+    """DSpark: prediction layers that draft a block of tokens at once from hidden states of the model."""
+
+    targets: Width = Field(description="layers of the model whose hidden states enter the first stage")
+    markov_rank: Width = Field(description="rank of the table that joins one drafted token to the next")
 
 
 class PeriodSpec(Table):
@@ -308,9 +328,14 @@ class ModelSpec(Table):
     layers: dict[Letter, LayerSpec] = Field(
         default_factory=dict, description="letters of the layout beyond the usual ones"
     )
-    mtp_layout: str | None = Field(None, description="letters of the multi-token-prediction layers")
+    mtp_layout: str | tuple[LayerSpec, ...] | None = Field(
+        None, description="letters of the multi-token-prediction layers, or a list of them"
+    )
     mtp_tensors: Literal["layers", "layers and tables", "none"] = Field(
         "layers", description="what checkpoints hold of these layers: all, an embedding and a head too, or nothing"
+    )
+    dspark: DSparkSpec | None = Field(
+        None, description="these layers are the stages of one draft of several tokens (DeepSeek V4 of August 2026)"
     )
     towers: dict[Literal["vision", "audio"], Positive] = Field(
         default_factory=dict, description="parameters of the encoders of images and sound that a checkpoint carries"

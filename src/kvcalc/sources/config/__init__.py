@@ -82,24 +82,26 @@ def config_to_spec(config: Mapping[str, Any], name: str = "config") -> ModelSpec
 
 
 def layout_fields(entries: list[LayerSpec], fields: dict[str, Any]) -> dict[str, Any]:
-    """A list of layers in the shortest form that a spec has: a ratio, or letters and the meaning of new ones."""
+    """A list of layers in the shortest form that a spec has: a ratio, or letters and the meaning of new ones.
+
+    The letters of prediction layers (``mtp_layout``) are among them.
+    """
+    predicted = list(fields.get("mtp_layout", ()))
     letters: dict[LayerSpec, str] = {spec: letter for letter, spec in LETTERS.items()}
     new: dict[str, LayerSpec] = {}
     unused = [letter for letter in "ABDGHIJKMOQTUVWYZabdeghijklmnopqrtuvwxyz0123456789" if letter not in LETTERS]
-    word = []
-    for entry in entries:
-        letter = letters.get(entry)
-        if letter is None:
+    for entry in dict.fromkeys([*entries, *predicted]):
+        if entry not in letters:
             if not unused:
                 return {"layout": tuple(entries)}
             letter = letters[entry] = unused.pop(0)
             new[letter] = entry
-        word.append(letter)
-    layout = _shortest("".join(word))
+    layout = _shortest("".join(letters[entry] for entry in entries))
     attention = fields.get("attention", {})
     if ":" in layout and isinstance(attention.get("window"), int):
         layout += f"/sw={attention.pop('window')}"
     named: dict[str, Any] = {"num_layers": len(entries), "layout": layout}
+    named |= {"mtp_layout": "".join(letters[entry] for entry in predicted)} if predicted else {}
     return named | ({"layers": new} if new else {})
 
 

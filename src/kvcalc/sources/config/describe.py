@@ -41,15 +41,16 @@ def describe(config: Config, family: Family) -> tuple[list[LayerSpec], Fields]:
     """The layers of a model, one entry each, and the other fields of its spec."""
     num_layers = _layer_count(config, family)
     latent = family.latent and not _without_latent(config)
-    entries, mtp_layout = entries_of(config, family.order, family.kind_of(latent=latent), num_layers)
+    kinds = family.kind_of(latent=latent)
+    entries, mtp_layers = entries_of(config, family.order, kinds, num_layers, family.mtp_kind)
     if family.last_is_global and entries[-1].kind == "sliding":
         entries[-1] = LETTERS["F"]
         config.notes.append("the last layer is global, whatever the file says: its model type has it so")
     if latent and not any(entry.kind == "latent" for entry in entries):
         raise InputError("no layer of the model has latent attention, which its model type is made of")
     fields = _of_the_model(config, family)
-    if mtp_layout:
-        fields |= {"mtp_layout": mtp_layout, "mtp_tensors": family.mtp_tensors}
+    if mtp_layers:
+        fields |= {"mtp_layout": tuple(mtp_layers), "mtp_tensors": family.mtp_tensors}
     fields |= _of_the_layers(config, family, entries, fields["hidden_size"])
     config.notes += family.notes
     fields["entries"] = entries
@@ -282,6 +283,8 @@ def _latent(config: Config, hidden_size: int) -> Fields:
     }
     if config.flag("attention_bias"):
         fields["bias"] = True
+    if config.flag("mla_use_output_gate"):
+        fields["gate"] = True
     if config.value("index_head_dim") is not None:
         fields["indexer_dim"] = config.need("index_head_dim")
         fields["indexer_heads"] = config.need("index_n_heads")

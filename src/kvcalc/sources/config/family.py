@@ -161,6 +161,7 @@ class Family(_Table):
 
     Attributes:
         also: model types of their own whose files are read in the same way.
+        wrappers: those of them that a file has around a text part of this row's name, and that count.
         spellings: other names, and the model type that each stands for: a wrapper's whose text part this is, or an old
             one.
         encoder_only: a model that keeps nothing from token to token and generates no text.
@@ -172,6 +173,8 @@ class Family(_Table):
         defaults: values of keys that a file may leave out.
         order: the layers of a file that does not list them.
         kinds: layer types that mean something of their own here.
+        mtp_kind: what its multi-token-prediction layers are, by a name of ``NAMED_KINDS``; none: as the file lists
+            them, or like its last attention layer.
         mtp_tensors: what checkpoints hold of multi-token-prediction layers, as the spec says it.
         latent: full attention is multi-head latent attention.
         state: how state layers are read, as the keys say if None.
@@ -188,6 +191,7 @@ class Family(_Table):
     """
 
     also: Keys = ()
+    wrappers: Keys = ()
     spellings: dict[str, str] = {}
     encoder_only: bool = False
     no_cache: bool = False
@@ -198,6 +202,7 @@ class Family(_Table):
     defaults: dict[str, Any] = {}
     order: Order = Order()
     kinds: dict[str, str] = {}
+    mtp_kind: str | None = None
     mtp_tensors: Literal["layers", "layers and tables", "none"] = "layers"
     latent: bool = False
     state: str | None = None
@@ -229,6 +234,11 @@ class Family(_Table):
     @classmethod
     def _known_state(cls, name: str | None) -> str | None:
         return _known(name, STATES)
+
+    @field_validator("mtp_kind")
+    @classmethod
+    def _known_mtp_kind(cls, name: str | None) -> str | None:
+        return _known(name, NAMED_KINDS)
 
     @field_validator("kinds")
     @classmethod

@@ -120,8 +120,10 @@ def layer_types(config: Config, order: Order, num_layers: int) -> list[str]:
     return RULES[order.rule](config, num_layers, order)
 
 
-def entries_of(config: Config, order: Order, kinds: Mapping[str, str], num_layers: int) -> tuple[list[LayerSpec], str]:
-    """The layers of a model, and the letters of its multi-token-prediction layers ("" for none)."""
+def entries_of(
+    config: Config, order: Order, kinds: Mapping[str, str], num_layers: int, mtp_kind: str | None = None
+) -> tuple[list[LayerSpec], list[LayerSpec]]:
+    """The layers of a model, and its multi-token-prediction layers; ``mtp_kind``: what these are in the model type."""
     count = config.count(*_MTP_KEYS, least=0, most=MOST_LAYERS) or 0 if config.stated(*_MTP_KEYS) is not None else 0
     key = next((key for key in ("layer_types", "layers_block_type") if config.stated(key) is not None), None)
     if key is None:
@@ -133,7 +135,9 @@ def entries_of(config: Config, order: Order, kinds: Mapping[str, str], num_layer
         types, extra = listed[:num_layers], listed[num_layers:]
     entries = [_entry(each, kinds, key or "layer_types", at) for at, each in enumerate(types)]
     entries = _windowed(config, _overridden(config, _with_indexers(config, entries)))
-    return entries, _mtp_letters(config, entries, extra, kinds, count)
+    if mtp_kind is not None:
+        return entries, [NAMED_KINDS[mtp_kind]] * count
+    return entries, _mtp_entries(config, entries, extra, kinds, count)
 
 
 def _entry(layer_type: str, kinds: Mapping[str, str], key: str, at: int) -> LayerSpec:
@@ -148,21 +152,18 @@ def _entry(layer_type: str, kinds: Mapping[str, str], key: str, at: int) -> Laye
     return NAMED_KINDS[kind]
 
 
-def _mtp_letters(
+def _mtp_entries(
     config: Config, entries: list[LayerSpec], extra: list[str], kinds: Mapping[str, str], count: int
-) -> str:
+) -> list[LayerSpec]:
     """MTP layers are as the padding of the list says, or like the last attention layer."""
     if not count:
-        return ""
+        return []
+    usual = [LETTERS[letter] for letter in "FSCLP"]
     specs = [_entry(each, kinds, "layer_types", len(entries) + at) for at, each in enumerate(extra)]
+    specs = specs or [entry for entry in entries if entry in usual][-1:] * count
     if not specs:
-        usual = [LETTERS[letter] for letter in "FSCLP"]
-        specs = [entry for entry in entries if entry in usual][-1:] * count
-    letters = {spec: letter for letter, spec in LETTERS.items()}
-    if not specs or not all(spec in letters for spec in specs):
         config.notes.append(f"{count} multi-token-prediction layers are not modelled")
-        return ""
-    return "".join(letters[spec] for spec in specs)
+    return specs
 
 
 def _with_indexers(config: Config, entries: list[LayerSpec]) -> list[LayerSpec]:

@@ -229,12 +229,13 @@ def _kda(config: Config) -> Fields:
         "num_heads": config.need("linear_attn_config.num_heads", "linear_num_heads"),
         "head_dim": config.need("linear_attn_config.head_dim", "linear_head_dim"),
         "conv_kernel": config.need("linear_attn_config.short_conv_kernel_size", "linear_conv_kernel_dim"),
+        "full_gates": "output" if config.flag("linear_attn_config.use_full_rank_gate") else "none",
     }
 
 
 def _kda_full_gates(config: Config) -> Fields:
     """Gates of full rank (BailingHybrid)."""
-    return _kda(config) | {"full_gates": True}
+    return _kda(config) | {"full_gates": "both"}
 
 
 def _lightning(config: Config) -> Fields:

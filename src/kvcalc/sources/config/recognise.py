@@ -85,7 +85,7 @@ def recognise(config: Mapping[str, Any]) -> Recognised:
     names = [place["model_type"] for place in (table, outer) if place.get("model_type")]
     found = next((each for each in _candidates(table, outer) if each is not None), None)
     composed = family_of(outer["model_type"]) if outer.get("model_type") else None
-    if composed is not None and composed[1].not_modelled is not None:
+    if composed is not None and (composed[1].not_modelled is not None or composed[0] in composed[1].wrappers):
         found = composed
     if found is None:
         if not names:

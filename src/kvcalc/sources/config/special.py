@@ -246,6 +246,12 @@ def _deepseek_v4(config: Config, fields: Fields) -> None:
     fields.pop("feed_forward", None)
     if config.flag("mlp_bias"):
         fields["feed_forward"] = {"intermediate_size": experts["intermediate_size"], "bias": True}
+    types = config.words("mlp_layer_types")
+    experts["hash_layers"] = config.need("num_hash_layers", least=0) if types is None else types.count("hash_moe")
+    targets = config.counts("dspark_target_layer_ids")
+    if targets:
+        fields["mtp_layout"] = fields["mtp_layout"][:1] * len(targets)
+        fields["dspark"] = {"targets": len(targets), "markov_rank": config.need("dspark_markov_rank")}
     fields["compressed"] = {
         "num_heads": config.need(*HEADS),
         "width": config.need("head_dim"),
@@ -257,6 +263,23 @@ def _deepseek_v4(config: Config, fields: Fields) -> None:
         "indexer_heads": config.need("index_n_heads"),
     }
     fields.pop("attention", None)
+
+
+def _kimi_linear(config: Config, fields: Fields) -> None:
+    """Kimi K3 mixes residual streams of its blocks: a norm and a query before each half of a layer and behind the last
+    one. Its checkpoint has float32 parts, and rows of the decay for whole groups of 128 heads, zeros behind its own.
+    """
+    if not config.count("attn_res_block_size"):
+        return
+    hidden, state = fields["hidden_size"], _block(fields, "state")
+    state |= {"float32_parts": True, "stored_heads": 128 * ceil_div(state["num_heads"], 128)}
+    vector = {"part": "norms", "rows": hidden}
+    fields["extra"] = (
+        {"role": "attn_res", "layers": "all", "count": 4} | vector,
+        {"role": "output_attn_res", "count": 2} | vector,
+    )
+    if "experts" in fields:
+        fields["experts"]["latent_norm"] = config.flag("latent_moe_use_norm")
 
 
 def _nas(config: Config, fields: Fields) -> None:
@@ -360,6 +383,7 @@ SPECIAL: dict[str, Callable[[Config, Fields], None]] = {
     "baichuan_m1": _baichuan_m1,
     "longcat": _longcat,
     "deepseek_v4": _deepseek_v4,
+    "kimi_linear": _kimi_linear,
     "nas": _nas,
     "zamba2": _zamba2,
 }

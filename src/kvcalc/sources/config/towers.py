@@ -222,6 +222,20 @@ def _kimi(t: _Table) -> int:
     return size + 2 * width + 2 * width + joined * joined + joined + joined * t.text_width + t.text_width
 
 
+def _kimi_k3(t: _Table) -> int:
+    """Kimi K3's encoder: heads wider than it, no biases, a table of positions of a square; patches of 2 x 2 joined by
+    two layers and a norm.
+    """
+    width, inner = t.count("vt_hidden_size", default=1024), t.count("vt_intermediate_size", default=4096)
+    heads, out = t.count("qkv_hidden_size", default=1536), t.count("text_hidden_size", default=t.text_width)
+    merge = t.stated.get("merge_kernel_size", [2, 2])
+    joined = width * (merge[0] * merge[1] if isinstance(merge, list) and len(merge) == 2 else 4)
+    size = _patches(t, width, bias=False, patch=14) + width
+    size += t.count("init_pos_emb_height", default=64) * t.count("init_pos_emb_width", default=64) * width
+    size += t.count("vt_num_hidden_layers", default=27) * (4 * width * heads + 2 * width * inner + 2 * width)
+    return size + joined * joined + joined * out + out
+
+
 def _idefics3(t: _Table) -> int:
     width, inner = t.count("hidden_size", default=1152), t.count("intermediate_size", default=3072)
     patches = (t.count("image_size", default=224) // max(1, t.count("patch_size", default=32))) ** 2
@@ -262,6 +276,7 @@ _TOWERS: dict[str, Callable[[_Table], int]] = {
     "glm4v": _glm4v,
     "glm4v_moe": _glm4v,
     "kimi_k25": _kimi,
+    "kimi_k3": _kimi_k3,
     "idefics3": _idefics3,
     "smolvlm": _idefics3,
     "qwen": _qwen_vl,
