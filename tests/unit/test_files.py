@@ -54,9 +54,9 @@ def test_a_pipe_and_a_device_are_refused_at_once(tmp_path, name):
 @pytest.mark.parametrize(
     "text",
     [
-        b"[" + b"{}," * MARKS + b"0]",
-        b'{"a":[' + b"[]," * MARKS + b"0]}",
-        b"{" + b",".join(b'"%x":0' % number for number in range(MARKS)) + b"}",
+        "[" + "{}," * MARKS + "0]",
+        '{"a":[' + "[]," * MARKS + "0]}",
+        "{" + ",".join(f'"{number:x}":0' for number in range(MARKS)) + "}",
     ],
 )
 def test_what_would_become_many_objects_is_refused_before_it_does(text):
@@ -64,18 +64,18 @@ def test_what_would_become_many_objects_is_refused_before_it_does(text):
         tracemalloc.start()
         with pytest.raises(InputError, match="parts"):
             parse(text, "a.json")
-        assert tracemalloc.get_traced_memory()[1] < 2 * len(text) + 100_000
+        assert tracemalloc.get_traced_memory()[1] < 100_000
         tracemalloc.stop()
     with pytest.raises(InputError, match="parts"):
-        parse_toml(text.decode(), "a.toml")
+        parse_toml(text, "a.toml")
 
 
 def test_brackets_and_commas_inside_a_text_are_no_parts():
     template = "{{[:," * MARKS + '\\"'
     text = '{"chat_template": "' + template + '"}'
-    assert len(parse_json(text.encode(), "a.json")["chat_template"]) == 5 * MARKS + 1
+    assert len(parse_json(text, "a.json")["chat_template"]) == 5 * MARKS + 1
 
 
 def test_a_text_without_an_end_takes_one_pass():
     with pytest.raises(InputError, match="not valid JSON"):
-        parse_json(b'{"a": "' + b'\\"' * MARKS + b"," * 2 * MARKS, "a.json")
+        parse_json('{"a": "' + '\\"' * MARKS + "," * 2 * MARKS, "a.json")

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -306,7 +307,7 @@ def test_an_answer_without_end_is_ended(site):
             time.sleep(0.05)
 
     site.files[at_main("config.json")] = drip
-    assert "takes too long" in refused().message
+    assert "takes too long" in refused(patience=replace(IMPATIENT, whole=0.4)).message
     assert len(drops) < 100  # it did not wait for the last one
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -213,3 +214,17 @@ def test_a_header_above_the_bound_is_refused_before_it_is_read(tmp_path):
         file.truncate(100_000_000)
     with pytest.raises(InputError, match="more than the 16,777,216"):
         read_header(path)
+
+
+def test_an_index_takes_four_times_its_bytes_so_that_the_largest_stays_below_200_mb(tmp_path, monkeypatch):
+    names = {f"model.layers.{at // 256}.mlp.experts.{at % 256}.down_proj.weight": at // 500 for at in range(10_000)}
+    placed = {name: f"model-{file:05d}-of-00020.safetensors" for name, file in names.items()}
+    index = tmp_path / "model.safetensors.index.json"
+    size = index.write_text(json.dumps({"weight_map": placed}))
+    monkeypatch.setattr("kvcalc.sources.safetensors.LARGEST_INDEX", size)  # room for it is made before it is read
+    tracemalloc.start()
+    with pytest.raises(InputError, match="no such file"):
+        read_weights(index)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4.5 * size  # bytes and text at once would be 5.1

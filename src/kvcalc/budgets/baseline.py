@@ -254,7 +254,7 @@ def load_baseline(path: Path) -> Baseline:
     """
     hint = "'kvcalc check --save-baseline FILE' writes one"
     text = read_budget_text(path, _LARGEST_BASELINE)
-    document = parse_strict_json(text.encode(), str(path))
+    document = parse_strict_json(text, str(path))
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != BASELINE_VERSION:
         message = f"not a baseline of version {BASELINE_VERSION}" + (f", but {quote(version)}" if version else "")

@@ -83,7 +83,7 @@ def _read(reader: LogReader, text: str, number: int, markers: tuple[Marker, ...]
         text = _ESCAPES.sub("", text)
     for marker, read in markers:
         if marker in text:
-            read(reader, Line(_LOST_ESCAPES.sub("", text), number))
+            read(reader, Line(_LOST_ESCAPES.sub("", text) if "[" in text else text, number))
             return
     if text.lstrip()[:1] == "-":  # a further line of a command
         reader.continued(Line(text, number))

@@ -10,7 +10,7 @@ from typing import Any
 
 from kvcalc.architecture import Architecture
 from kvcalc.errors import InputError, KVCalcError
-from kvcalc.sources.files import parse_json, read_bytes
+from kvcalc.sources.files import decoded, parse_json, read_bytes
 from kvcalc.sources.safetensors import INDEX_NAME, read_weights, with_stored_weights
 
 #: Far above any published config.json: the longest list every layer of the model.
@@ -65,7 +65,7 @@ def parse_config(data: bytes, location: str) -> Mapping[str, Any]:
     >>> parse_config(b'{"model_type": "llama", "rope_scaling": Infinity}', "config.json")["model_type"]
     'llama'
     """
-    config = parse_json(data, location)
+    config = parse_json(decoded(data, location), location)
     if not isinstance(config, dict):
         raise InputError("a config.json is a JSON object, this is none", location=location)
     return config

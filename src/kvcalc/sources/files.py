@@ -24,9 +24,9 @@ from kvcalc.errors import InputError, quote
 #: The most brackets, commas and colons of one file. Each makes at most some 150 bytes; a header of 80,000 tensors and
 #: an index of 500,000 have fewer.
 MOST_MARKS = 2**20
-_MARKS = (b"{", b"[", b",", b":", b"=")
+_MARKS = "{[,:="
 # A text in quotes, also one that has no end, or a mark outside of one; without going back, so that one pass is enough.
-_TEXT_OR_MARK = re.compile(rb'"(?:[^"\\]|\\.)*+"?|([{\[,:=])', re.DOTALL)
+_TEXT_OR_MARK = re.compile(r'"(?:[^"\\]|\\.)*+"?|([{\[,:=])', re.DOTALL)
 
 
 #: Device and inode of the files that were read in answering one command line, which no answer may overwrite.
@@ -137,7 +137,7 @@ def parse_toml(text: str, location: str) -> dict[str, Any]:
     >>> parse_toml("[budget]\\nname = 'prod'", "budgets.toml")
     {'budget': {'name': 'prod'}}
     """
-    _bound(text.encode("utf-8", "replace"), location)
+    _bound(text, location)
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -146,48 +146,48 @@ def parse_toml(text: str, location: str) -> dict[str, Any]:
         raise InputError(f"not valid TOML: {quote(str(error))}", location=location) from None
 
 
-def parse_json(data: bytes, location: str) -> Any:
+def parse_json(text: str, location: str) -> Any:
     """JSON as people write it: ``NaN`` and ``Infinity`` are let through, and of a name given twice the last one counts.
 
     Raises:
         InputError: not JSON, nested too deeply, or of more parts than any file of ours.
 
-    >>> parse_json(b'{"rope_scaling": Infinity}', "config.json")
+    >>> parse_json('{"rope_scaling": Infinity}', "config.json")
     {'rope_scaling': inf}
     """
-    return _json(data, location)
+    return _json(text, location)
 
 
-def parse_strict_json(data: bytes, location: str) -> Any:
+def parse_strict_json(text: str, location: str) -> Any:
     """JSON as programs write it: no name twice in one object, and no ``NaN``.
 
     Raises:
         InputError: not JSON of that kind, nested too deeply, or of more parts than any file of ours.
     """
-    return _json(data, location, _without_doubles, _no_constant)
+    return _json(text, location, _without_doubles, _no_constant)
 
 
 def _json(
-    data: bytes,
+    text: str,
     location: str,
     pairs: Callable[[list[tuple[str, Any]]], Any] | None = None,
     constant: Callable[[str], Any] | None = None,
 ) -> Any:
-    _bound(data, location)
+    _bound(text, location)
     try:
-        return json.loads(decoded(data, location), object_pairs_hook=pairs, parse_constant=constant)
+        return json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
     except RecursionError:
         raise InputError("the JSON is nested too deeply", location=location) from None
     except ValueError as error:  # no JSON, or an integer of more than 4300 digits
         raise InputError(f"not valid JSON: {quote(str(error))}", location=location) from None
 
 
-def _bound(data: bytes, location: str) -> None:
+def _bound(text: str, location: str) -> None:
     """Refuse a text that would become many objects, before it does."""
-    if sum(map(data.count, _MARKS)) <= MOST_MARKS:
+    if sum(map(text.count, _MARKS)) <= MOST_MARKS:
         return
     # Perhaps most of them are in a text, such as a chat template, which is one object.
-    marks = (found for found in _TEXT_OR_MARK.finditer(data) if found[1])
+    marks = (found for found in _TEXT_OR_MARK.finditer(text) if found[1])
     if next(islice(marks, MOST_MARKS, None), None):
         raise InputError(f"the file has more than {MOST_MARKS:,} parts", location=location)
 

@@ -25,7 +25,7 @@ from kvcalc.architecture import Architecture
 from kvcalc.errors import InputError, KVCalcError, NetworkError, quote
 from kvcalc.sources.checkpoint import LARGEST_CONFIG, SIDECAR, parse_config
 from kvcalc.sources.config import read_config
-from kvcalc.sources.files import read_bytes
+from kvcalc.sources.files import decoded, read_bytes
 from kvcalc.sources.safetensors import (
     INDEX_NAME,
     LARGEST_HEADER,
@@ -272,7 +272,8 @@ class _Repository:
     def weights(self) -> StoredWeights | None:
         """What the weights take, from the index and the headers; None where there are none."""
         try:
-            placed = parse_index(self.read(INDEX_NAME, LARGEST_INDEX).data, self.place(INDEX_NAME))
+            place = self.place(INDEX_NAME)
+            placed = parse_index(decoded(self.read(INDEX_NAME, LARGEST_INDEX).data, place), place)
         except _NoSuchFile:
             self.files_all = 1
             try:

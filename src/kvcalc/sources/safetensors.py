@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from kvcalc.errors import InputError, quote
-from kvcalc.sources.files import opened, parse_strict_json, read_bytes
+from kvcalc.sources.files import decoded, opened, parse_strict_json, read_text
 
 if TYPE_CHECKING:
     from kvcalc.architecture import Architecture
@@ -235,7 +235,7 @@ def header_length(prefix: bytes, file_bytes: int, location: str) -> int:
     return length
 
 
-def parse_header(text: bytes, data_bytes: int, location: str) -> dict[str, StoredTensor]:
+def parse_header(data: bytes, data_bytes: int, location: str) -> dict[str, StoredTensor]:
     """The tensors that a header lists; together they must be exactly the ``data_bytes`` behind it.
 
     Raises:
@@ -244,7 +244,7 @@ def parse_header(text: bytes, data_bytes: int, location: str) -> dict[str, Store
     >>> parse_header(b'{"w": {"dtype": "BF16", "shape": [2, 3], "data_offsets": [0, 12]}}', 12, "x.safetensors")
     {'w': StoredTensor(dtype='bfloat16', elements=6, bytes=12)}
     """
-    entries = parse_strict_json(text, location)
+    entries = parse_strict_json(decoded(data, location), location)
     if not isinstance(entries, dict):
         raise InputError("the header is not a JSON object", location=location)
     entries.pop("__metadata__", None)
@@ -306,20 +306,20 @@ def _read_folder(folder: Path) -> StoredWeights:
 
 
 def _read_index(path: Path) -> StoredWeights:
-    placed = parse_index(read_bytes(path, LARGEST_INDEX), str(path))
+    placed = parse_index(read_text(path, LARGEST_INDEX), str(path))
     return add_up(
         listed_tensors(read_header(path.parent / name), names, str(path.parent / name))
         for name, names in placed.items()
     )
 
 
-def parse_index(text: bytes, location: str) -> dict[str, list[str]]:
+def parse_index(text: str, location: str) -> dict[str, list[str]]:
     """The files of an index, with the names of the tensors in each.
 
     Raises:
         InputError: not an index, or a file outside the index's own folder.
 
-    >>> parse_index(b'{"weight_map": {"a": "model-1.safetensors"}}', "index")
+    >>> parse_index('{"weight_map": {"a": "model-1.safetensors"}}', "index")
     {'model-1.safetensors': ['a']}
     """
     index = parse_strict_json(text, location)
