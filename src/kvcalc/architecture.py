@@ -298,6 +298,19 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class LargestImage:
+    """The largest image that a model's encoder takes.
+
+    Attributes:
+        tokens: tokens that it becomes.
+        numbers: numbers of its pixels, as the processor hands them over.
+    """
+
+    tokens: int
+    numbers: int
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where the numbers come from; two architectures that differ only here are equal.
 
@@ -341,6 +354,7 @@ class Architecture:
         mtp_layers: multi-token-prediction layers, in order; they cost only when asked for.
         mtp_shipped: whether the checkpoint holds those layers.
         towers: the tensors of the encoders of images and sound that a checkpoint carries; no part of ``parameters``.
+        image: the largest image that such an encoder takes, or None where that is not known.
         quantization: the formats in which the checkpoint ships, where they are not ``dtype``.
         declared_cache: the format of K and V that the checkpoint declares; some engines follow it.
         provenance: sources, notes and measured bytes; like what its checkpoint is made of, no part of equality.
@@ -362,6 +376,7 @@ class Architecture:
     mtp_layers: tuple[Layer, ...] = ()
     mtp_shipped: bool = field(default=True, compare=False)
     towers: tuple[Tensor, ...] = field(default=(), compare=False)
+    image: LargestImage | None = field(default=None, compare=False)
     quantization: Quantization | None = field(default=None, compare=False)
     declared_cache: DeclaredCache | None = field(default=None, compare=False)
     provenance: Provenance = field(default=Provenance(), compare=False)

@@ -176,6 +176,7 @@ def capacity(
     tensor_parallel_size: int = 1,
     encoder_tokens: int = 0,
     draft: Architecture | str | PathLike[str] | None = None,
+    text_only: bool = False,
 ) -> Capacity:
     """What fits: the longest context at a batch size, and the largest batch at a context.
 
@@ -211,6 +212,7 @@ def capacity(
         tensor_parallel_size=tensor_parallel_size,
         encoder_tokens=encoder_tokens,
         draft=draft,
+        text_only=text_only,
     )
     answer = capacity_of(setup, memory, context, batch_size)
     if answer.refusal is not None:
@@ -231,6 +233,7 @@ def working_memory(
     tensor_parallel_size: int = 1,
     encoder_tokens: int = 0,
     draft: Architecture | str | PathLike[str] | None = None,
+    text_only: bool = False,
 ) -> WorkingMemory:
     """What an engine takes on a device besides weights and KV cache: activations, runtime and graphs.
 
@@ -261,6 +264,7 @@ def working_memory(
         tensor_parallel_size=tensor_parallel_size,
         encoder_tokens=encoder_tokens,
         draft=draft,
+        text_only=text_only,
     )
     tokens = check_count(context if context is not None else setup.architecture.max_context or MAX_TOKENS, "context")
     return setup.engine.working_memory(setup, place, tokens, check_count(batch_size, "batch_size"))

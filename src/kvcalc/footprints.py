@@ -121,6 +121,7 @@ class Footprint:
                 "tensor_parallel_size": setup.tensor_parallel_size,
                 "encoder_tokens": setup.encoder_tokens,
                 "draft": setup.draft.name if setup.draft else None,
+                "text_only": setup.text_only,
             },
             "weights": {
                 "parameters": weights.parameters,
@@ -181,6 +182,7 @@ def footprint(
     tensor_parallel_size: int = 1,
     encoder_tokens: int = 0,
     draft: Architecture | str | PathLike[str] | None = None,
+    text_only: bool = False,
 ) -> Footprint:
     """Weights and KV cache of a model at one context, in one engine.
 
@@ -196,6 +198,7 @@ def footprint(
         encoder_tokens: length of the encoder's output, for cross-attention caches.
         draft: the model that proposes tokens, or ``"mtp"`` for the model's own prediction layers: its cache and its
             weights count too.
+        text_only: the encoders of images and sound that the checkpoint carries are left out.
 
     Raises:
         KVCalcError: an argument out of range, or a combination that the engine refuses.
@@ -217,6 +220,7 @@ def footprint(
         tensor_parallel_size=tensor_parallel_size,
         encoder_tokens=encoder_tokens,
         draft=draft,
+        text_only=text_only,
     )
     return footprint_of(setup, context, batch_size)
 
@@ -244,7 +248,7 @@ def kv_cache_bytes(
         # The key of prepare() without options, looked up here: the two calls below take longer than the answer.
         try:
             setup = architecture.derived.get(
-                (engine, (), kv_cache_dtype, None, tensor_parallel_size, encoder_tokens, draft)
+                (engine, (), kv_cache_dtype, None, tensor_parallel_size, encoder_tokens, draft, False)
             )
         except TypeError:  # an unhashable argument; prepare() says what is wrong with it
             setup = None

@@ -43,6 +43,8 @@ def server_line(setup: Setup, model: str, context: int, batch_size: int, utiliza
     for name, flag in server.flags.items():
         if values[name] is not None:
             words += [flag, str(values[name])]
+    if setup.text_only and setup.architecture.towers and server.text_only:
+        words.append(server.text_only)
     for option, value in setup.engine.stated_options(setup.architecture).items():
         words += _option(server, option, value)
     return " ".join(words)

@@ -119,6 +119,7 @@ def prepare(
     tensor_parallel_size: int = 1,
     encoder_tokens: int = 0,
     draft: Architecture | str | PathLike[str] | None = None,
+    text_only: bool = False,
 ) -> Setup:
     """The setup of these arguments, with its plan; computed once for an architecture.
 
@@ -140,7 +141,9 @@ def prepare(
         raise InputError(names, hint='as in engine="vllm", kv_cache_dtype="fp8", weights_dtype="int4"')
     tp = check_count(tensor_parallel_size, "tensor_parallel_size", most=_MOST_DEVICES)
     encoder = check_count(encoder_tokens, "encoder_tokens", least=0)
-    key = (engine, options, kv_cache_dtype, weights_dtype, tp, encoder, chosen_draft)
+    if not isinstance(text_only, bool):
+        raise InputError(f"text_only is True or False, not {quote(text_only)}")
+    key = (engine, options, kv_cache_dtype, weights_dtype, tp, encoder, chosen_draft, text_only)
 
     def build() -> Setup:
         chosen = make_engine(engine, given)
@@ -149,7 +152,7 @@ def prepare(
         else:
             key_dtype, value_dtype = parse_kv_dtypes(kv_cache_dtype)
         drafted = chosen_draft if isinstance(chosen_draft, Architecture | None) else model.mtp
-        setup = Setup(model, chosen, key_dtype, value_dtype, tp, encoder, weights_dtype, drafted)
+        setup = Setup(model, chosen, key_dtype, value_dtype, tp, encoder, weights_dtype, drafted, text_only)
         _ = setup.plan, setup.ideal_plan  # refusals come here, not at the first answer
         return setup
 

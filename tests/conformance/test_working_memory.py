@@ -117,6 +117,88 @@ def test_an_image_encoder_has_a_wider_band() -> None:
     assert image.band_bytes > text.band_bytes
 
 
+def seeing(model_type: str, text: dict[str, Any], vision: dict[str, Any], **around: Any) -> Architecture:
+    """A model that sees, as a config.json describes it."""
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 32, "num_key_value_heads": 8, **text}
+    return kvcalc.read_config(
+        {"model_type": model_type, "text_config": shape, "vision_config": vision, "torch_dtype": "bfloat16", **around}
+    )
+
+
+SIGLIP = {"hidden_size": 1152, "image_size": 896, "patch_size": 14, "num_hidden_layers": 2, "vision_use_head": False}
+PIXTRAL = {"model_type": "pixtral", "hidden_size": 1024, "image_size": 1540, "patch_size": 14, "num_hidden_layers": 2}
+QWEN = {"hidden_size": 1280, "patch_size": 14, "spatial_merge_size": 2, "depth": 2, "out_hidden_size": 4096}
+
+
+@pytest.mark.parametrize(
+    ("seen", "printed"),
+    [
+        # google/gemma-3-12b-it and -27b-it, mistralai/Mistral-Small-3.1-24B, XiaomiMiMo/MiMo-VL-7B on vLLM 0.19.
+        (
+            seeing(
+                "gemma3",
+                {"model_type": "gemma3_text", "hidden_size": 3840, "intermediate_size": 15360, "vocab_size": 262208},
+                SIGLIP,
+                mm_tokens_per_image=256,
+            ),
+            3.94,
+        ),
+        (
+            seeing(
+                "gemma3",
+                {"model_type": "gemma3_text", "hidden_size": 5376, "intermediate_size": 21504, "vocab_size": 262208},
+                SIGLIP,
+                mm_tokens_per_image=256,
+            ),
+            3.99,
+        ),
+        (
+            seeing(
+                "mistral3",
+                {"model_type": "mistral", "hidden_size": 5120, "intermediate_size": 32768, "vocab_size": 131072},
+                PIXTRAL,
+                spatial_merge_size=2,
+            ),
+            2.03,
+        ),
+        (
+            seeing(
+                "qwen2_5_vl",
+                {
+                    "model_type": "qwen2_5_vl_text",
+                    "hidden_size": 4096,
+                    "intermediate_size": 11008,
+                    "vocab_size": 151680,
+                },
+                QWEN,
+            ),
+            2.49,
+        ),
+    ],
+)
+def test_the_images_of_a_step_stay_to_the_end_of_the_profile(seen: Architecture, printed: float) -> None:
+    options = {"version": "0.19.0", "max_num_batched_tokens": 8192, "max_num_seqs": 1024}
+
+    def activation(text_only: bool) -> int:
+        return kvcalc.working_memory(
+            seen, device="h100-80gb", engine="vllm", engine_options=options, text_only=text_only
+        ).activation_bytes
+
+    assert abs(activation(text_only=False) / GiB - printed) <= 0.02
+    assert seen.image is not None
+    images = 8192 // seen.image.tokens or 1
+    added = images * 2 * (seen.image.numbers + seen.image.tokens * seen.hidden_size)
+    assert activation(text_only=False) - activation(text_only=True) == added
+
+
+def test_a_server_that_computes_in_float32_has_activations_of_four_bytes() -> None:
+    llama, options = kvcalc.load("llama-3.1-8b"), {"version": "0.19.0"}
+    working = kvcalc.working_memory(
+        llama, device="h100-80gb", engine="vllm", engine_options=options, weights_dtype="float32"
+    )
+    assert round(working.activation_bytes / GiB, 2) == 2.19  # printed: 2.21
+
+
 @pytest.mark.parametrize(
     ("kind", "device", "reason"),
     [

@@ -3,6 +3,8 @@
 import pytest
 
 import kvcalc
+from kvcalc.serving import server_line
+from kvcalc.sources.config.images import largest_image
 from kvcalc.sources.config.towers import vision_parameters
 from kvcalc.weights import weights
 
@@ -59,3 +61,38 @@ def test_an_encoder_without_a_rule_is_said_to_be_left_out():
         {"model_type": "gemma3n", "text_config": {"model_type": "gemma3n_text"}, "vision_config": {"hidden_size": 2048}}
     )
     assert any(note.startswith("not modelled: the image encoder of 'gemma3n'") for note in model.provenance.notes)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "vision", "image"),
+    [
+        # Numbers of a square of so many pixels and three channels; Qwen hands over two frames.
+        ("gemma3", {"image_size": 896}, {"tokens": 256, "numbers": 3 * 896 * 896}),
+        ("paligemma", {"image_size": 448, "patch_size": 14}, {"tokens": 1024, "numbers": 3 * 448 * 448}),
+        ("llava", {"image_size": 336, "patch_size": 14}, {"tokens": 576, "numbers": 3 * 336 * 336}),
+        (
+            "llava",
+            {"model_type": "pixtral", "image_size": 1024, "patch_size": 16},
+            {"tokens": 4096, "numbers": 3 * 1024 * 1024},
+        ),
+        ("mistral3", {"image_size": 1540, "patch_size": 14}, {"tokens": 3025, "numbers": 3 * 1540 * 1540}),
+        ("qwen2_5_vl", {"patch_size": 14}, {"tokens": 16384, "numbers": 16384 * 3 * 2 * 28 * 28}),
+        ("qwen3_vl", {"patch_size": 16}, {"tokens": 16384, "numbers": 16384 * 3 * 2 * 32 * 32}),
+        ("mllama", {}, None),
+        ("gemma3", None, None),
+    ],
+)
+def test_the_largest_image_is_what_the_encoder_takes(model_type, vision, image):
+    assert largest_image({"model_type": model_type, "vision_config": vision}) == image
+
+
+def test_a_text_only_setup_leaves_the_encoder_out():
+    text = {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34}
+    tower = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 27, "patch_size": 14}
+    seen = kvcalc.read_config({"model_type": "gemma3", "text_config": text, "vision_config": tower})
+    whole, alone = (kvcalc.footprint(seen, context=1024, engine="vllm", text_only=only) for only in (False, True))
+    assert whole.weights.bytes - alone.weights.bytes == whole.weights.beside["vision"]
+    assert alone.to_dict()["workload"]["text_only"] is True
+    assert server_line(alone.setup, "google/gemma-3-4b-it", 1024, 1).endswith("--language-model-only")
+    with pytest.raises(kvcalc.KVCalcError, match="True or False"):
+        kvcalc.footprint(seen, context=1024, text_only=1)

@@ -105,6 +105,7 @@ def record_of(reference: str, footprint: Footprint, parts: tuple[Part, ...]) -> 
             "tensor_parallel_size": setup.tensor_parallel_size,
             "encoder_tokens": setup.encoder_tokens,
             "draft": setup.draft.name if setup.draft else None,
+            **({"text_only": True} if setup.text_only else {}),
         },
         "weights": {"parameters": counted.parameters, "bytes": counted.bytes, "dtype": counted.dtype},
         "kv_cache": {

@@ -180,6 +180,7 @@ class Budget(BaseModel):
     weights_dtype: _Line | None = Field(None, description="format of the weights")
     tensor_parallel_size: Annotated[int, _read_as(_tokens, "tensor_parallel_size", int | str)] = 1
     encoder_tokens: Annotated[int, _read_as(_tokens, "encoder_tokens", int | str)] = 0
+    text_only: bool = Field(False, strict=True, description="leave out the encoders of images and sound")
     engine: _Line = Field("ideal", description="whose rules apply")
     engine_options: Annotated[dict[str, Any], _read_as(_options, "engine_options", dict[str, Any])] = Field(
         default={}, description="its options, by its own names"

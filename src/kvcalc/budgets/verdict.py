@@ -30,7 +30,7 @@ Status = Literal["pass", "warn", "fail", "error", "added", "removed"]
 _SEVERITY: dict[Status, int] = {"error": 0, "fail": 1, "warn": 2, "removed": 3, "added": 4, "pass": 5}
 _MOST_HINTS = 4
 #: The arguments of a setup that a budget states as they are.
-_STATED = ("engine", "kv_cache_dtype", "weights_dtype", "tensor_parallel_size", "encoder_tokens")
+_STATED = ("engine", "kv_cache_dtype", "weights_dtype", "tensor_parallel_size", "encoder_tokens", "text_only")
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ def compare(
     engine_option: options.EngineOptions = None,
     encoder_tokens: options.EncoderTokens = 0,
     draft: options.Draft = None,
+    text_only: options.TextOnly = False,
     memory: options.Memory = None,
     device: options.Device = None,
     format: options.Format = None,  # noqa: A002 - the option's name
@@ -59,6 +60,7 @@ def compare(
         tensor_parallel_sizes=tensor_parallel_size,
         encoder_tokens=encoder_tokens,
         draft=draft,
+        text_only=text_only,
         device=question.named(place),
     )
     (tokens,) = question.resolved([context], asked)

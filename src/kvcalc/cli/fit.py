@@ -117,6 +117,7 @@ def fit(
     engine_option: options.EngineOptions = None,
     encoder_tokens: options.EncoderTokens = 0,
     draft: options.Draft = None,
+    text_only: options.TextOnly = False,
     server: Annotated[bool, typer.Option("--command", help="Print the line that starts the server, alone.")] = False,
     show_frontier: Annotated[
         bool, typer.Option("--frontier", help="Every round context and batch size, and the engine's own figures.")
@@ -141,6 +142,7 @@ def fit(
             tensor_parallel_sizes=[size],
             encoder_tokens=encoder_tokens,
             draft=drafted,
+            text_only=text_only,
             device=question.named(where),
         )[0]
 

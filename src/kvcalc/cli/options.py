@@ -304,6 +304,9 @@ Draft = Annotated[
         autocompletion=complete.models,
     ),
 ]
+TextOnly = Annotated[
+    bool, typer.Option("--text-only", help="Leave out the encoders of images and sound that the checkpoint carries.")
+]
 Memory = Annotated[
     int | None,
     typer.Option(

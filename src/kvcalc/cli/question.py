@@ -34,6 +34,7 @@ def setups(
     tensor_parallel_sizes: Sequence[int] = (1,),
     encoder_tokens: int = 0,
     draft: str | Architecture | None = None,
+    text_only: bool = False,
     device: Device | None = None,
 ) -> list[Setup]:
     """Every combination of models, engines, sizes and formats, in the order in which they were typed.
@@ -57,6 +58,7 @@ def setups(
             tensor_parallel_size=size,
             encoder_tokens=encoder_tokens,
             draft=drafted,
+            text_only=text_only,
         )
         for model, (name, options), size, weights_format, kv_format in product(
             models, chosen, tensor_parallel_sizes, weights_dtypes or (None,), kv_cache_dtypes or (None,)
@@ -210,6 +212,10 @@ def _draft(setup: Setup) -> str:
     return f"draft {setup.draft.name}" if setup.draft is not None else ""
 
 
+def _text_only(setup: Setup) -> str:
+    return "text only" if setup.text_only else ""
+
+
 def _weights_format(setup: Setup) -> str:
     return setup.weights.dtype
 
@@ -222,6 +228,7 @@ _DIFFERENCES: tuple[tuple[str, Callable[[Setup], str]], ...] = (
     ("K and V", kv_format),
     ("", _encoder),
     ("", _draft),
+    ("", _text_only),
 )
 
 

@@ -32,6 +32,7 @@ def show(
     engine_option: options.EngineOptions = None,
     encoder_tokens: options.EncoderTokens = 0,
     draft: options.Draft = None,
+    text_only: options.TextOnly = False,
     format: options.Format = None,  # noqa: A002 - the option's name
     output: options.Output = None,
     explain: options.Explain = False,
@@ -50,6 +51,7 @@ def show(
         tensor_parallel_sizes=[tensor_parallel_size],
         encoder_tokens=encoder_tokens,
         draft=draft,
+        text_only=text_only,
     )
     (tokens,) = question.resolved([context], asked)
     footprint = footprint_of(setup, tokens, batch_size)

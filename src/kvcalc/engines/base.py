@@ -169,12 +169,14 @@ class Server:
             ``tensor_parallel_size``, ``k_dtype``, ``v_dtype``, ``utilization``).
         option: how an option of the engine becomes a flag (``--{}``), or None where options are no flags.
         no_flags: options that are no flags of the server.
+        text_only: the flag that leaves the encoders of images and sound out, or nothing.
     """
 
     program: tuple[str, ...]
     flags: Mapping[str, str]
     option: str | None = None
     no_flags: frozenset[str] = frozenset()
+    text_only: str = ""
 
 
 class Engine:

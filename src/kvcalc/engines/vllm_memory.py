@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kvcalc.architecture import LargestImage
 from kvcalc.derivation import Derivation
 from kvcalc.device import Device
 from kvcalc.engines.base import WorkingMemory
@@ -27,7 +28,7 @@ _MIB = 2**20
 _FUSED_SAMPLER, _SORTED_SAMPLER = 12, 36
 #: What no formula names, beyond the sampler's copies (on Hopper, and elsewhere) and beyond the layers' widest step.
 _BESIDE_LOGITS_HOPPER, _BESIDE_LOGITS, _BESIDE_LAYERS = 51 * _MIB, 10 * _MIB, 15 * _MIB
-#: The profile of an image encoder at its largest image, in place of the above.
+#: The profile of an image encoder whose largest image is not known, in place of the above.
 _BESIDE_IMAGE = 256 * _MIB
 
 
@@ -43,6 +44,7 @@ class Step:
         pipeline_stages: stages; only the last one has logits.
         takes_graphs: CUDA graphs are captured (not ``enforce_eager``).
         has_image_encoder: the profile runs an image encoder at its largest image too.
+        image: that image, where it is known.
         experts_in_place: the expert kernel needs no workspace of the dense kind (gpt-oss's mxfp4).
     """
 
@@ -53,6 +55,7 @@ class Step:
     pipeline_stages: int = 1
     takes_graphs: bool = True
     has_image_encoder: bool = False
+    image: LargestImage | None = None
     experts_in_place: bool = False
 
 
@@ -88,7 +91,7 @@ def vllm_working_memory(version: tuple[int, int], widths: Widths, step: Step, de
         work.let("experts", meaning, experts, "bytes", "fused_moe/experts/triton_moe.py:240")
         terms.append("experts")
     beside = f"({_BESIDE_LAYERS} if forward > logits else {_BESIDE_LOGITS_HOPPER} if hopper else {_BESIDE_LOGITS})"
-    terms.append(str(_BESIDE_IMAGE) if step.has_image_encoder else beside)
+    terms += _image_terms(work, step, beside)
     work.let("activation_bytes", "the profiled peak", " + ".join(terms), "bytes", "fitted: +-0.05 GiB")
     runtime, runtime_band = _runtime(version, step)
     work.let("runtime_bytes", "outside of torch: driver, NCCL, kernels", runtime, "bytes", "median of start-ups")
@@ -98,7 +101,7 @@ def vllm_working_memory(version: tuple[int, int], widths: Widths, step: Step, de
     deducted = version >= (0, 21)
     share = "activation_bytes + runtime_bytes" + (" + graph_bytes" if deducted else "")
     work.let("share_bytes", "the part that vllm takes out of its own share", share, "bytes")
-    band = (GiB // 5 if step.has_image_encoder else GiB // 20) + runtime_band
+    band = (GiB // 5 if step.has_image_encoder and step.image is None else GiB // 20) + runtime_band
     band += 2 * GiB // 5 if graphs and deducted else 0
     work.let("band_bytes", "how far it may be off", str(band), "bytes")
     beside_share = f"vllm before 0.21 captures its CUDA graphs, about {graphs / GiB:.1f} GiB, beside its share"
@@ -118,6 +121,22 @@ def _work_inputs(work: Derivation, step: Step, widths: Widths, device: Device) -
     work.let("H", "hidden size", str(widths.hidden))
     work.let("I", "feed-forward, gate and up and their product", str(widths.intermediate))
     work.let("V", "vocabulary", str(widths.vocab))
+
+
+def _image_terms(work: Derivation, step: Step, beside: str) -> list[str]:
+    """What no other term names: with images, those that a step holds and what became of them stay to the end."""
+    if not step.has_image_encoder or step.image is None:
+        return [str(_BESIDE_IMAGE) if step.has_image_encoder else beside]
+    work.let("image_tokens", "tokens of the largest image", str(step.image.tokens), "tokens")
+    work.let("image_numbers", "numbers of its pixels", str(step.image.numbers))
+    work.let(
+        "images",
+        "images of one step: their pixels and their tokens",
+        "min(max(T, image_tokens) // image_tokens, max_num_seqs) * b * (image_numbers + image_tokens * H)",
+        "bytes",
+        "multimodal/encoder_budget.py:145, gpu_model_runner.py:6112",
+    )
+    return [beside, "images"]
 
 
 def _check(widths: Widths, device: Device) -> None:

@@ -32,6 +32,7 @@ class WorkloadRecord(TypedDict):
     tensor_parallel_size: int
     encoder_tokens: Count
     draft: Annotated[str | None, Field(description="the draft model, or null")]
+    text_only: Annotated[bool, Field(description="the encoders of images and sound are left out")]
 
 
 class WeightsRecord(TypedDict):

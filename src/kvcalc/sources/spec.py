@@ -138,6 +138,13 @@ class CompressedSpec(Table):
     indexer_heads: WidthOrZero = Field(0, description="query heads of the indexer")
 
 
+class ImageSpec(Table):
+    """The largest image that an encoder takes: what vLLM profiles its memory with."""
+
+    tokens: Width = Field(description="tokens that it becomes")
+    numbers: Positive = Field(description="numbers of its pixels, as the processor hands them over")
+
+
 class EncoderSpec(Table):
     """The encoder whose output each decoder layer attends to; what is left out is as in the decoder."""
 
@@ -340,6 +347,7 @@ class ModelSpec(Table):
     towers: dict[Literal["vision", "audio"], Positive] = Field(
         default_factory=dict, description="parameters of the encoders of images and sound that a checkpoint carries"
     )
+    image: ImageSpec | None = None
     quantization: dict[str, Any] | None = Field(
         None, description="the formats that ship, in the words of a config.json's quantization_config"
     )

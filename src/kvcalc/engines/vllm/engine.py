@@ -105,6 +105,7 @@ class Vllm(EngineOptions):
         },
         option="--{}",
         no_flags=frozenset({"num_speculative_tokens", "indexer_kv_dtype"}),
+        text_only="--language-model-only",
     )
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "disable_hybrid_kv_cache_manager": (False,),
@@ -193,10 +194,12 @@ class Vllm(EngineOptions):
         step = Step(
             tokens=self.max_num_batched_tokens,
             sequences=self.max_num_seqs,
-            element_bytes=DTYPES[model_dtype(setup.architecture)].block_bytes,
+            element_bytes=DTYPES[_computes_in(setup)].block_bytes,
             tensor_parallel_size=setup.tensor_parallel_size,
             pipeline_stages=self.pipeline_stages,
             takes_graphs=not self.enforce_eager,
+            has_image_encoder=any(each.part in setup.held for each in setup.architecture.towers),
+            image=setup.architecture.image,
             experts_in_place=setup.weights.dtype == "mxfp4",
         )
         return vllm_working_memory(parsed(self.version)[:2], Widths(setup.architecture), step, device)
@@ -420,3 +423,9 @@ def _kinds_of(architecture: Architecture, stage: tuple[int, int]) -> tuple[tuple
         if layer.cross is not None:
             counts[layer.cross] += 1
     return tuple((kind, counts[kind]) for kind, _ in architecture.caches)
+
+
+def _computes_in(setup: Setup) -> str:
+    """The format of activations: that of ``--dtype`` where the weights are asked for in one, else the model's."""
+    asked = setup.weights.dtype if setup.weights_dtype is not None else ""
+    return asked if asked in ("float32", "float16", "bfloat16") else model_dtype(setup.architecture)

@@ -19,6 +19,7 @@ from kvcalc.invalid import mistakes
 from kvcalc.sources.building import build
 from kvcalc.sources.config.describe import describe
 from kvcalc.sources.config.family import with_published_count
+from kvcalc.sources.config.images import largest_image
 from kvcalc.sources.config.reader import Config, renamed
 from kvcalc.sources.config.recognise import recognise
 from kvcalc.sources.config.towers import vision_parameters
@@ -64,7 +65,7 @@ def config_to_spec(config: Mapping[str, Any], name: str = "config") -> ModelSpec
         notes.append(f"{dtype} is how the file stores the weights; the cache is taken as bfloat16")
     vision, why = vision_parameters(model.outer or config, fields["hidden_size"])
     if vision is not None:
-        fields["towers"] = {"vision": vision}
+        fields |= {"towers": {"vision": vision}, "image": largest_image(model.outer or config)}
     if why is not None:
         notes.append(why)
     fields |= layout_fields(entries, fields)
