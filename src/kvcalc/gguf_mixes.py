@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvcalc.architecture import Full, Parallel, Sliding
-from kvcalc.quantization import Packer, Packing
+from kvcalc.architecture import Full, Latent, Parallel, Sliding
+from kvcalc.quantization import PREDICTION, Packer, Packing
 
 if TYPE_CHECKING:
     from kvcalc.architecture import Architecture, LayerKind, Tensor
@@ -134,18 +134,35 @@ def more_bits(at: int, count: int) -> bool:
     return at < count // 8 or at >= 7 * count // 8 or (at - count // 8) % 3 == 2
 
 
+#: Model types whose prediction layers llama.cpp's converter keeps (``nextn.*``).
+_KEEPS_PREDICTION = frozenset({"glm4_moe", "glm_moe_dsa", "qwen3_5", "qwen3_5_moe"})
+
+
+def file_type(name: str, architecture: Architecture) -> FileType:
+    """The file type of that name for one model.
+
+    >>> import kvcalc
+    >>> file_type("Q4_K_M", kvcalc.load("deepseek-v3")).estimated
+    'the expansion of its latents is one tensor or two, by the version of llama.cpp'
+    """
+    why = ""
+    if name in _BY_IMATRIX:
+        why = "its mix depends on an importance matrix"
+    elif BLOCKS[FILE_TYPES[name]][0] == 256 and any(isinstance(kind, Latent) for kind, _ in architecture.caches):
+        why = "the expansion of its latents is one tensor or two, by the version of llama.cpp"
+    holds = {PREDICTION} if architecture.model_type in _KEEPS_PREDICTION else set()
+    return FileType(name, frozenset(holds), why)
+
+
 @dataclass(frozen=True)
 class FileType:
     """A llama.cpp file type (``llama-quantize MODEL Q4_K_M``) as a weights format; see ``WeightsFormat``."""
 
     name: str
-    as_shipped: bool = False
     holds: frozenset[str] = frozenset()
+    estimated: str = ""
+    as_shipped: bool = False
     note: str = "llama.cpp's choice of tensor types; the file's metadata (its tokenizer) is not in it"
-
-    @property
-    def estimated(self) -> str:
-        return "its mix depends on an importance matrix" if self.name in _BY_IMATRIX else ""
 
     def packer(self, architecture: Architecture) -> Packer:
         """The packing of each tensor of a model."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from kvcalc import quantization as q
 from kvcalc.dtypes import DTYPES, parse_dtype
 from kvcalc.errors import InputError, NotModelledError, did_you_mean, quote
-from kvcalc.gguf_mixes import FILE_TYPES, FileType
+from kvcalc.gguf_mixes import FILE_TYPES, file_type
 from kvcalc.quantization import TOWERS, Packing, Plain, Quantization, WeightsFormat
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def parse_weights_format(text: str, architecture: Architecture) -> WeightsFormat
             hint="name the GGUF file itself: its header lists what it holds",
         )
     if folded in _FILE_TYPES:
-        return FileType(_FILE_TYPES[folded])
+        return file_type(_FILE_TYPES[folded], architecture)
     if folded in _NAMED:
         return _NAMED[folded]
     mlx = _MLX_NAME.fullmatch(folded)

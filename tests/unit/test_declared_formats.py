@@ -7,6 +7,7 @@ import pytest
 import kvcalc
 from kvcalc.errors import InputError
 from kvcalc.sources.quantization_config import declared_table, read_quantization
+from kvcalc.weights import weights
 
 LLAMA = {
     "model_type": "llama",
@@ -114,3 +115,18 @@ def test_bf16_asks_for_the_unquantised_weights_and_the_note_names_what_ships():
     assert (
         kvcalc.footprint(kvcalc.load("gpt-oss-20b"), context=4096, weights_dtype="mxfp4").weights.bytes == shipped.bytes
     )
+
+
+def test_a_gptq_checkpoint_has_zero_biases_by_its_writer():
+    config = {"model_type": "llama", "num_hidden_layers": 1, "hidden_size": 512, "intermediate_size": 1024}
+    config |= {"num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 1000}
+
+    def shipped(**more):
+        declared = {"quant_method": "gptq", "bits": 4, "group_size": 128} | more
+        return weights(kvcalc.read_config(config | {"quantization_config": declared}), None)
+
+    older = shipped(checkpoint_format="gptq")
+    newer = shipped(checkpoint_format="gptq", meta={"quantizer": ["gptqmodel:2.2.0"]})
+    assert older.bytes - newer.bytes == 2 * (4 * 512 + 2 * 1024 + 512)  # a bias of two bytes for every output
+    assert not any("estimated" in note for note in newer.notes)
+    assert any("does not tell which writer" in note for note in shipped().notes)

@@ -89,7 +89,8 @@ def _declared(spec: ModelSpec) -> Declared:
     """What the table [quantization] says."""
     from kvcalc.sources.quantization_config import read_quantization  # most specs have none
 
-    return read_quantization(spec.quantization or {}, canonical_type(spec.model_type), parse_dtype(spec.dtype).name)
+    model_type, dtype = canonical_type(spec.model_type), parse_dtype(spec.dtype).name
+    return read_quantization(spec.quantization or {}, model_type, dtype, tied=spec.tie_embeddings)
 
 
 def canonical_type(model_type: str) -> str:

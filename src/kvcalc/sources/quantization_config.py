@@ -27,6 +27,7 @@ _SKIPPED = frozenset(
 _ROUTERS = frozenset({"mlp.gate", "mlp.shared_expert_gate"})
 #: What Kimi K3's checkpoint has in bfloat16 though its list does not name it.
 _KIMI_KEPT = frozenset({"mlp.fc1_latent_proj", "mlp.fc2_latent_proj"})
+_TIED_TWICE = "writers before AutoAWQ 0.2 store a tied head a second time"
 _NESTED_MEAN = "a mean value of some 20 digits is written beside each matrix"
 #: Quantisers that load a model by its transformers class, which leaves prediction layers out.
 _WITHOUT_PREDICTION = frozenset({"awq", "gptq", "gptqmodel", "auto-round", "bitsandbytes", "hqq", "torchao", "eetq"})
@@ -79,8 +80,10 @@ def _is_mlx(table: Mapping[str, Any]) -> bool:
 _DEEPSEEK_V4 = ("deepseek_v4", "deepseek_ref")
 
 
-def read_quantization(table: Mapping[str, Any], model_type: str, dtype: str = "bfloat16") -> Declared:
-    """What the table of a checkpoint's formats means for a model type.
+def read_quantization(
+    table: Mapping[str, Any], model_type: str, dtype: str = "bfloat16", *, tied: bool = False
+) -> Declared:
+    """What the table of a checkpoint's formats means for a model type; ``tied``: its head is its embedding.
 
     Raises:
         InputError: a value that is none.
@@ -101,6 +104,8 @@ def read_quantization(table: Mapping[str, Any], model_type: str, dtype: str = "b
         weights = replace(weights, packing=q.bnb_4bit(weights.name.endswith("_double"), dtype))
     if weights is not None and method.startswith("modelopt") and cache is not None and cache.dtype == "fp8_e4m3":
         weights = replace(weights, cache_scales=True)
+    if weights is not None and method == "awq" and tied:
+        weights = replace(weights, estimated=_TIED_TWICE)
     if weights is not None and method in _WITHOUT_PREDICTION:
         weights = replace(weights, holds=q.TOWERS)
     if weights is None:
@@ -278,8 +283,27 @@ def _sized(name: str, bits: int, usual: int) -> str:
     return name if bits == usual else f"{name}_{bits}bit"
 
 
+#: Writers of GPTQ that store a bias only where the module has one (gptqmodel/utils/model.py, create_quant_layer).
+_WITHOUT_ZERO_BIASES = "gptqmodel"
+_UNKNOWN_WRITER = "the configuration does not tell which writer packed it: one of early 2023 takes up to 3 % more"
+
+
+def _gptq_writer(table: Mapping[str, Any]) -> str:
+    """What ``meta`` says of the program that wrote the checkpoint (``gptqmodel:2.2.0``), or nothing."""
+    writer = _table(table, "meta").get("quantizer")
+    if isinstance(writer, list | tuple) and writer:
+        writer = writer[0]
+    return writer[:100].casefold() if isinstance(writer, str) else ""
+
+
 def _gptq(table: Mapping[str, Any], model_type: str) -> Quantization:
     bits, group = _bits(table, "bits", 4), _int(table, "group_size", 128)
+    writer = _gptq_writer(table)
+    zero_biases = not writer.startswith(_WITHOUT_ZERO_BIASES)
+
+    def packed(bits: int, group: int) -> Packing:
+        return q.gptq(bits, group) if zero_biases else replace(q.gptq(bits, group), row_bytes=0)
+
     kept = list(_names(table, "modules_to_not_convert"))
     overrides: list[tuple[tuple[str, ...], Packing | None]] = []
     for pattern, settings in _table(table, "dynamic").items():
@@ -288,10 +312,10 @@ def _gptq(table: Mapping[str, Any], model_type: str) -> Quantization:
         if pattern.startswith("-:"):
             kept.append("re:" + pattern[2:])
         elif isinstance(settings, Mapping):
-            own = q.gptq(_bits(settings, "bits", bits), _int(settings, "group_size", group))
+            own = packed(_bits(settings, "bits", bits), _int(settings, "group_size", group))
             overrides.append((("re:" + pattern.removeprefix("+:"),), own))
     listed = table.get("modules_in_block_to_quantize")
-    packing: Packing | None = q.gptq(bits, group)
+    packing: Packing | None = packed(bits, group)
     if isinstance(listed, Sequence) and not isinstance(listed, str) and listed:
         inside = [each for part in listed for each in (part if isinstance(part, list | tuple) else [part])]
         overrides.append((_names({"modules": inside}, "modules"), packing))
@@ -303,7 +327,8 @@ def _gptq(table: Mapping[str, Any], model_type: str) -> Quantization:
         overrides=tuple(overrides),
         covers=frozenset({"head"}) if table.get("lm_head") is True else frozenset(),
         skips=_ROUTERS,
-        biases_inside=True,
+        biases_inside=zero_biases,
+        estimated="" if writer or table.get("checkpoint_format") else _UNKNOWN_WRITER,
     )
 
 
