@@ -69,6 +69,7 @@ class Footprint:
         seen = (
             *self.architecture.provenance.notes,
             *self.weights.notes,
+            *self.setup.weights_notes,
             *self.setup.cache_notes,
             *self.kv_cache.notes,
         )

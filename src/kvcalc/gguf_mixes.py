@@ -162,6 +162,7 @@ class FileType:
     holds: frozenset[str] = frozenset()
     estimated: str = ""
     as_shipped: bool = False
+    method: str = "gguf"
     note: str = "llama.cpp's choice of tensor types; the file's metadata (its tokenizer) is not in it"
 
     def packer(self, architecture: Architecture) -> Packer:

@@ -198,13 +198,16 @@ def hqq(bits: int, group: int) -> Packing:
 class WeightsFormat(Protocol):
     """What stores a model's tensors; ``packer`` binds it to one model.
 
-    ``name`` is what answers print, ``note`` what the figure holds, ``estimated`` why only the files can tell exactly
-    (empty: the figure is exact), ``as_shipped`` whether the checkpoint's buffers are in it, and ``holds`` what files
-    of the format hold beside the model's own layers.
+    ``name`` is what answers print, ``method`` who reads it, in the words of a ``quant_method`` (``gguf`` and ``mlx``
+    besides; empty: plain numbers, or no one format), ``note`` what the figure holds, ``estimated`` why only the files
+    can tell exactly (empty: the figure is exact), ``as_shipped`` whether the checkpoint's buffers are in it, and
+    ``holds`` what files of the format hold beside the model's own layers.
     """
 
     @property
     def name(self) -> str: ...
+    @property
+    def method(self) -> str: ...
     @property
     def note(self) -> str: ...
     @property
@@ -234,6 +237,13 @@ class Plain:
     @property
     def name(self) -> str:
         return self.stored.name
+
+    @property
+    def method(self) -> str:
+        name = self.stored.name
+        if name.startswith(("q", "iq")):
+            return "gguf"
+        return next((method for method in ("fp8", "nvfp4", "mxfp4") if name.startswith(method)), "")
 
     @property
     def note(self) -> str:
@@ -457,6 +467,7 @@ class Quantization:
 
     name: str
     packing: Packing | None
+    method: str = ""
     kept: tuple[str, ...] = ()
     overrides: tuple[tuple[tuple[str, ...], Packing | None], ...] = ()
     covers: frozenset[str] = frozenset()

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from kvcalc.architecture import Architecture
 from kvcalc.dtypes import DType, parse_kv_dtypes
 from kvcalc.engines import engine_class, make_engine
-from kvcalc.engines.base import Engine, Plan
+from kvcalc.engines.base import Engine, Plan, refuse_weights
 from kvcalc.errors import InputError, quote
 from kvcalc.quantization import TOWERS
 from kvcalc.sources.resolve import load
 from kvcalc.units import check_count, integer
-from kvcalc.weights import Weights, weights
+from kvcalc.weights import Weights, format_of, weights
 
 if TYPE_CHECKING:
     from kvcalc.device import Device
@@ -97,6 +97,15 @@ class Setup:
             return (f"K and V are {declared.dtype}, as the checkpoint declares",)
         return (f"the checkpoint declares a cache in {declared.dtype}",)
 
+    @property
+    def weights_notes(self) -> tuple[str, ...]:
+        """That the engine does not read the weights as they ship, where it does not."""
+        shipped, engine = self.architecture.quantization, self.engine
+        if shipped is None or self.weights_dtype is not None or engine.reads(shipped):
+            return ()
+        others = ", ".join(engine.weight_formats)
+        return (f"{engine.name} reads no {shipped.name} weights: convert them, and say to what ({others})",)
+
     @cached_property
     def weights(self) -> Weights:
         """The parameters, and their bytes on one device."""
@@ -152,6 +161,8 @@ def prepare(
         else:
             key_dtype, value_dtype = parse_kv_dtypes(kv_cache_dtype)
         drafted = chosen_draft if isinstance(chosen_draft, Architecture | None) else model.mtp
+        if weights_dtype is not None:
+            refuse_weights(chosen, format_of(model, weights_dtype))
         setup = Setup(model, chosen, key_dtype, value_dtype, tp, encoder, weights_dtype, drafted, text_only)
         _ = setup.plan, setup.ideal_plan  # refusals come here, not at the first answer
         return setup

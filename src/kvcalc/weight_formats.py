@@ -30,18 +30,16 @@ _MLX_ROUTER_PLAIN = frozenset(
 )
 
 
-def _linear(name: str, packing: Packing, note: str = "", *, biases_inside: bool = False) -> Quantization:
+def _linear(name: str, method: str, packing: Packing, *, biases_inside: bool = False) -> Quantization:
     return Quantization(
         name,
         packing,
+        method,
         biases_inside=biases_inside,
         as_shipped=False,
         holds=TOWERS,
-        note=note or _CONVERTED.format(name),
+        note=f"{name} covers the linear layers of the blocks; embeddings, head, norms and routers stay",
     )
-
-
-_CONVERTED = "{} covers the linear layers of the blocks; embeddings, head, norms and routers stay"
 
 
 def mlx_format(
@@ -66,6 +64,7 @@ def mlx_format(
     return Quantization(
         name,
         q.mlx(bits, group, mode),
+        "mlx",
         kept=kept,
         overrides=tuple(overrides),
         covers=covers,
@@ -80,19 +79,19 @@ def mlx_format(
 _NAMED: dict[str, Quantization] = {
     each.name: each
     for each in (
-        _linear("awq", q.awq()),
-        _linear("gptq", q.gptq(), biases_inside=True),
-        _linear("gptq_8bit", q.gptq(8), biases_inside=True),
-        _linear("gptq_3bit", q.gptq(3), biases_inside=True),
-        _linear("nf4", q.bnb_4bit()),
-        _linear("nf4_double", q.bnb_4bit(nested=True)),
-        _linear("bnb_int8", q.bnb_int8()),
-        _linear("fp8_block", q.fp8_tiles(4)),
-        _linear("fp8_channel", q.channel(8)),
-        _linear("int8_channel", q.channel(8, name="int8")),
-        _linear("w4a16", q.packed_int(4, 128)),
-        _linear("hqq", q.hqq(4, 64)),
-        _linear("mxfp8", Packing("mxfp8", bits=8, groups=((32, 1),))),
+        _linear("awq", "awq", q.awq()),
+        _linear("gptq", "gptq", q.gptq(), biases_inside=True),
+        _linear("gptq_8bit", "gptq", q.gptq(8), biases_inside=True),
+        _linear("gptq_3bit", "gptq", q.gptq(3), biases_inside=True),
+        _linear("nf4", "bitsandbytes", q.bnb_4bit()),
+        _linear("nf4_double", "bitsandbytes", q.bnb_4bit(nested=True)),
+        _linear("bnb_int8", "bitsandbytes", q.bnb_int8()),
+        _linear("fp8_block", "fp8", q.fp8_tiles(4)),
+        _linear("fp8_channel", "compressed-tensors", q.channel(8)),
+        _linear("int8_channel", "compressed-tensors", q.channel(8, name="int8")),
+        _linear("w4a16", "compressed-tensors", q.packed_int(4, 128)),
+        _linear("hqq", "hqq", q.hqq(4, 64)),
+        _linear("mxfp8", "mxfp8", Packing("mxfp8", bits=8, groups=((32, 1),))),
     )
 }
 

@@ -19,6 +19,7 @@ from kvcalc.units import format_bytes
 
 if TYPE_CHECKING:
     from kvcalc.device import Device
+    from kvcalc.quantization import WeightsFormat
     from kvcalc.setup import Setup
 
 
@@ -179,6 +180,14 @@ class Server:
     text_only: str = ""
 
 
+@dataclass(frozen=True)
+class Loads:
+    """The weights that an engine reads: a word for each method (see ``WeightsFormat``), and the file that says so."""
+
+    methods: str
+    source: str
+
+
 class Engine:
     """What an engine is asked; each one adds :meth:`prepare`, and options in :mod:`kvcalc.engines.options`.
 
@@ -197,6 +206,8 @@ class Engine:
     evidence: ClassVar[str] = ""
     #: Whose declared cache format is this engine's default (see ``DeclaredCache``).
     follows_cache_of: ClassVar[frozenset[str]] = frozenset()
+    #: The weights that its newest version reads, or None where nobody looked.
+    loads: ClassVar[Loads | None] = None
     #: Weights formats that it loads, best quality first: levers are tried in this order.
     weight_formats: ClassVar[tuple[str, ...]] = ("fp8", "int4")
     #: What it holds of a checkpoint beside the model's own layers; prediction layers come with a draft otherwise.
@@ -283,6 +294,12 @@ class Engine:
         key = parse_dtype(architecture.k_dtype or architecture.dtype)
         return key, parse_dtype(architecture.v_dtype) if architecture.v_dtype else key
 
+    def reads(self, stored: WeightsFormat) -> bool:
+        """Whether it reads weights of that format, as far as its newest version tells."""
+        if self.loads is None or not stored.method or self.followed_version != self.follows:
+            return True
+        return stored.method in self.loads.methods.split()
+
     def prepare(self, setup: Setup) -> Plan:
         """All that depends on neither context nor batch size.
 
@@ -306,6 +323,20 @@ class Engine:
         raise NotModelledError(
             f"the working memory of {self.name} is not modelled",
             hint="leave a tenth of the device free with --reserve, and read what the engine itself logs",
+        )
+
+
+def refuse_weights(engine: Engine, stored: WeightsFormat) -> None:
+    """Refuse weights of a format that an engine does not read.
+
+    Raises:
+        UnsupportedError: with the place that says so, and formats that it reads.
+    """
+    if engine.loads is not None and not engine.reads(stored):
+        raise UnsupportedError(
+            f"{engine.name} {engine.followed_version} reads no {stored.name} weights ({engine.loads.source})",
+            hint=f"formats that it reads: {', '.join(engine.weight_formats)}",
+            location="weights_dtype",
         )
 
 

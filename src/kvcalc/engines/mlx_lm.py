@@ -34,7 +34,7 @@ from kvcalc.architecture import (
 )
 from kvcalc.derivation import Derivation, Quantity
 from kvcalc.dtypes import BFLOAT16, FLOAT16, FLOAT32
-from kvcalc.engines.base import KVCache, LayerBytes, Server, refuse_tensor_parallel
+from kvcalc.engines.base import KVCache, LayerBytes, Loads, Server, refuse_tensor_parallel
 from kvcalc.engines.options import EngineOptions
 from kvcalc.engines.releases import note_on, release
 from kvcalc.errors import NotModelledError, UnsupportedError
@@ -582,6 +582,10 @@ class MlxLm(EngineOptions):
         "rotating: after a chunk min(past, W - 1) + n; after m single tokens min(W, slots + ceil(m / 256) x 256)\n"
         "bytes = B x sum of slots x KV heads x (K dim + V dim) x element bytes, at the largest moment\n"
         "kv_bits: an element takes bits / 8 + 2 x element bytes / kv_group_size"
+    )
+    loads: ClassVar[Loads | None] = Loads(
+        "awq compressed-tensors gptq mlx modelopt mxfp4 mxfp8 nvfp4",
+        "mlx_lm/utils.py load_model",
     )
     weight_formats: ClassVar[tuple[str, ...]] = ("8bit", "6bit", "5bit", "4bit", "3bit")
     holds_beside: ClassVar[frozenset[str]] = frozenset()

@@ -28,6 +28,7 @@ from kvcalc.architecture import (
 )
 from kvcalc.derivation import Derivation
 from kvcalc.dtypes import FLOAT16, DType
+from kvcalc.engines.base import Loads
 from kvcalc.engines.llama_cpp.compute import Graph, llama_cpp_working_memory
 from kvcalc.engines.llama_cpp.engine import OLDEST, served
 from kvcalc.engines.llama_cpp.models import model_cache
@@ -164,6 +165,10 @@ class Ollama(EngineOptions):
         "n_batch = n_ubatch = num_batch: 512 up to 4,096 tokens of n_ctx, 1,024 up to 32,768, 2,048 above\n"
         "then llama.cpp's rule\n"
         "0.6 to 0.13: one cache for all slots, num_batch 512; memory.required.kv is an estimate of its own"
+    )
+    loads: ClassVar[Loads | None] = Loads(
+        "gguf mxfp4 nvfp4",
+        "llm/llama_server.go: its models are GGUF files",
     )
     weight_formats: ClassVar[tuple[str, ...]] = (
         "Q8_0",

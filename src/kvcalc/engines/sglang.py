@@ -31,7 +31,7 @@ from kvcalc.architecture import (
 )
 from kvcalc.derivation import Derivation, Quantity
 from kvcalc.dtypes import parse_dtype
-from kvcalc.engines.base import KVCache, LayerBytes, Server, refuse_formats, refuse_kind, refuse_uneven_heads
+from kvcalc.engines.base import KVCache, LayerBytes, Loads, Server, refuse_formats, refuse_kind, refuse_uneven_heads
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import NotModelledError, UnsupportedError
 from kvcalc.units import GiB, ceil_div, round_up, smallest_reaching
@@ -475,6 +475,10 @@ class SGLang(EngineOptions):
         "hybrid: bytes = (F + page) x full cell + (S + page) x sliding cell, S = int(F x swa_full_tokens_ratio)\n"
         "tokens (or F) = the smallest >= batch size x context, in whole pages, that SGLang starts with\n"
         "a budget gives tokens = budget // cell (hybrid: budget // (full cell + ratio x sliding cell)), in whole pages"
+    )
+    loads: ClassVar[Loads | None] = Loads(
+        "auto-round awq bitsandbytes compressed-tensors fp8 gguf gptq modelopt mxfp4 mxfp8 nvfp4 torchao",
+        "srt/layers/quantization/__init__.py",
     )
     weight_formats: ClassVar[tuple[str, ...]] = ("fp8", "int8_channel", "awq", "gptq", "nvfp4", "mxfp4")
     sources: ClassVar[tuple[str, ...]] = (

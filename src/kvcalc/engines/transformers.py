@@ -32,7 +32,7 @@ from kvcalc.architecture import (
 )
 from kvcalc.derivation import Derivation, Quantity
 from kvcalc.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType, parse_dtype
-from kvcalc.engines.base import KVCache, LayerBytes, WorkingMemory, refuse_tensor_parallel
+from kvcalc.engines.base import KVCache, LayerBytes, Loads, WorkingMemory, refuse_tensor_parallel
 from kvcalc.engines.options import EngineOptions
 from kvcalc.engines.releases import note_on, release
 from kvcalc.engines.transformers_memory import Forward, transformers_working_memory
@@ -261,6 +261,10 @@ class Transformers(EngineOptions):
         "static: full context, sliding and chunked min(context, W)\n"
         "dynamic_unconfigured: every layer full\n"
         "state layers: conv channels x kernel x element bytes + recurrent elements x 4"
+    )
+    loads: ClassVar[Loads | None] = Loads(
+        "auto-round awq bitsandbytes compressed-tensors eetq fbgemm-fp8 fp8 gguf gptq hqq mxfp4 mxfp8 nvfp4 torchao",
+        "quantizers/auto.py",
     )
     weight_formats: ClassVar[tuple[str, ...]] = ("bnb_int8", "awq", "gptq", "nf4", "nf4_double")
     sources: ClassVar[tuple[str, ...]] = (

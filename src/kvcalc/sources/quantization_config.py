@@ -100,6 +100,8 @@ def read_quantization(
         method = "modelopt"
     reader = _READERS.get(method) or (_READERS["modelopt"] if method.startswith("modelopt") else None)
     weights = reader(table, model_type) if reader is not None else None
+    if weights is not None:
+        weights = replace(weights, method=_METHODS.get(method, method))
     if weights is not None and method == "bitsandbytes" and weights.name != "bnb_int8":
         weights = replace(weights, packing=q.bnb_4bit(weights.name.endswith("_double"), dtype))
     if weights is not None and method.startswith("modelopt") and cache is not None and cache.dtype == "fp8_e4m3":
@@ -474,6 +476,8 @@ def _eetq(table: Mapping[str, Any], model_type: str) -> Quantization:
     return Quantization("int8_channel", q.channel(8, name="int8"), kept=_names(table, "modules_to_not_convert"))
 
 
+#: Other words of a ``quant_method`` for what one reader reads.
+_METHODS = {"gptqmodel": "gptq", "intel/auto-round": "auto-round", "modelopt-fp4": "modelopt"}
 _READERS = {
     "mxfp4": _mxfp4,
     "fp8": _fp8,

@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from kvcalc.architecture import Architecture, Latent, Layer
 from kvcalc.derivation import Derivation
 from kvcalc.dtypes import FLOAT16, DType, parse_dtype
-from kvcalc.engines.base import Server
+from kvcalc.engines.base import Loads, Server
 from kvcalc.engines.llama_cpp.compute import FIT_PARAMS, Graph, llama_cpp_working_memory
 from kvcalc.engines.llama_cpp.models import ModelCache, model_cache
 from kvcalc.engines.llama_cpp.placement import places_of
@@ -131,6 +131,10 @@ class LlamaCpp(EngineOptions):
         "      + n_seq_max x (1 + n_rs_seq) x 4 x sum over state layers of recurrent + channels x (kernel - 1)\n"
         "MLA: K is the latent (rank + rope dim) and there is no V; an indexer's keys have a cache of as many cells\n"
         "a draft opens a second context of as many tokens, with K and V in f16"
+    )
+    loads: ClassVar[Loads | None] = Loads(
+        "gguf mxfp4 nvfp4",
+        "src/llama-model-loader.cpp: GGUF files alone",
     )
     weight_formats: ClassVar[tuple[str, ...]] = (
         "Q8_0",

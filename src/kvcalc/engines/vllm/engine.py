@@ -13,7 +13,7 @@ from pydantic import Field, field_validator
 
 from kvcalc.architecture import Architecture, Compressed, Full, Latent, LayerKind, Parallel, State, stage_bounds
 from kvcalc.dtypes import DTYPES, DType
-from kvcalc.engines.base import Server, WorkingMemory
+from kvcalc.engines.base import Loads, Server, WorkingMemory
 from kvcalc.engines.options import EngineOptions
 from kvcalc.engines.vllm.blocks import Blocks
 from kvcalc.engines.vllm.checks import hybrid_off_note, notes_on, refuse
@@ -75,6 +75,10 @@ class Vllm(EngineOptions):
         "several sequences share the F tokens of the steps under way: a window holds its own tokens for each of them,\n"
         "  and F once for all; everything else is held for each\n"
         "F = (pipeline stages + 1 if async_scheduling) x max_num_batched_tokens; before 0.26.0 one batch"
+    )
+    loads: ClassVar[Loads | None] = Loads(
+        "auto-round awq compressed-tensors fbgemm-fp8 fp8 gptq modelopt mxfp4 mxfp8 nvfp4 torchao",
+        "model_executor/layers/quantization/__init__.py",
     )
     weight_formats: ClassVar[tuple[str, ...]] = ("fp8", "int8_channel", "awq", "gptq", "nvfp4", "mxfp4")
     sources: ClassVar[tuple[str, ...]] = (
