@@ -96,6 +96,11 @@ def test_whatever_escapes_ends_as_2(capsys):
     assert guarded(lambda: 1) == 1
 
 
+def test_an_interrupt_before_signals_are_heard_ends_as_any_other(monkeypatch):
+    monkeypatch.setattr("kvcalc.cli.process.open_missing_streams", lambda: signal.raise_signal(signal.SIGINT))
+    assert guarded(lambda: 0) == 128 + signal.SIGINT
+
+
 def test_an_interrupt_that_a_class_wraps_is_an_interrupt():
     class Field:
         def __set_name__(self, owner: type, name: str) -> None:

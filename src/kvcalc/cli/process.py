@@ -38,7 +38,7 @@ def guarded(work: Callable[[], int]) -> int:
         drop_what_cannot_be_written()
         signals.leave()  # all is said; what comes now ends the process as it would any other
     except KeyboardInterrupt:
-        pass
+        signals.caught = signals.caught or signal.SIGINT  # Python's own handler was there until `listen`
     # Python remembers an interrupt inside of exec(), as dataclasses use it, and would end by SIGINT whatever the code.
     exec("")  # noqa: S102 - the next exec() makes it forget that
     return code if signals.caught is None else _SIGNALLED + signals.caught
