@@ -64,6 +64,14 @@ FITTING = (
     "tests/unit/test_arguments.py",
 )
 
+WEIGHTS = (
+    "tests/conformance/test_quantised_checkpoints.py",
+    "tests/unit/test_weight_formats.py",
+    "tests/unit/test_quantization.py",
+    "tests/unit/test_declared_formats.py",
+    "tests/unit/test_weights.py",
+)
+
 # Which tests hold a module: the first pattern that its path matches. The file that kills most comes first: pytest stops
 # at the first failure.
 PATTERNS: dict[str, tuple[str, ...]] = {
@@ -72,18 +80,19 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "tests/conformance/test_published_models.py",
         *ANY_ENGINE,
     ),
-    "engines/llama_cpp.py": (
+    "engines/llama_cpp/*.py": (
         "tests/conformance/test_llama_cpp.py",
+        "tests/conformance/test_llama_cpp_compute.py",
         "tests/property/test_llama_cpp_laws.py",
         "tests/conformance/test_gguf_metadata.py",
         *ANY_ENGINE,
     ),
     "engines/ollama.py": ("tests/conformance/test_ollama.py", *ANY_ENGINE),
     "engines/vllm_memory.py": ("tests/conformance/test_working_memory.py", *ANY_ENGINE),
-    "engines/vllm*.py": ("tests/conformance/test_vllm.py", "tests/conformance/test_field_logs.py", *ANY_ENGINE),
     "engines/vllm/*.py": ("tests/conformance/test_vllm.py", "tests/conformance/test_field_logs.py", *ANY_ENGINE),
     "engines/sglang.py": ("tests/conformance/test_sglang.py", "tests/property/test_sglang_laws.py", *ANY_ENGINE),
     "engines/tensorrt_llm.py": ("tests/conformance/test_tensorrt_llm.py", *ANY_ENGINE),
+    "engines/transformers_memory.py": ("tests/conformance/test_transformers_memory.py", *ANY_ENGINE),
     "engines/transformers.py": (
         "tests/conformance/test_transformers.py",
         "tests/property/test_transformers_chunks.py",
@@ -102,9 +111,15 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "tests/unit/test_weights_steps.py",
         "tests/conformance/test_published_models.py",
     ),
+    "weights_steps.py": ("tests/unit/test_weights_steps.py",),
+    "weight_formats.py": WEIGHTS,
+    "gguf_mixes.py": WEIGHTS,
+    "quantization.py": WEIGHTS,
     "units.py": ("tests/unit/test_units.py", "tests/property/test_capacity.py", "tests/unit/test_arguments.py"),
     "fitting.py": FITTING,
     "levers.py": FITTING,
+    "serving.py": ("tests/unit/test_alternatives.py", *FITTING),
+    "alternatives.py": ("tests/unit/test_alternatives.py", *FITTING),
     "growth.py": ("tests/unit/test_growth.py", *FITTING),
     "setup.py": ("tests/unit/test_arguments.py", "tests/unit/test_travel.py", *ANY_ENGINE),
     "report/files.py": ("tests/cli/test_interruptions.py", "tests/cli/test_streams.py"),
@@ -347,6 +362,19 @@ def equivalents(module: str) -> Counter[tuple[str, str]]:
     )
 
 
+def unmatched() -> list[str]:
+    """The entries of equivalent_mutants.toml whose line is in their module no more."""
+    listed = tomllib.loads(EQUIVALENTS.read_text(encoding="utf-8"))["equivalent"]
+    return [
+        f"    {entry['module']}: {entry['line']}" for entry in listed if not _stands(entry["module"], entry["line"])
+    ]
+
+
+def _stands(module: str, line: str) -> bool:
+    path = PACKAGE / module
+    return path.is_file() and line in map(str.strip, path.read_text(encoding="utf-8").splitlines())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = {module.removesuffix(".py").removeprefix("engines/"): module for module in MODULES}
@@ -374,7 +402,10 @@ def main() -> None:
             if found:
                 print(module, *tests_of(module), *map(str, found), sep="\n")
         return
-    as_expected = True
+    lost = unmatched()
+    if lost:
+        print("equivalent_mutants.toml names what is not there:", *lost, sep="\n")
+    as_expected = not lost
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("fork")
         with context.Pool(options.workers, _start_worker, (folder,)) as pool:
