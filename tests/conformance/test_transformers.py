@@ -9,7 +9,7 @@ from layouts import chunked, full, laid_out, latent, published, recorded, slidin
 
 from kvcalc.architecture import Architecture
 from kvcalc.derivation import evaluate
-from kvcalc.errors import NotModelledError, UnsupportedError
+from kvcalc.errors import InputError, NotModelledError, UnsupportedError
 from kvcalc.footprints import footprint, kv_cache_bytes
 from kvcalc.setup import prepare
 
@@ -197,12 +197,10 @@ def test_a_hybrid_without_a_config_is_the_engines_index_error(slug: str) -> None
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        ({"kind": "compressed", "width": 512, "window": 128, "ratio": 4}, {}),
+        ({"kind": "compressed", "width": 512, "window": 128, "ratio": 4}, {"version": "5.0.0"}),
         (latent(indexer_dim=128), {"version": "5.15.0"}),
         (latent(window=128), {}),
-        (latent(), {"version": "5.12.0", "cache": "static"}),
-        ({**full(), "indexer_dim": 128}, {}),
-        ({**full(), "extra_state_bytes": 512}, {}),
+        ({**full(), "indexer_dim": 128}, {"version": "5.0.0"}),
         (state(recurrent_elements=64), {"version": "5.12.0"}),
     ],
 )
@@ -210,6 +208,133 @@ def test_what_is_not_modelled_is_refused_with_the_reason(kind: dict[str, Any], o
     with pytest.raises(NotModelledError, match="not modelled: how transformers caches") as refusal:
         cache_of(laid_out("strange", "custom", [kind]), 100, **options)
     assert refusal.value.hint
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "words"),
+    [
+        ({"kind": "compressed", "width": 512, "window": 128}, {"cache": "static"}, "no StaticCache has compressed"),
+        ({"kind": "compressed", "width": 512, "window": 128}, {"cache": "dynamic_unconfigured"}, "AttributeError"),
+        ({**full(), "indexer_dim": 128}, {"cache": "dynamic_unconfigured"}, "no update_index"),
+        ({**full(), "extra_state_bytes": 512}, {}, "no class of transformers 5.24.0 keeps a convolution over K and V"),
+        (latent(), {"version": "4.57.1", "cache": "static"}, "gives V the width of K"),
+        (latent(indexer_dim=128), {"cache": "quantized"}, "for full attention alone"),
+        (sliding(128), {"cache": "quantized"}, r"for full attention alone, and strange has sliding \(128\) layers"),
+        ({"kind": "none"}, {"cache": "quantized"}, "for full attention alone"),
+        (state(recurrent_elements=64), {"cache": "quantized", "version": "5.12.0"}, "for full attention alone"),
+        (full(3, 80), {"cache": "quantized"}, "quanto quantises groups of 64, and a token of strange has 240"),
+        (full(), {"cache": "quantized", "backend": "fp8", "version": "5.20.0"}, "has no fp8 backend"),
+    ],
+)
+def test_what_transformers_refuses_is_refused_with_the_place(
+    kind: dict[str, Any], options: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UnsupportedError, match=words) as refusal:
+        cache_of(laid_out("strange", "custom", [kind]), 100, **options)
+    assert "use " in (refusal.value.hint or "")
+
+
+#: DeepSeek V4's own classes on the meta device, transformers 5.24.0 with torch 2.13: a layer of a window, and two each
+#: of four and of 128 tokens an entry; tokens, chunk, batch, then bytes held, shown, and held after a decode step.
+COMPRESSED = {
+    (300, None, 2): (12_741_632, 2_374_656, 2_468_864),
+    (700, 90, 1): (3_373_056, 1_515_008, 1_562_112),
+    (700, 256, 3): (19_169_280, 4_545_024, 4_686_336),
+}
+
+
+@pytest.mark.parametrize("question", COMPRESSED, ids=str)
+def test_the_compressed_layers_of_deepseek_v4_keep_what_waits_as_views(question: tuple[int, int | None, int]) -> None:
+    tokens, chunk, batch_size = question
+    alone = {"kind": "compressed", "width": 512, "window": 128}
+    few, many = {**alone, "ratio": 4, "indexer_dim": 128}, {**alone, "ratio": 128}
+    model = laid_out("deepseek-v4-like", "deepseek_v4", [alone, few, many, few, many])
+    plan = prepare(model, engine="transformers", engine_options={"prefill_chunk": chunk}).plan
+    predicted = plan.allocate(tokens, batch_size)
+    logical = plan.report(tokens, batch_size, 0)["logical_bytes"]
+    assert (predicted.bytes, logical, predicted.steady_bytes) == COMPRESSED[question]
+    assert (
+        evaluate(plan.explain(tokens, batch_size))["kv_bytes"] == predicted.bytes == plan.kv_bytes(tokens, batch_size)
+    )
+    assert sum(row.bytes for row in predicted.layers) == predicted.bytes
+
+
+def test_minimax_m3_keeps_one_index_key_a_token() -> None:
+    # Measured likewise: 50 tokens of two sequences, 4 KV heads of 128 in each layer, index keys of 128 in the last.
+    model = laid_out("minimax-m3-like", "minimax_m3", [full(4, 128)] * 3 + [{**full(4, 128), "indexer_dim": 128}])
+    for cache in ("dynamic", "static"):
+        assert cache_of(model, 50, batch_size=2, cache=cache).bytes == 50 * 2 * 2 * (4 * 2 * 4 * 128 + 128)
+
+
+#: transformers' QuantizedCache with optimum-quanto 0.2.7 and hqq 0.2.8 on the CPU: backend, bits, group, residual,
+#: K and V (heads, K dim, V dim), format, batch, tokens, chunk; bytes at the fullest moment and after a decode step.
+QUANTIZED = [
+    (("quanto", 4, 64, 128, (2, 64, 64), "bfloat16", 1, 1000, None), (144_368, 144_368)),
+    (("quanto", 4, 64, 128, (1, 64, 64), "bfloat16", 3, 301, None), (65_568, 65_568)),  # an odd count of groups
+    (("quanto", 2, 64, 128, (1, 64, 64), "float32", 3, 301, None), (44_736, 44_736)),
+    (("quanto", 4, 32, 128, (2, 128, 64), "bfloat16", 2, 1000, 50), (537_600, 532_800)),
+    (("hqq", 3, 64, 128, (2, 64, 64), "bfloat16", 1, 1000, None), (128_384, 128_384)),
+    (("hqq", 8, 64, 128, (2, 64, 64), "float16", 2, 333, None), (181_632, 181_632)),
+    (("hqq", 1, 64, 1, (2, 64, 64), "float16", 2, 333, None), (31_968, 31_968)),
+    (("fp8", 8, 64, 128, (2, 128, 64), "bfloat16", 2, 1000, 50), (768_008, 768_008)),
+]
+
+
+@pytest.mark.parametrize(("question", "measured"), QUANTIZED, ids=str)
+def test_a_quantised_cache_is_met_to_the_byte(question: tuple[Any, ...], measured: tuple[int, int]) -> None:
+    backend, nbits, group, residual, (heads, k_dim, v_dim), dtype, batch_size, tokens, chunk = question
+    kind = {"kind": "full", "num_kv_heads": heads, "head_dim": k_dim, "v_head_dim": v_dim}
+    options = {"cache": "quantized", "backend": backend, "nbits": nbits, "q_group_size": group}
+    options |= {"residual_length": residual, "prefill_chunk": chunk}
+    plan = prepare(
+        laid_out("one", "llama", [kind]), engine="transformers", engine_options=options, kv_cache_dtype=dtype
+    ).plan
+    predicted = plan.allocate(tokens, batch_size)
+    assert (predicted.bytes, predicted.steady_bytes) == measured
+    assert (
+        evaluate(plan.explain(tokens, batch_size))["kv_bytes"] == predicted.bytes == plan.kv_bytes(tokens, batch_size)
+    )
+    assert plan.allocate(1, 1).bytes == plan.allocate(1, 1).steady_bytes
+
+
+def test_a_quantised_cache_says_what_waits_and_what_is_quantised() -> None:
+    predicted = cache_of(published("llama-3.1-8b"), 32768, cache="quantized")
+    assert predicted.layers[0].tokens == 32768
+    assert predicted.why == "32,767 tokens quantised, 1 as they are"
+    assert "while decoding, up to 127 tokens stand beside it as they are" in predicted.notes
+    # 4.5 bits an element, and one token of 16.
+    assert predicted.bytes == 32 * 2 * 1024 * (32767 * 9 + 32) // 16
+
+
+def test_latents_are_quantised_as_keys_and_values_and_so_were_decompressed_heads() -> None:
+    model = laid_out("mla", "deepseek_v3", [latent(num_heads=16)])
+    assert cache_of(model, 128, cache="quantized", residual_length=1).bytes == 128 * (512 + 64) * 9 // 16
+    older = cache_of(model, 128, cache="quantized", residual_length=1, version="5.14.0")
+    assert older.bytes == 128 * 16 * (192 + 128) * 9 // 16
+
+
+def test_a_quantised_cache_before_5_14_took_every_layer_for_a_full_one() -> None:
+    model = laid_out("gemma-like", "gemma3", [sliding(128), full(), {"kind": "shared"}])
+    predicted = cache_of(model, 1024, cache="quantized", residual_length=1, version="5.12.0")
+    assert predicted.bytes == 2 * 1024 * 128 * 9 // 16
+
+
+@pytest.mark.parametrize(
+    ("name", "today"), [("sliding_window", "static"), ("hybrid_chunked", "static"), ("hybrid", "dynamic")]
+)
+def test_generates_older_names_of_caches_are_taken(name: str, today: str) -> None:
+    model = published("gemma-3-1b")
+    assert cache_of(model, 4096, cache=name).bytes == cache_of(model, 4096, cache=today).bytes
+
+
+def test_a_backend_has_its_own_bits() -> None:
+    with pytest.raises(InputError, match="quanto quantises to 2, 4 bits"):
+        cache_of(published("llama-3.1-8b"), 100, cache="quantized", nbits=3)
+
+
+def test_a_static_cache_of_decompressed_heads_has_both_widths_since_5() -> None:
+    model = laid_out("mla", "deepseek_v3", [latent(num_heads=16)])
+    assert cache_of(model, 100, cache="static", version="5.12.0").bytes == 100 * 2 * 16 * (192 + 128)
 
 
 def test_tensor_parallelism_and_quantised_formats_are_refused() -> None:
@@ -231,6 +356,7 @@ def test_states_take_the_cache_format_for_the_convolution_and_float32_for_the_re
     ("options", "why"),
     [
         ({}, "one forward of 32,768 tokens stays alive as views"),
+        ({"cache": "quantized", "version": "5.12.0"}, "32,767 tokens quantised, 1 as they are"),
         ({"prefill_chunk": 4096}, "a chunk of 4,096 tokens stays alive behind window - 1 tokens"),
         ({"cache": "static"}, "allocated for 32,768 tokens; sliding layers min(context, window)"),
         ({"cache": "dynamic_unconfigured"}, "every layer keeps 32,768 tokens"),

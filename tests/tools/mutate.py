@@ -93,7 +93,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "engines/sglang.py": ("tests/conformance/test_sglang.py", "tests/property/test_sglang_laws.py", *ANY_ENGINE),
     "engines/tensorrt_llm.py": ("tests/conformance/test_tensorrt_llm.py", *ANY_ENGINE),
     "engines/transformers_memory.py": ("tests/conformance/test_transformers_memory.py", *ANY_ENGINE),
-    "engines/transformers.py": (
+    "engines/transformers/*.py": (
         "tests/conformance/test_transformers.py",
         "tests/property/test_transformers_chunks.py",
         *ANY_ENGINE,

@@ -49,7 +49,11 @@ NUMBERS: dict[str, dict[str, tuple[Any, ...]]] = {
         "tokens_per_block": (32, 1, 2**20, 0, 2**20 + 1),
         "free_gpu_memory_fraction": (None, 1e-6, 1, 0.9e-6, 1.000001),
     },
-    "transformers": {"prefill_chunk": (None, 1, TOKENS, 0, TOKENS + 1)},
+    "transformers": {
+        "prefill_chunk": (None, 1, TOKENS, 0, TOKENS + 1),
+        "q_group_size": (64, 8, TOKENS, 7, TOKENS + 1),
+        "residual_length": (128, 1, TOKENS, 0, TOKENS + 1),
+    },
     "mlx-lm": {
         "prefill_step_size": (2048, 1, TOKENS, 0, TOKENS + 1),
         "decode_tokens": (1, 0, TOKENS, -1, TOKENS + 1),
@@ -102,7 +106,9 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
         ),
     },
     "transformers": {
-        "cache": ("dynamic", ("static", "dynamic_unconfigured"), ("hybrid",)),
+        "cache": ("dynamic", ("static", "quantized", "dynamic_unconfigured", "hybrid"), ("paged", 2)),
+        "backend": ("quanto", ("hqq", "fp8"), ("gguf", 2)),
+        "nbits": (4, (2,), (1, 3, 8, 16)),
         "attn_implementation": ("sdpa", ("eager",), ("flash_attention_2", 2)),
         "version": ("5.24.0", ("5.0", "4.57.1", "5.14.1", "5.23.0", "5.99.0", "5.25.0.dev0"), ("5", "4.57.0.1", "new")),
     },

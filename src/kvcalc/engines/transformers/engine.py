@@ -10,10 +10,9 @@ Source: transformers 5.24.0 cache_utils.py (:246-248 the views, :524 the static 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, assert_never
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, assert_never
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from kvcalc.architecture import (
     Architecture,
@@ -30,21 +29,22 @@ from kvcalc.architecture import (
     State,
     kind_label,
 )
-from kvcalc.derivation import Derivation, Quantity
 from kvcalc.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType, parse_dtype
-from kvcalc.engines.base import KVCache, LayerBytes, Loads, WorkingMemory, refuse_tensor_parallel
+from kvcalc.engines.base import Loads, WorkingMemory, refuse_tensor_parallel
 from kvcalc.engines.options import EngineOptions
 from kvcalc.engines.releases import note_on, release
+from kvcalc.engines.transformers.plan import SOURCE, LayerCost, Part, TransformersPlan, summed
 from kvcalc.engines.transformers_memory import Forward, transformers_working_memory
 from kvcalc.errors import NotModelledError, UnsupportedError
-from kvcalc.units import MAX_TOKENS
+from kvcalc.units import MAX_TOKENS, ceil_div
 from kvcalc.widths import Widths
 
 if TYPE_CHECKING:
     from kvcalc.device import Device
     from kvcalc.setup import Setup
 
-CacheClass = Literal["dynamic", "static", "dynamic_unconfigured"]
+CacheClass = Literal["dynamic", "static", "quantized", "dynamic_unconfigured"]
+Backend = Literal["quanto", "hqq", "fp8"]
 
 #: Releases whose source was read. One between two of them follows the older, and a note says so.
 _READ = (
@@ -58,198 +58,22 @@ _LATENT_SINCE = (5, 15, 0)
 _INDEXED_LATENT_SINCE = (5, 18, 0)
 #: The oldest release whose state layers and indexers were measured: 5.17.0, on an H100.
 _MEASURED_SINCE = (5, 17, 0)
+#: The oldest release read that has DeepSeek V4 and MiniMax M3, whose layers have caches of their own.
+_SPARSE_SINCE = (5, 12, 0)
+#: A StaticCache has a width of its own for V since this release, ...
+_STATIC_V_SINCE = (5, 0, 0)
+#: ... and a QuantizedCache refuses all but full attention, and knows fp8, since these.
+_QUANTIZED_CHECKS_SINCE, _FP8_SINCE = (5, 14, 0), (5, 22, 0)
+#: Names of caches that generate() still takes (generation/configuration_utils.py:50, generation/utils.py:2123).
+_OLD_NAMES = {"sliding_window": "static", "hybrid_chunked": "static", "hybrid": "dynamic"}
+#: Bits that a backend quantises to (cache_utils.py:928, :977).
+_BITS: dict[Backend, tuple[int, ...]] = {"quanto": (2, 4), "hqq": (1, 2, 3, 4, 8), "fp8": (8,)}
 #: MiniMaxCache keeps the lightning attention's states in the model's format (modeling_minimax.py:202-209).
 _OWN_STATE_CACHE = frozenset({"minimax"})
-_SOURCE = f"transformers {_NEWEST} cache_utils.py"
-
-
-@dataclass(frozen=True, slots=True)
-class LayerCost:
-    """What the layers of one kind keep of one sequence.
-
-    Attributes:
-        kind: the layer kind.
-        count: layers of this kind.
-        token_bytes: bytes of one token in one layer.
-        window: tokens of the window that the layer's cache is made for, or None where it keeps every token.
-        fixed_bytes: bytes whatever the context (states, K and V of the encoder's tokens).
-        encoder_tokens: length of a cross-attention cache.
-    """
-
-    kind: LayerKind
-    count: int
-    token_bytes: int = 0
-    window: int | None = None
-    fixed_bytes: int = 0
-    encoder_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class TransformersPlan:
-    """The costs of the distinct kinds and their sums; ``outside_bytes`` are states that live outside the cache."""
-
-    costs: tuple[LayerCost, ...]
-    static: bool
-    prefill_chunk: int | None
-    fixed_bytes: int
-    growing_token_bytes: int
-    windowed: tuple[tuple[int, int], ...]
-    all_token_bytes: int
-    outside_bytes: int
-    notes: tuple[str, ...]
-
-    def kv_bytes(self, context: int, batch_size: int) -> int:
-        """The peak over the forwards of the prefill; a static cache is allocated once."""
-        if self.static:
-            total = self.fixed_bytes + self.growing_token_bytes * context
-            for window, token_bytes in self.windowed:
-                total += token_bytes * (context if context < window else window)
-            return batch_size * total
-        chunk = self.prefill_chunk
-        if chunk is None or chunk >= context:
-            return batch_size * (self.fixed_bytes + self.all_token_bytes * context)
-        past = (context - 1) // chunk * chunk
-        arriving = context - past
-        total = self._held(past, arriving)
-        if arriving < chunk:  # the full chunk before it had fewer tokens behind it, and more of its own
-            total = max(total, self._held(past - chunk, chunk))
-        return batch_size * total
-
-    def _held(self, past: int, arriving: int) -> int:
-        """Bytes of one sequence after a forward of ``arriving`` tokens on ``past`` cached ones."""
-        total = self.fixed_bytes + self.growing_token_bytes * (past + arriving)
-        for window, token_bytes in self.windowed:
-            total += token_bytes * ((past if past < window else window - 1) + arriving)
-        return total
-
-    def _peak(self, context: int) -> tuple[int, int]:
-        """The fullest forward of the prefill: tokens cached before it, and tokens in it."""
-        chunk = self.prefill_chunk
-        if chunk is None or chunk >= context:
-            return 0, context
-        past = (context - 1) // chunk * chunk
-        last, before = (past, context - past), (past - chunk, chunk)
-        return last if self._held(*last) >= self._held(*before) else before
-
-    def _slots(self, cost: LayerCost, context: int, past: int, arriving: int) -> int:
-        if cost.encoder_tokens or not cost.token_bytes:
-            return cost.encoder_tokens
-        if self.static:
-            return context if cost.window is None else min(context, cost.window)
-        return (past if cost.window is None else min(past, cost.window - 1)) + arriving
-
-    def allocate(self, context: int, batch_size: int) -> KVCache:
-        """One row a layer kind, at the fullest forward of the prefill."""
-        past, arriving = self._peak(context)
-        rows = []
-        for cost in self.costs:
-            slots = self._slots(cost, context, past, arriving)
-            layer_bytes = cost.fixed_bytes + (0 if cost.encoder_tokens else cost.token_bytes * slots)
-            rows.append(
-                LayerBytes(
-                    cost.kind.kind,
-                    kind_label(cost.kind),
-                    cost.count,
-                    cost.window,
-                    batch_size * slots,
-                    batch_size * cost.count * layer_bytes,
-                )
-            )
-        total = sum(row.bytes for row in rows)
-        steady = total if self.static else batch_size * self._held(context - 1, 1)
-        notes = list(self.notes)
-        if steady < total:
-            notes.append(
-                f"views keep all {arriving:,} tokens of a prefill's forward alive on sliding layers until the next "
-                "forward; steady_bytes is what one decode step leaves"
-            )
-        if self.outside_bytes:
-            notes.append(
-                f"the recurrent and convolution states live in the layers, outside the cache: "
-                f"{batch_size * self.outside_bytes:,} bytes more"
-            )
-        return KVCache(total, steady, tuple(rows), why=self._why(context, past, arriving), notes=tuple(notes))
-
-    def _why(self, context: int, past: int, arriving: int) -> str:
-        if self.static:
-            return f"allocated for {context:,} tokens; sliding layers min(context, window)"
-        if not self.windowed:
-            return f"every layer keeps {context:,} tokens"
-        if not past:
-            return f"one forward of {arriving:,} tokens stays alive as views"
-        return f"a chunk of {arriving:,} tokens stays alive behind window - 1 tokens"
-
-    def logical_bytes(self, context: int, batch_size: int) -> int:
-        """What the cached tensors' own shapes add up to: a sliding layer shows min(context, window - 1) tokens.
-
-        The memory is ``allocate(...).bytes``; this is the figure that summing ``numel`` gives.
-        """
-        if self.static:
-            return self.kv_bytes(context, batch_size)
-        total = self.fixed_bytes + self.growing_token_bytes * context
-        for window, token_bytes in self.windowed:
-            total += token_bytes * min(context, window - 1)
-        return batch_size * total
-
-    def required_kv_memory(self, context: int, batch_size: int) -> int:
-        """Exactly the bytes."""
-        return self.kv_bytes(context, batch_size)
-
-    def report(self, context: int, batch_size: int, kv_memory: int) -> dict[str, Any]:
-        """What summing the tensors' shapes gives (``logical_bytes``) beside what they hold (``storage_bytes``)."""
-        return {
-            "logical_bytes": self.logical_bytes(context, batch_size),
-            "storage_bytes": self.kv_bytes(context, batch_size),
-        }
-
-    def explain(self, context: int, batch_size: int) -> tuple[Quantity, ...]:
-        """The fullest forward, one product a layer kind, and their sum."""
-        work = Derivation(context, batch_size)
-        if not self.static:
-            self._work_forward(work)
-        names = []
-        for number, cost in enumerate(self.costs, start=1):
-            formula = self._formula(cost)
-            if formula != "0":
-                names.append(f"layers_{number}")
-                meaning = f"{cost.count} {kind_label(cost.kind)}"
-                work.let(names[-1], meaning, f"{cost.count} * B * ({formula})", "bytes", _SOURCE)
-        work.let("kv_bytes", "KV cache", " + ".join(names) or "0", "bytes", _SOURCE)
-        return tuple(work.quantities)
-
-    def _work_forward(self, work: Derivation) -> None:
-        """P and q of the fullest forward: with chunks the last one, or the whole one before it."""
-        past, arriving, when = "0", "T", "the prefill's one forward"
-        if self.prefill_chunk is not None:
-            work.let("C", "tokens of a chunk", str(self.prefill_chunk), "tokens", "prefill_chunk")
-            work.let("before", "tokens before the last chunk", "(T - 1) // C * C", "tokens")
-            grows = f"{self.growing_token_bytes} * "
-            last = f"{grows}T" + self._windowed_formula("before", "T - before")
-            whole = f"{grows}before" + self._windowed_formula("before - C", "C")
-            work.let("last", "one sequence after the last chunk", last, "bytes", _SOURCE)
-            work.let("whole", "and after the whole chunk before it", f"{whole} if before else 0", "bytes", _SOURCE)
-            past, arriving = "before if last >= whole else before - C", "T - before if last >= whole else C"
-            when = "the fullest chunk"
-        work.let("P", f"tokens cached before {when}", past, "tokens")
-        work.let("q", f"tokens in {when}", arriving, "tokens")
-
-    def _windowed_formula(self, past: str, arriving: str) -> str:
-        terms = (f" + {size} * (min({past}, {window - 1}) + {arriving})" for window, size in self.windowed)
-        return "".join(terms)
-
-    def _formula(self, cost: LayerCost) -> str:
-        if cost.encoder_tokens or not cost.token_bytes:
-            return str(cost.fixed_bytes)
-        if self.static:
-            tokens = "T" if cost.window is None else f"min(T, {cost.window})"
-        else:
-            tokens = "(P + q)" if cost.window is None else f"(min(P, {cost.window - 1}) + q)"
-        fixed = f"{cost.fixed_bytes} + " if cost.fixed_bytes else ""
-        return f"{fixed}{cost.token_bytes} * {tokens}"
 
 
 class Transformers(EngineOptions):
-    """Hugging Face transformers: DynamicCache, StaticCache, and DynamicCache without a config."""
+    """Hugging Face transformers: DynamicCache, StaticCache, QuantizedCache, and DynamicCache without a config."""
 
     name: ClassVar[str] = "transformers"
     summary: ClassVar[str] = "DynamicCache or StaticCache; a prefill's sliding layers stay allocated in full as views"
@@ -260,6 +84,9 @@ class Transformers(EngineOptions):
         "  steady_bytes: q = 1, so a sliding layer holds min(context, W)\n"
         "static: full context, sliding and chunked min(context, W)\n"
         "dynamic_unconfigured: every layer full\n"
+        "quantized: full layers alone, an element takes nbits / 8 + 2 x element bytes / q_group_size; the last tokens\n"
+        "  (fewer than residual_length) stay as they are; fp8: one byte an element and 8 a layer\n"
+        "compressed (DeepSeek V4): K = V of the window, one entry for ratio tokens, and the tokens that wait for one\n"
         "state layers: conv channels x kernel x element bytes + recurrent elements x 4"
     )
     loads: ClassVar[Loads | None] = Loads(
@@ -272,18 +99,20 @@ class Transformers(EngineOptions):
         "transformers 4.57.1, 5.0.0, 5.12.0 cache_utils.py: the same views",
         "MLA: decompressed heads in 4.57.1 to 5.14.0, the latent since 5.15.0 (with an indexer since 5.18.0)",
         "transformers 5.24.0 cache_utils.py:316, :670: one indexer key a token in layers that own an indexer",
+        "transformers 5.24.0 cache_utils.py:750-1060 (quantised), optimum-quanto 0.2.7, hqq 0.2.8",
+        "transformers 5.12.0 to 5.24.0 models/deepseek_v4, models/minimax_m3_vl: caches of their own, the same in all",
     )
     not_modelled: ClassVar[tuple[str, ...]] = (
-        "QuantizedCache (it refuses sliding layers)",
+        "QuantizedCache with axis_key or axis_value other than 0, and the copy that it dequantises in every step",
         "the second copy of one layer's K or V that torch.cat needs for a moment in every decode step",
         "the CUDA allocator's rounding of each tensor to 512 bytes",
         "a sequence that generate() ends: its last token is never cached, so P prompt and G new tokens are P + G - 1",
         "multi-token-prediction layers: transformers does not run them",
-        "the compressed layers of DeepSeek V4",
     )
     evidence: ClassVar[str] = (
         "every recorded cache of transformers 5.23.0 to the byte, held and logical (5.24.0 has the same rules by its "
-        "source); the CUDA allocator's count of 5.17.0 on an H200 within 512 bytes a tensor"
+        "source); its QuantizedCache and DeepSeek V4's classes likewise; the CUDA allocator's count of 5.17.0 on an "
+        "H200 within 512 bytes a tensor"
     )
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "cache": ("dynamic", "static"),
@@ -291,7 +120,14 @@ class Transformers(EngineOptions):
     }
 
     cache: CacheClass = Field(
-        "dynamic", description="the cache class; dynamic_unconfigured is DynamicCache() without the model's config"
+        "dynamic",
+        description="cache_implementation of generate(); dynamic_unconfigured is DynamicCache() without the config",
+    )
+    backend: Backend = Field("quanto", description="what quantises, where cache=quantized")
+    nbits: int = Field(4, description="bits of a quantised element: 2 or 4, with hqq 1, 2, 3, 4 or 8")
+    q_group_size: int = Field(64, ge=8, le=MAX_TOKENS, multiple_of=8, description="elements that share a scale")
+    residual_length: int = Field(
+        128, ge=1, le=MAX_TOKENS, description="tokens at which the cache quantises what it keeps as it is"
     )
     prefill_chunk: int | None = Field(
         None, ge=1, le=MAX_TOKENS, description="tokens a forward of the prefill; None: the whole prompt in one forward"
@@ -305,6 +141,18 @@ class Transformers(EngineOptions):
     def pads_to_longest(self) -> bool:
         """A batch is padded to its longest sequence."""
         return True
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _todays_name(cls, cache: Any) -> Any:
+        return _OLD_NAMES.get(cache, cache) if isinstance(cache, str) else cache
+
+    @model_validator(mode="after")
+    def _bits_of_backend(self) -> Self:
+        if self.backend != "fp8" and self.nbits not in _BITS[self.backend]:
+            known = ", ".join(map(str, _BITS[self.backend]))
+            raise ValueError(f"{self.backend} quantises to {known} bits")
+        return self
 
     @field_validator("version")
     @classmethod
@@ -324,7 +172,7 @@ class Transformers(EngineOptions):
         return transformers_working_memory(Widths(setup.architecture), context, self.prefill_chunk, one, device)
 
     def prepare(self, setup: Setup) -> TransformersPlan:
-        """Compute the cost of each distinct kind once.
+        """Compute the parts of each distinct kind once.
 
         Raises:
             UnsupportedError: tensor parallelism, a quantised format, or a cache class that the model does not run with.
@@ -335,47 +183,38 @@ class Transformers(EngineOptions):
         for dtype in (setup.k_dtype, setup.v_dtype):
             refuse_other_than_float(self.name, dtype, "transformers caches what the model computes; use bfloat16")
         costs = tuple(self._cost(architecture, kind, count, setup) for kind, count in architecture.caches)
-        growing = sum(c.count * c.token_bytes for c in costs if c.window is None and not c.encoder_tokens)
-        windows: dict[int, int] = {}
-        for cost in costs:
-            if cost.window is not None:
-                windows[cost.window] = windows.get(cost.window, 0) + cost.count * cost.token_bytes
+        keeps_some = self.cache == "quantized" and self.backend != "fp8"
         return TransformersPlan(
             costs=costs,
+            parts=summed(costs),
             static=self.cache == "static",
             prefill_chunk=self.prefill_chunk,
-            fixed_bytes=sum(cost.count * cost.fixed_bytes for cost in costs),
-            growing_token_bytes=growing,
-            windowed=tuple(windows.items()),
-            all_token_bytes=growing + sum(windows.values()),
+            residual_length=self.residual_length if keeps_some else 0,
             outside_bytes=_outside_bytes(architecture, setup),
             notes=self._notes(architecture, setup),
         )
 
     def _cost(self, model: Architecture, kind: LayerKind, count: int, setup: Setup) -> LayerCost:
+        if self.cache == "quantized":
+            return self._quantized(model, kind, count, setup)
         key, value = setup.k_dtype.block_bytes, setup.v_dtype.block_bytes
         match kind:
-            case Full(indexer_dim=indexer) if indexer:
-                raise _unknown(model, "sparse-attention indexers")
             case Full() | Sliding() | Chunked():
-                if kind.extra_state_bytes:
-                    raise _unknown(model, "a convolution over K and V")
-                token_bytes = kind.num_kv_heads * (kind.head_dim * key + kind.v_head_dim * value)
-                return LayerCost(kind, count, token_bytes, self._window(kind))
+                window = self._window(kind)
+                return LayerCost(kind, count, self._attention(model, kind, window, key, value), window)
             case Latent():
-                return LayerCost(kind, count, self._latent_token_bytes(model, kind, key, value))
+                return LayerCost(kind, count, self._latent(model, kind, key, value))
             case State():
-                return LayerCost(kind, count, fixed_bytes=self._state_bytes(model, kind, key))
+                return LayerCost(kind, count, _fixed(self._state_bytes(model, kind, key)))
             case Parallel():
-                inner = self._cost(model, kind.attention, count, setup)
-                fixed = self._state_bytes(model, kind.state, key)
-                return LayerCost(kind, count, inner.token_bytes, inner.window, fixed)
+                window = self._window(kind.attention)
+                parts = self._attention(model, kind.attention, window, key, value)
+                return LayerCost(kind, count, parts + _fixed(self._state_bytes(model, kind.state, key)), window)
             case Cross():
-                token_bytes = kind.num_kv_heads * (kind.head_dim * key + kind.v_head_dim * value)
                 tokens = setup.encoder_tokens
-                return LayerCost(kind, count, fixed_bytes=token_bytes * tokens, encoder_tokens=tokens)
+                return LayerCost(kind, count, _fixed(tokens * _pair(kind, key, value)), encoder_tokens=tokens)
             case Compressed():
-                raise _unknown(model, "compressed K = V layers")
+                return LayerCost(kind, count, self._compressed(model, kind, key, value), kind.window)
             case Shared() | NoCache():
                 return LayerCost(kind, count)
         assert_never(kind)
@@ -387,7 +226,65 @@ class Transformers(EngineOptions):
         # A window of 1 keeps 1 - 1 = 0 tokens by the slice [-0:], which is the whole tensor.
         return None if window == 1 and self.cache == "dynamic" else window
 
-    def _latent_token_bytes(self, model: Architecture, kind: Latent, key: int, value: int) -> int:
+    def _attention(
+        self, model: Architecture, kind: Full | Sliding | Chunked, window: int | None, key: int, value: int
+    ) -> tuple[Part, ...]:
+        if kind.extra_state_bytes:
+            raise UnsupportedError(
+                f"no class of transformers {_NEWEST} keeps a convolution over K and V (models/auto/auto_mappings.py): "
+                f"{model.name} runs there by code of its own repository alone",
+                hint="use mlx-lm, or ideal for the report's accounting",
+            )
+        self._check_static_widths(model, kind.head_dim, kind.v_head_dim)
+        token_bytes = _pair(kind, key, value)
+        if isinstance(kind, Full) and kind.indexer_dim:
+            self._check_own_cache(
+                model, "index keys", "update_index", "models/minimax_m3_vl/modeling_minimax_m3_vl.py:570"
+            )
+            token_bytes += kind.indexer_dim * key
+        if window is None:
+            return (Part("tokens", token_bytes),)
+        return (Part("buffer" if self.cache == "static" else "window", token_bytes, window),)
+
+    def _compressed(self, model: Architecture, kind: Compressed, key: int, value: int) -> tuple[Part, ...]:
+        """DeepSeek V4's layers: K is V, but in those of a window alone; what waits for an entry are views, too.
+
+        With four tokens an entry, each entry takes a part of the entry before, so the last one's four tokens stay.
+        Source: transformers 5.24.0 models/deepseek_v4/modeling_deepseek_v4.py:157-330.
+        """
+        where = "models/deepseek_v4/modeling_deepseek_v4.py:1229"
+        self._check_own_cache(model, "compressed entries", "store_compression_weights", where)
+        if self.cache == "static":
+            raise UnsupportedError(f"no StaticCache has compressed layers ({where})", hint="use cache=dynamic")
+        if kind.ratio is None:
+            return (Part("window", kind.width * (key + value), kind.window),)
+        width = kind.width + kind.indexer_dim
+        entries = (Part("window", kind.width * key, kind.window), Part("entries", width * key, kind.ratio))
+        if not kind.indexer_dim:
+            return (*entries, Part("waiting", 2 * width * key, kind.ratio))
+        # The gate of the last entry has the format of its bias, which is float32.
+        last = Part("closed", kind.ratio * width * (key + 4), kind.ratio)
+        return (*entries, Part("waiting", 2 * 2 * width * key, kind.ratio), last)
+
+    def _check_own_cache(self, model: Architecture, what: str, method: str, where: str) -> None:
+        """Refuse what only a layer class of the model's own keeps, where another class stands in its place."""
+        if release(self.version) < _SPARSE_SINCE:
+            raise _unknown(model, f"{what} in {self.version}", f"use version={_NEWEST}")
+        if self.cache == "dynamic_unconfigured":
+            raise UnsupportedError(
+                f"DynamicCache() without a config has no {method}, so {model.name} ends in an AttributeError ({where})",
+                hint="use cache=dynamic, which passes the config as generate() does",
+            )
+
+    def _check_static_widths(self, model: Architecture, k_dim: int, v_dim: int) -> None:
+        if self.cache == "static" and k_dim != v_dim and release(self.version) < _STATIC_V_SINCE:
+            raise UnsupportedError(
+                f"a StaticCache of transformers {self.version} gives V the width of K, and those of {model.name} "
+                "differ (cache_utils.py:283)",
+                hint="use cache=dynamic",
+            )
+
+    def _latent(self, model: Architecture, kind: Latent, key: int, value: int) -> tuple[Part, ...]:
         if kind.window is not None:
             raise _unknown(model, "latent (MLA) layers with a window")
         if kind.indexer_dim:
@@ -396,15 +293,71 @@ class Transformers(EngineOptions):
             if self.cache == "dynamic_unconfigured":
                 raise UnsupportedError(
                     f"DynamicCache() without a config has no indexer keys, so {model.name} ends in a ValueError "
-                    f"({_SOURCE}:1713)",
+                    f"({SOURCE}:1713)",
                     hint="use cache=dynamic, which passes the config as generate() does",
                 )
-        indexer_bytes = kind.indexer_dim * key
-        if self._caches_latent(model):
-            return kind.rank * key + kind.rope_dim * value + indexer_bytes
-        if self.cache == "static":
-            raise _unknown(model, f"decompressed MLA heads in a StaticCache of {self.version}")
-        return kind.num_heads * ((kind.nope_dim + kind.rope_dim) * key + kind.v_head_dim * value) + indexer_bytes
+        k_dim, v_dim, heads = kind.rank, kind.rope_dim, 1
+        if not self._caches_latent(model):
+            k_dim, v_dim, heads = kind.nope_dim + kind.rope_dim, kind.v_head_dim, kind.num_heads
+            self._check_static_widths(model, k_dim, v_dim)
+        return (Part("tokens", heads * (k_dim * key + v_dim * value) + kind.indexer_dim * key),)
+
+    def _quantized(self, model: Architecture, kind: LayerKind, count: int, setup: Setup) -> LayerCost:
+        """A layer of a QuantizedCache: K and V in groups, but the tokens since they were last quantised.
+
+        Source: transformers 5.24.0 cache_utils.py:750-1060, :2226; optimum-quanto 0.2.7 tensor/grouped.py, packed.py;
+        hqq 0.2.8 core/quantize.py, bitpack.py.
+        """
+        checks = release(self.version) >= _QUANTIZED_CHECKS_SINCE
+        match kind:
+            case Full(indexer_dim=0, extra_state_bytes=0):
+                rows = ((kind.num_kv_heads, kind.head_dim), (kind.num_kv_heads, kind.v_head_dim))
+            case Sliding(extra_state_bytes=0) | Chunked(extra_state_bytes=0) if not checks:
+                rows = ((kind.num_kv_heads, kind.head_dim), (kind.num_kv_heads, kind.v_head_dim))
+            case Latent(indexer_dim=0, window=None) if self._caches_latent(model):
+                rows = ((1, kind.rank), (1, kind.rope_dim))
+            case Latent(indexer_dim=0, window=None):
+                rows = ((kind.num_heads, kind.nope_dim + kind.rope_dim), (kind.num_heads, kind.v_head_dim))
+            case Shared() if not checks:
+                return LayerCost(kind, count)
+            case _:
+                raise UnsupportedError(
+                    f"a QuantizedCache is for full attention alone, and {model.name} has {kind_label(kind)} layers "
+                    "(cache_utils.py:2235)",
+                    hint="use cache=dynamic",
+                )
+        if self.backend == "fp8":
+            if release(self.version) < _FP8_SINCE:
+                raise UnsupportedError(
+                    f"transformers {self.version} has no fp8 backend (cache_utils.py of 5.22.0 is the first)",
+                    hint="use backend=quanto or hqq",
+                )
+            scales = Part("layer", 2 * 4)
+            return LayerCost(kind, count, (Part("tokens", sum(heads * dim for heads, dim in rows)), scales))
+        formats = (setup.k_dtype.block_bytes, setup.v_dtype.block_bytes)
+        parts = [
+            part
+            for (heads, dim), element_bytes in zip(rows, formats, strict=True)
+            for part in self._groups(model, heads * dim, element_bytes)
+        ]
+        as_is = sum(heads * dim * each for (heads, dim), each in zip(rows, formats, strict=True))
+        return LayerCost(kind, count, (*parts, Part("residual", as_is)))
+
+    def _groups(self, model: Architecture, elements: int, element_bytes: int) -> tuple[Part, ...]:
+        """K or V of so many elements a token: packed bits, and a scale and a zero point a group."""
+        group = self.q_group_size
+        if elements % group:
+            raise UnsupportedError(
+                f"{self.backend} quantises groups of {group}, and a token of {model.name} has {elements} elements",
+                hint="use a q_group_size that divides them",
+            )
+        size = elements // group
+        scales = Part("groups", 2 * element_bytes, size)
+        if self.backend == "quanto":  # packs along the groups: two of 4 bits share the bytes of one
+            return Part("groups", group, size, 8 // self.nbits), scales
+        # hqq packs inside of a group, ten of 3 bits in an int32.
+        packed = 4 * ceil_div(group, 10) if self.nbits == 3 else ceil_div(group * self.nbits, 8)
+        return Part("groups", packed, size), scales
 
     def _caches_latent(self, model: Architecture) -> bool:
         """Whether MLA layers cache the latent; the classes with an indexer do so later than the others.
@@ -421,7 +374,7 @@ class Transformers(EngineOptions):
         if self.cache == "dynamic_unconfigured":
             raise UnsupportedError(
                 f"DynamicCache() without a config has no state layers, so {model.name} ends in an IndexError "
-                f"({_SOURCE}:1642)",
+                f"({SOURCE}:1642)",
                 hint="use cache=dynamic, which passes the config as generate() does",
             )
         if release(self.version) < _MEASURED_SINCE:
@@ -437,6 +390,8 @@ class Transformers(EngineOptions):
     def _notes(self, model: Architecture, setup: Setup) -> tuple[str, ...]:
         note = note_on(self.name, self.version, _READ)
         notes = [note] if note else []
+        if self.cache == "quantized" and self.backend != "fp8":
+            notes.append(f"while decoding, up to {self.residual_length - 1} tokens stand beside it as they are")
         kinds = [kind for kind, _ in model.caches]
         if self.cache == "dynamic_unconfigured" and any(isinstance(kind, Sliding | Chunked) for kind in kinds):
             notes.append("DynamicCache() without the config knows no windows: every attention layer keeps all tokens")
@@ -450,6 +405,15 @@ class Transformers(EngineOptions):
             form = "in the model's format" if model.model_type in _OWN_STATE_CACHE else "float32"
             notes.append(f"recurrent states are {form}, as on the pure torch path; CUDA kernels may differ")
         return tuple(notes)
+
+
+def _pair(kind: Full | Sliding | Chunked | Cross, key: int, value: int) -> int:
+    """Bytes of K and V of one token."""
+    return kind.num_kv_heads * (kind.head_dim * key + kind.v_head_dim * value)
+
+
+def _fixed(size: int) -> tuple[Part, ...]:
+    return (Part("fixed", size),) if size else ()
 
 
 def refuse_other_than_float(engine: str, dtype: DType, hint: str) -> None:
