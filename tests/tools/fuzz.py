@@ -3,8 +3,8 @@
 python tests/tools/fuzz.py [--seed N] [--count N] [--workers N] [--target NAME] [--replay TARGET:NUMBER]
 
 Real configs, presets, budgets, baselines, logs, headers, references and command lines are mutated and put to
-``kvcalc.cli.app.run`` in this process. Every input must end in an answer (exit code 0; 1 where ``check``, ``audit``, ``fit``
-say no) or in an error of the one shape (exit code 2, nothing on standard output, except that ``check`` judges the other
+``kvcalc.cli.app.run`` in this process. Every input must end in an answer (exit code 0; 1 where ``check``, ``audit``, ``fit``,
+``search`` say no) or in an error of the one shape (exit code 2, nothing on standard output, except that ``check`` judges the other
 budgets and says which it could not judge), in less than one CPU second and 200 MB, and print nothing that a terminal
 would obey. An input is made from (seed, target, number) alone: it is the
 same with any count and any number of workers. Needs Linux or macOS; reaches no network. Exits 1 where an input fails.
@@ -58,7 +58,7 @@ from kvcalc.sources.preset import preset_text
 CPU_SECONDS = 1.0
 MEMORY_BYTES = 200_000_000
 HANGS_AFTER = 60
-MAY_SAY_NO = ("check", "audit", "fit")
+MAY_SAY_NO = ("check", "audit", "fit", "search")
 _CHUNK = 500
 
 # ---- mutations ----
