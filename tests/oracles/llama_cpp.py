@@ -13,6 +13,7 @@ in a child of their own, because ggml ends the process where it refuses a tensor
 ``--fault`` adds one byte to a rule of kvcalc, which must be found.
 """
 
+# needs: install llama-cpp-py-sync==0.11739
 # ruff: noqa: S311, T201 - random models are no secrets, and a table is what it prints
 from __future__ import annotations
 

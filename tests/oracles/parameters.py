@@ -16,6 +16,7 @@ known, and the difference with the fewest changed keys first. Nothing is downloa
 classes of the types have whose default configuration is that of a file of nothing but its ``model_type``.
 """
 
+# needs: install torch==2.13.0 transformers==5.24.0
 # ruff: noqa: E402, S112, S311, T201 - a script that prints its table and asks classes that may refuse anything
 from __future__ import annotations
 

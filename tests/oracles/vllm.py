@@ -13,6 +13,9 @@ format, parallel sizes, options, a memory, and several sequences that are driven
 the counts; where the two differ, the smallest case that differs stands above them.
 """
 
+# needs: install --no-deps --target engines/vllm vllm==0.33.0
+# runs: engines/vllm 2000
+
 from __future__ import annotations
 
 import argparse
