@@ -14,7 +14,7 @@ from kvcalc.fitting import Capacity, Memory, capacity_of, fits
 from kvcalc.setup import Setup
 
 #: Devices that a model is tried on together, the fewest first.
-_GROUPS = (1, 2, 4, 8)
+GROUPS = (1, 2, 4, 8)
 #: The engine that people use on a platform where they name none.
 _USUAL: dict[Platform, str] = {"metal": "mlx-lm"}
 #: Engines that run on a platform; all of them run on CUDA.
@@ -108,7 +108,7 @@ def on_devices(
     """
     found = []
     for device in devices:
-        for count in _GROUPS:
+        for count in GROUPS:
             try:
                 setup, place = make(device, count), memory(device)
                 if not fits(setup, place, context, batch_size):

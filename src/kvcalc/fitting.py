@@ -8,8 +8,8 @@ drawn through a curve that bends at windows, pads and blocks.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from fractions import Fraction
 from numbers import Real
@@ -17,6 +17,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from kvcalc.architecture import Architecture
+from kvcalc.derivation import Derivation, Quantity
 from kvcalc.device import Device
 from kvcalc.engines.base import WorkingMemory
 from kvcalc.errors import InputError, NotModelledError, RefusalError, quote
@@ -31,6 +32,55 @@ _UTILIZATION = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?|\.[0-9]{1,9})\s?(%?)", 
 
 
 @dataclass(frozen=True)
+class Measured:
+    """Terms of one device's memory that a start of an engine printed, in place of a formula's.
+
+    They hold for the setup that printed them, at any context, batch size and cache format; another engine, another
+    option or other weights have formulas again.
+
+    Attributes:
+        source: the log.
+        weights_bytes, activation_bytes, runtime_bytes, graph_bytes: the terms; None is not printed.
+    """
+
+    source: str
+    weights_bytes: int | None = None
+    activation_bytes: int | None = None
+    runtime_bytes: int | None = None
+    graph_bytes: int | None = None
+
+    @property
+    def printed(self) -> dict[str, int]:
+        """The terms that were printed, by their names."""
+        found = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "source"}
+        return {name: size for name, size in found.items() if size is not None}
+
+    def over(self, working: WorkingMemory) -> WorkingMemory:
+        """A working memory with these terms, and with the formulas of the others.
+
+        >>> formula = WorkingMemory(activation_bytes=2000, runtime_bytes=300, share_bytes=2300)
+        >>> Measured("server.log", activation_bytes=1900).over(formula).share_bytes
+        2200
+        """
+        work = Derivation()
+        for each in working.quantities or _as_numbers(working):
+            size = self.printed.get(each.symbol)
+            formula, source = (each.formula, each.source) if size is None else (str(size), self.source)
+            work.let(each.symbol, each.meaning, formula, each.unit, source)
+        return WorkingMemory.derived(work, working.notes)
+
+
+def _as_numbers(working: WorkingMemory) -> Iterator[Quantity]:
+    """The five figures of a working memory that has no formulas."""
+    beside = working.total_bytes - working.share_bytes
+    for name in ("activation_bytes", "runtime_bytes", "graph_bytes"):
+        yield Quantity(name, "as given", str(getattr(working, name)), getattr(working, name), "bytes")
+    share = f"activation_bytes + runtime_bytes + graph_bytes - {beside}"
+    yield Quantity("share_bytes", "the part that counts", share, working.share_bytes, "bytes")
+    yield Quantity("band_bytes", "how far it may be off", str(working.band_bytes), working.band_bytes, "bytes")
+
+
+@dataclass(frozen=True)
 class Memory:
     """The memory of one device, or of the KV cache alone.
 
@@ -39,12 +89,14 @@ class Memory:
         device: the device, otherwise.
         utilization: the part of the device that the engine takes; None is the engine's default for its version.
         reserve: bytes of it that are kept free.
+        measured: terms that a log printed, and the setup that they hold for.
     """
 
     kv_memory: int | None = None
     device: Device | None = None
     utilization: Fraction | None = None
     reserve: int = 0
+    measured: tuple[Measured, Setup] | None = None
 
     def __post_init__(self) -> None:
         if (self.kv_memory is None) == (self.device is None):
@@ -65,15 +117,37 @@ class Memory:
         if utilization is None:
             utilization = Fraction(setup.engine.utilization_percent, 100)
         usable = self.device.memory_bytes * utilization.numerator // utilization.denominator
-        working, reason = WorkingMemory(), ""
+        working, reason, advice = WorkingMemory(), "", ""
         try:
             working = setup.engine.working_memory(setup, self.device, context, batch_size)
         except NotModelledError as error:
-            reason = error.message
-        left = usable - setup.weights.bytes - working.share_bytes - self.reserve
+            reason, advice = error.message, error.hint or ""
+        weights_bytes, measured = setup.weights.bytes, self._measured_of(setup)
+        if measured is not None:
+            working, printed = measured.over(working), measured.printed
+            weights_bytes = printed.get("weights_bytes", weights_bytes)
+            reason = "" if {"activation_bytes", "runtime_bytes"} <= printed.keys() else reason
+        left = usable - weights_bytes - working.share_bytes - self.reserve
         return Pool(
-            left, self.device.memory_bytes, utilization, usable, setup.weights.bytes, working, self.reserve, reason
+            left,
+            self.device.memory_bytes,
+            utilization,
+            usable,
+            weights_bytes,
+            working,
+            self.reserve,
+            reason,
+            advice,
+            measured,
         )
+
+    def _measured_of(self, setup: Setup) -> Measured | None:
+        """The printed terms, if it was this setup that printed them, whatever the format of its cache."""
+        if self.measured is None:
+            return None
+        measured, printer = self.measured
+        same = replace(printer, k_dtype=setup.k_dtype, v_dtype=setup.v_dtype) == setup
+        return measured if same else None
 
 
 @dataclass(frozen=True)
@@ -85,6 +159,8 @@ class Pool:
         device_memory, utilization, usable_bytes, weights_bytes, working_memory, reserve_bytes: the terms, or None where
             the pool was given as such.
         not_modelled: why the working memory is not among the terms, or empty.
+        advice: what to do about that, or empty.
+        measured: the terms that are a log's and not a formula's, or None.
     """
 
     kv_memory: int
@@ -95,6 +171,8 @@ class Pool:
     working_memory: WorkingMemory | None = None
     reserve_bytes: int | None = None
     not_modelled: str = ""
+    advice: str = ""
+    measured: Measured | None = None
 
 
 @dataclass(frozen=True)

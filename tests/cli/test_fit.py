@@ -137,8 +137,9 @@ def test_an_engine_that_refuses_to_start_is_an_answer(kvcalc):
         ("--memory", "80GiB", "--device", "h200"),
         ("--memory", "80"),
         ("--device", "h1000"),
-        ("--devices", "8xh100-80gb"),
-        ("--device", "h200", "--sequences", "5"),
+        ("--device", "h100-80gb", "--engine", "vllm", "-tp", "5"),
+        ("--device", "h100-80gb", "-tp", "5"),
+        ("--kv-memory", "1GiB", "-c", "8k", "--beside", "qwen3-0.6b"),
         ("--kv-memory", "1GiB", "--reserve", "1GiB"),
         ("--memory", "80GiB", "--gpu-memory-utilization", "1.5"),
         ("--memory", "80GiB", "--engine", "ideal,vllm"),
@@ -198,9 +199,10 @@ def test_without_a_device_those_that_serve_it_are_listed_the_smallest_first(kvca
     assert "apple-m4-max-64gb" not in {each["device"] for each in found}
     ran = kvcalc("fit", "llama-3.1-8b", "-c", "8k")
     assert "Devices that serve it, the fewest and smallest first (12 of " in ran.out
-    none = kvcalc("fit", "llama-3.1-405b", "-c", "128k", "-b", "400000")
-    assert (none.code, none.out) == (2, "")
-    assert "no group of up to 8 devices" in none.err
+    none = kvcalc("fit", "llama-3.1-405b", "-c", "128k", "-b", "400")
+    assert none.code == 1
+    assert none.out.startswith("Does not fit: 400 x 131,072 tokens is ")
+    assert ", the largest there is" in none.out
 
 
 def test_the_line_that_starts_the_server_has_what_the_answer_assumes(kvcalc):
@@ -236,3 +238,112 @@ def test_a_model_is_read_once_however_many_devices_are_tried(kvcalc, monkeypatch
     monkeypatch.setattr(resolve, "load", counted)
     assert kvcalc("fit", "gemma-2-2b", "-c", "4k").code == 0
     assert read == ["gemma-2-2b"]
+
+
+# ---- users ----
+
+
+def test_users_of_an_average_length_with_a_prefix_that_all_share(kvcalc):
+    asked = ("llama-3.1-8b", "--kv-memory", "16GiB", "-e", "vllm", "-c", "32k")
+    code, answer = fitted(kvcalc, *asked, "--average-context", "4k", "--shared-prefix", "2k", "-b", "60")
+    # 8,191 blocks of 16 tokens; 4,096 tokens are 256 of them, of which 128 are shared.
+    assert [(row["context"], row["shared_prefix"], row["sequences"]) for row in answer["users"]] == [
+        (32768, 0, 3),
+        (4096, 0, 31),
+        (4096, 2048, 62),
+        (32768, 0, 4.0),
+    ]
+    assert answer["users"][-1]["printed"] == "vllm prints maximum concurrency"
+    assert (code, answer["verdict"]) == (
+        0,
+        "Fits: 60 users asked for, 62 fit at 4,096 tokens on average, 2,048 of them shared.",
+    )
+    code, more = fitted(kvcalc, *asked, "--average-context", "4k", "--shared-prefix", "2k", "-b", "63")
+    assert (code, more["verdict"].partition(":")[0]) == (1, "Does not fit")
+    shown = kvcalc("fit", *asked, "--average-context", "4k", "-b", "30").out
+    assert "How many users" in shown
+    assert "4,096 x 30" in shown  # the account is of what was asked
+
+
+def test_an_engine_that_shares_no_prefix_says_why(kvcalc):
+    asked = ("llama-3.1-8b", "--kv-memory", "16GiB", "-e", "llama.cpp", "-c", "8k")
+    _, answer = fitted(kvcalc, *asked, "--average-context", "4k", "--shared-prefix", "2k")
+    longest, average, shared = answer["users"]
+    assert longest["sequences"] == 16
+    assert "the room of the longest" in average["refusal"]
+    assert "tools/server" in shared["refusal"]
+    assert "not shared" in kvcalc("fit", *asked, "--shared-prefix", "2k").out
+    for wrong in (("--average-context", "9k"), ("--shared-prefix", "8k")):
+        assert kvcalc("fit", *asked, *wrong).code == 2
+
+
+# ---- several models ----
+
+
+def test_models_on_one_device_have_a_part_each(kvcalc):
+    asked = ("llama-3.1-8b", "--device", "h100-80gb", "-e", "vllm", "-c", "32k")
+    _, answer = fitted(kvcalc, *asked, "--beside", "qwen3-0.6b", "--beside", "qwen3-8b=40%")
+    small, large = answer["beside"]
+    assert (small["utilization"], small["max_batch_size"], large["utilization"]) == ("0.1", 1, "0.4")
+    assert answer["pool"]["utilization"] == "0.5"
+    assert "--gpu-memory-utilization 0.5" in answer["server_command"]
+    assert "Other models on the device" in kvcalc("fit", *asked, "--beside", "qwen3-0.6b").out
+    code, crowded = fitted(kvcalc, *asked, "--beside", "qwen3-8b=15%")
+    assert (code, crowded["beside"][0]["fits"]) == (1, False)
+    assert crowded["verdict"].startswith("Does not fit: qwen3-8b beside it")
+    code, over = fitted(kvcalc, *asked, "--beside", "qwen3-8b=40%", "--gpu-memory-utilization", "0.9")
+    assert over["pool"]["reserve_bytes"] == pytest.approx(0.3 * over["pool"]["device_memory"], rel=1e-9)
+    code, full = fitted(kvcalc, *asked, "--beside", "qwen3-8b=60%", "--beside", "qwen3-0.6b=40%")
+    assert (code, full["capacity"]["fits"]) == (1, False)
+
+
+def test_an_engine_without_parts_leaves_what_its_neighbours_do_not_take(kvcalc):
+    asked = ("llama-3.1-8b", "--device", "rtx-5090", "-e", "llama.cpp", "-c", "8k")
+    alone, both = (fitted(kvcalc, *asked, *more)[1] for more in ((), ("--beside", "qwen3-0.6b")))
+    taken = both["beside"][0]["taken_bytes"]
+    assert alone["pool"]["kv_memory"] - both["pool"]["kv_memory"] == taken == both["pool"]["reserve_bytes"]
+    assert kvcalc("fit", *asked, "--beside", "qwen3-0.6b=10%").code == 2
+    too_large = kvcalc("fit", *asked[:3], "-e", "vllm", "-c", "8k", "--beside", "llama-3.1-405b")
+    assert (too_large.code, too_large.out) == (2, "")
+
+
+# ---- calibration ----
+
+SERVER_LOG = """\
+INFO 06-01 09:22:20 [utils.py:299] vLLM API server version 0.33.0
+INFO 06-01 09:22:20 non-default args: {'model': 'meta-llama/Llama-3.1-8B-Instruct', 'max_num_batched_tokens': 2048}
+(EngineCore pid=9) INFO 06-01 09:22:25 Model loading took 14.99 GiB and 3.2 seconds
+(EngineCore pid=9) INFO 06-01 09:22:29 Estimated CUDA graph memory: 0.84 GiB total
+(EngineCore pid=9) INFO 06-01 09:22:29 [gpu_worker.py:300] Available KV cache memory: 54.93 GiB
+(EngineCore pid=9) INFO 06-01 09:22:39 Actual usage is 15.24 GiB for consumed memory (weights + non-torch), 2.68 GiB \
+for peak activation, and 0.91 GiB for CUDAGraph memory.
+"""
+
+
+def test_a_log_gives_its_terms_in_place_of_the_formulas(kvcalc, tmp_path):
+    log = tmp_path / "server.log"
+    log.write_text(SERVER_LOG)
+    asked = ("llama-3.1-8b", "--device", "h100-80gb", "-e", "vllm", "-c", "32k", "--calibrate", str(log))
+    _, answer = fitted(kvcalc, *asked)
+    pool = answer["pool"]
+    assert pool["measured"] == ["activation_bytes", "graph_bytes", "runtime_bytes", "weights_bytes"]
+    sizes = [round(pool[f"{name}_bytes"] / GIB, 2) for name in ("weights", "activation", "runtime", "graph")]
+    assert sizes == [14.99, 1.84, 0.25, 0.84]
+    assert round(pool["kv_memory"] / GIB, 2) == 54.93  # as the log prints it
+    ran = kvcalc("fit", *asked, "--explain")
+    assert "as server.log has it" in ran.out
+    assert "the log states max_num_batched_tokens=2048, the answer assumes 8192" in ran.out
+    # Another setup than the one that printed them has its formulas again.
+    _, levered = fitted(kvcalc, *asked, "-b", "14")
+    change = next(lever for lever in levered["levers"] if lever["lever"] == "weights format")
+    assert change["kv_memory"] > levered["pool"]["kv_memory"]
+
+
+def test_a_log_that_cannot_calibrate_is_refused(kvcalc, tmp_path):
+    log = tmp_path / "server.log"
+    log.write_text(SERVER_LOG)
+    of_another = kvcalc("fit", "llama-3.1-8b", "--device", "h100-80gb", "-e", "llama.cpp", "--calibrate", str(log))
+    assert of_another.code == 2
+    assert "it has those of vllm" in of_another.err
+    no_device = kvcalc("fit", "llama-3.1-8b", "--kv-memory", "8GiB", "-e", "vllm", "--calibrate", str(log))
+    assert "name the --device" in no_device.err

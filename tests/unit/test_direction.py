@@ -32,6 +32,10 @@ MAY_IMPORT |= {
     "fitting": FOUNDATIONS | {"engines", "setup", "sources"},
     "growth": FOUNDATIONS | {"engines", "setup", "fitting"},
     "levers": FOUNDATIONS | {"engines", "setup", "fitting"},
+    "users": FOUNDATIONS | {"engines", "setup", "fitting"},
+    "beside": FOUNDATIONS | {"engines", "setup", "fitting"},
+    "alternatives": FOUNDATIONS | {"engines", "setup", "fitting"},
+    "deciding": FOUNDATIONS | {"engines", "setup", "fitting", "levers", "users", "beside", "alternatives", "sources"},
     "sources": FOUNDATIONS,
     "budgets": FOUNDATIONS | {"invalid", "names", "engines", "setup", "footprints", "fitting", "levers", "sources"},
 }

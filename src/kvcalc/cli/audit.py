@@ -59,7 +59,7 @@ def audit(
     """An engine's log against the prediction."""
     target = question.target(format, output)
     wanted = None if start in ("last", "all") else parse_count(start, "--start")
-    report = _read(log)
+    report = read_log(log)
     if report.cut:
         question.say(f"warning: {report.cut:,} lines were longer than {LONGEST_LINE:,} bytes; their ends were not read")
     engines = [engine] if engine else list(dict.fromkeys(each.engine for each in report.starts if each.engine))
@@ -87,7 +87,8 @@ def audit(
     return 1 if any(each.verdict == "disagrees" for each in shown) else 0
 
 
-def _read(log: str) -> LogReport:
+def read_log(log: str) -> LogReport:
+    """The starts of a log, a file's or standard input's."""
     if log == "-":
         return read(bounded_lines(sys.stdin.buffer))
     try:

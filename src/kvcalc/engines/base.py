@@ -213,6 +213,8 @@ class Engine:
     #: What it holds of a checkpoint beside the model's own layers; prediction layers come with a draft otherwise.
     holds_beside: ClassVar[frozenset[str]] = TOWERS
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    #: Why sequences that begin alike each keep their beginning, and where that is known from; empty: not known.
+    keeps_prefixes_apart: ClassVar[str] = ""
     #: How its server is started, or None where it has none.
     server: ClassVar[Server | None] = None
 
@@ -307,6 +309,20 @@ class Engine:
             UnsupportedError: the engine refuses the model or the setup, or nobody knows what it does with it.
         """
         raise NotImplementedError
+
+    def required_with_prefix(self, setup: Setup, context: int, batch_size: int, prefix: int) -> int:
+        """``required_kv_memory`` of sequences whose first ``prefix`` tokens are the same, and are held once.
+
+        Raises:
+            UnsupportedError: the engine holds them for each sequence.
+            NotModelledError: nobody here knows how it shares them.
+        """
+        if self.keeps_prefixes_apart:
+            reason = f"{self.name} does not share a prefix between sequences: {self.keeps_prefixes_apart}"
+            raise UnsupportedError(reason, hint="leave --shared-prefix out")
+        raise NotModelledError(
+            f"what sequences share of a prefix is not modelled for {self.name}", hint="vllm and sglang share it"
+        )
 
     def working_memory(self, setup: Setup, device: Device, context: int, batch_size: int) -> WorkingMemory:
         """What the engine takes on a device besides weights and KV cache, in a step of that workload.

@@ -574,6 +574,7 @@ class MlxLm(EngineOptions):
     """MLX-LM on Apple silicon: KVCache, RotatingKVCache, QuantizedKVCache, ChunkedKVCache and ArraysCache."""
 
     name: ClassVar[str] = "mlx-lm"
+    keeps_prefixes_apart: ClassVar[str] = "a cached prompt is copied to each request (mlx_lm/models/cache.py:1652)"
     summary: ClassVar[str] = "buffers grow by 256 slots; a prefill chunk stretches rotating buffers past the window"
     follows: ClassVar[str] = "0.32.2"
     formula: ClassVar[str] = (

@@ -158,6 +158,7 @@ class Ollama(EngineOptions):
     """Ollama, which launches llama-server; releases of 2025 by ``version`` had an engine of their own."""
 
     name: ClassVar[str] = "ollama"
+    keeps_prefixes_apart: ClassVar[str] = "each slot of its runner keeps its prompt (runner/ollamarunner/cache.go)"
     summary: ClassVar[str] = "llama.cpp, with a slot per parallel request and a batch that grows with the context"
     follows: ClassVar[str] = DELEGATES
     formula: ClassVar[str] = (

@@ -359,6 +359,12 @@ class SGLangPlan:
             notes.append(f"sglang runs at most {self.max_running_requests} of these sequences at once")
         return KVCache(total, total, tuple(rows), total - sum(row.bytes for row in rows), self.why, tuple(notes))
 
+    def required_with_prefix(self, context: int, batch_size: int, prefix: int) -> int:
+        """The same for sequences whose first ``prefix`` tokens stand in the radix tree once, in whole pages."""
+        page = self.pool.page_size
+        shared = (batch_size - 1) * (prefix // page * page)
+        return self.required_kv_memory(batch_size * round_up(context, page) - shared, 1)
+
     def required_kv_memory(self, context: int, batch_size: int) -> int:
         """The smallest budget with which SGLang builds that pool; it allocates a page a pool more."""
         tokens = self.pool.budget(self._main_tokens(context, batch_size))
@@ -545,6 +551,16 @@ class SGLang(EngineOptions):
     def batch_limit(self) -> int | None:
         """``max_running_requests``: further requests wait."""
         return self.max_running_requests
+
+    def required_with_prefix(self, setup: Setup, context: int, batch_size: int, prefix: int) -> int:
+        """The pool of the sequences with their common pages once (srt/mem_cache/radix_cache.py, match_prefix)."""
+        if self.disable_radix_cache:
+            raise UnsupportedError("sglang shares no prefix with disable_radix_cache")
+        plan = setup.plan
+        assert isinstance(plan, SGLangPlan)
+        if plan.states is not None:
+            raise NotModelledError("what sequences share of a prefix is not modelled for sglang's states")
+        return plan.required_with_prefix(context, batch_size, prefix)
 
     def prepare(self, setup: Setup) -> SGLangPlan:
         """Choose the pool, and price one token in it.

@@ -443,6 +443,7 @@ class EngineLog:
         changes: what may be different, the likeliest first.
         explain: a reason that is no option, from the rows that disagree, or None.
         judges: the engines whose rule may be held against these lines.
+        terms: the terms of a device's memory, by their names in :class:`kvcalc.fitting.Measured`.
     """
 
     engine: str
@@ -454,6 +455,7 @@ class EngineLog:
     changes: Callable[[Start, Question], Iterator[Change]]
     explain: Callable[[Start, Question, Architecture, tuple[Compared, ...]], str | None] = lambda *_: None
     judges: tuple[str, ...] = ()
+    terms: Callable[[Start], Mapping[str, int]] = lambda _: {}
 
 
 def known_options(engine: str, options: Mapping[str, object]) -> tuple[dict[str, object], tuple[str, ...]]:

@@ -160,6 +160,34 @@ def _buffer(reader: LogReader, line: Line) -> None:
         reader.start.term(line, "MiB", **{f"{match[1]} {match[2]} buffer": match[3]})
 
 
+#: "|   - CUDA0 (RTX 4090) | 24080 = 9331 + (14200 = 11111 + 2048 + 1041) + 549 |": what no buffer accounts for.
+_BREAKDOWN = re.compile(r"- ([\w.]{1,30}) \(.{1,100}?\) *\| *\d+ *= *\d+ *\+ *\([^)]{1,80}\) *\+ *(\d{1,9}) *\|")
+
+
+def _breakdown(reader: LogReader, line: Line) -> None:
+    match = _BREAKDOWN.search(line.text)
+    if match:
+        reader.start.term(line, "MiB", **{f"{match[1]} unaccounted": match[2]})
+
+
+def _device_terms(start: Start) -> dict[str, int]:
+    """Weights, compute buffer and driver of the device that holds the most weights."""
+    models = {
+        name.removesuffix(" model buffer"): figure.bytes
+        for name, figure in start.terms.items()
+        if name.endswith(" model buffer") and not name.startswith("CPU")
+    }
+    if not models:
+        return {}
+    device = max(models, key=lambda name: models[name])
+    found = {
+        "weights_bytes": start.terms.get(f"{device} model buffer"),
+        "activation_bytes": start.terms.get(f"{device} compute buffer"),
+        "runtime_bytes": start.terms.get(f"{device} unaccounted"),
+    }
+    return {name: figure.bytes for name, figure in found.items() if figure is not None}
+
+
 def _info(reader: LogReader, line: Line) -> None:
     match = _INFO.search(line.text)
     if match is None:
@@ -433,6 +461,7 @@ LOG = EngineLog(
         ("sched_reserve:", _buffer),
         ("load_tensors:", _buffer),
         ("llm_load_tensors:", _buffer),
+        ("memory_breakdown_print:", _breakdown),
         ("general.name", _info),
         ("print_info: n_layer", _info),
         ("llm_load_print_meta: n_layer", _info),
@@ -452,4 +481,5 @@ LOG = EngineLog(
     _changes,
     _another_model,
     ("llama.cpp", "ollama"),
+    _device_terms,
 )

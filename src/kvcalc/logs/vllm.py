@@ -323,6 +323,7 @@ def _no_memory(reader: LogReader, line: Line) -> None:
 _OPTIONS = (
     "block_size",
     "max_num_batched_tokens",
+    "max_num_seqs",
     "async_scheduling",
     "disable_hybrid_kv_cache_manager",
     "pipeline_parallel_size",
@@ -529,6 +530,28 @@ def _token_rows(
         yield checked("concurrency", concurrency, predicted_concurrency)
 
 
+def _device_terms(start: Start) -> dict[str, int]:
+    """Weights, activations, what is outside of torch, and the graphs that the budget was reduced by.
+
+    Since 0.26 weights and non-torch are one figure, and the activations hold the estimate of the graphs
+    (v1/worker/gpu_worker.py:724); before 0.21 nothing is deducted for graphs, and what they took is their term.
+    """
+    sizes = {name: figure.bytes for name, figure in start.terms.items()}
+    weights, consumed = sizes.get("weights"), sizes.get("weights and non-torch")
+    graphs = sizes.get("CUDA graphs as estimated", sizes.get("CUDA graphs"))
+    activation, runtime = sizes.get("activation"), sizes.get("non-torch")
+    if consumed is not None and weights is not None:
+        runtime = max(0, consumed - weights)
+        activation = None if activation is None or graphs is None else max(0, activation - graphs)
+    found = {
+        "weights_bytes": weights,
+        "activation_bytes": activation,
+        "runtime_bytes": runtime,
+        "graph_bytes": graphs,
+    }
+    return {name: size for name, size in found.items() if size is not None}
+
+
 def _changes(start: Start, question: Question) -> Iterator[Change]:
     yield from changes(
         question,
@@ -640,4 +663,5 @@ LOG = EngineLog(
     _changes,
     _explain,
     ("vllm",),
+    _device_terms,
 )

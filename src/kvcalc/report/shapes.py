@@ -373,6 +373,7 @@ class PoolRecord(TypedDict):
     band_bytes: Annotated[int | None, Field(description="how far the three may be off together")]
     reserve_bytes: int | None
     not_modelled: Annotated[str | None, Field(description="why the three are not known, or null")]
+    measured: Annotated[list[str] | None, Field(description="the terms that a log printed, in place of a formula's")]
 
 
 class CapacityRecord(TypedDict):
@@ -436,6 +437,28 @@ class AlternativeRecord(TypedDict):
     refusal: str
 
 
+class UsersRecord(TypedDict):
+    """How many sequences run at a time, in one sense."""
+
+    context: Annotated[int, Field(description="tokens of each sequence, or of the average one")]
+    shared_prefix: Annotated[Count, Field(description="tokens at the beginning that are the same for all")]
+    sequences: Annotated[int | float | None, Field(description="null: nothing bounds them, or the engine refuses")]
+    printed: Annotated[str, Field(description="the engine's own word, where the figure is its own")]
+    refusal: str
+
+
+class NeighbourRecord(TypedDict):
+    """Another model on the device."""
+
+    reference: str
+    utilization: Annotated[str | None, Field(description="its engine's part of the device, as a decimal")]
+    taken_bytes: Annotated[int, Field(description="memory of the device that is its own")]
+    kv_memory: int
+    context: int | None
+    fits: bool
+    max_batch_size: int | None
+
+
 class FitAnswer(_Answer):
     """``kvcalc fit``: the footprint at the stated context, or at the longest that fits."""
 
@@ -446,6 +469,8 @@ class FitAnswer(_Answer):
     levers: list[LeverRecord]
     splits: list[SplitRecord]
     alternatives: list[AlternativeRecord]
+    users: list[UsersRecord]
+    beside: list[NeighbourRecord]
     server_command: Annotated[str | None, Field(description="the line that starts the server")]
     rows: list[FootprintRecord]
 

@@ -119,6 +119,7 @@ class LlamaCpp(EngineOptions):
     """llama.cpp as a library or ``llama-cli`` launches it, or with ``program`` as ``llama-server`` does."""
 
     name: ClassVar[str] = "llama.cpp"
+    keeps_prefixes_apart: ClassVar[str] = "each slot of llama-server keeps its prompt (tools/server/server-context.cpp)"
     summary: ClassVar[str] = (
         "reserves padded cells when the context is created; sliding layers get a cache of their own"
     )

@@ -76,6 +76,7 @@ class Transformers(EngineOptions):
     """Hugging Face transformers: DynamicCache, StaticCache, QuantizedCache, and DynamicCache without a config."""
 
     name: ClassVar[str] = "transformers"
+    keeps_prefixes_apart: ClassVar[str] = "generate gives each row of a batch its cache (cache_utils.py)"
     summary: ClassVar[str] = "DynamicCache or StaticCache; a prefill's sliding layers stay allocated in full as views"
     follows: ClassVar[str] = _NEWEST
     formula: ClassVar[str] = (

@@ -33,7 +33,7 @@ from kvcalc.engines.vllm.groups import (
 from kvcalc.engines.vllm.plan import VllmPlan
 from kvcalc.engines.vllm.versions import NEWEST, Rules, parsed, rules_of
 from kvcalc.engines.vllm_memory import Step, vllm_working_memory
-from kvcalc.errors import UnsupportedError
+from kvcalc.errors import NotModelledError, UnsupportedError
 from kvcalc.units import MAX_TOKENS, GiB, ceil_div
 from kvcalc.widths import Widths
 
@@ -193,6 +193,19 @@ class Vllm(EngineOptions):
             return {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
         return {"max_num_batched_tokens": 8192, "max_num_seqs": 1024}
 
+    def required_with_prefix(self, setup: Setup, context: int, batch_size: int, prefix: int) -> int:
+        """The full blocks of the prefix once, in the groups that keep all tokens; a window may have passed it.
+
+        Source: vllm 0.33.0 v1/core/kv_cache_coordinator.py:806 (a hit is a multiple of every group's block).
+        """
+        if "enable_prefix_caching" in self.model_fields_set and not self.enable_prefix_caching:
+            raise UnsupportedError("vllm shares no prefix where enable_prefix_caching is off")
+        if any(isinstance(kind, State | Parallel) for kind, _ in setup.served.caches):
+            raise NotModelledError("what sequences share of a prefix is not modelled for vllm's states")
+        plan = setup.plan
+        assert isinstance(plan, VllmPlan)
+        return plan.required_kv_memory(context, batch_size) - (batch_size - 1) * plan.shared_bytes(prefix)
+
     def working_memory(self, setup: Setup, device: Device, context: int, batch_size: int) -> WorkingMemory:
         """Activations, non-torch memory and CUDA graphs, as the profile run measures them."""
         step = Step(
@@ -206,7 +219,11 @@ class Vllm(EngineOptions):
             image=setup.architecture.image,
             experts_in_place=setup.weights.dtype == "mxfp4",
         )
-        return vllm_working_memory(parsed(self.version)[:2], Widths(setup.architecture), step, device)
+        model, version = setup.architecture, parsed(self.version)[:2]
+        # The same for every context and batch, which an inverse tries by the dozen.
+        return model.memo(
+            ("working memory", version, step, device), lambda: vllm_working_memory(version, Widths(model), step, device)
+        )
 
     @property
     def pipeline_stages(self) -> int:

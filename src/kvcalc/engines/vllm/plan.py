@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from math import lcm
 from typing import TYPE_CHECKING, Any
 
 from kvcalc.architecture import LayerKind, kind_label, window_of
@@ -157,6 +158,13 @@ class VllmPlan:
             return f"{self.num_groups} groups, whose pages stand side by side in a block"
         padding = f", {self.padding_layers} padding layers" if self.padding_layers else ""
         return f"groups of {self.group_size}" + (padding if self.padding_layers != 1 else ", 1 padding layer")
+
+    def shared_bytes(self, prefix: int) -> int:
+        """Bytes of the blocks that a further sequence with the same first ``prefix`` tokens does not take."""
+        step = lcm(*(rule.block_size * rule.shards for rule, _ in self.groups))
+        keep_all = [(rule, count) for rule, count in self.groups if rule.form in ("full", "latent")]
+        blocks = sum(count * rule.reserved(prefix // step * step) for rule, count in keep_all)
+        return self.bytes_per_block * blocks
 
     def required_kv_memory(self, context: int, batch_size: int) -> int:
         """The sequences' blocks and the null block, which the pool keeps back."""

@@ -1,0 +1,378 @@
+"""The tables of ``kvcalc fit`` and the records of its JSON: what a decision says, term by term."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from kvcalc.alternatives import Alternative
+from kvcalc.beside import Neighbour
+from kvcalc.deciding import Decision
+from kvcalc.fitting import Capacity, Point, Pool, Replica, required_memory
+from kvcalc.levers import Lever
+from kvcalc.report.document import Column, Section
+from kvcalc.setup import Setup
+from kvcalc.units import format_bytes
+from kvcalc.users import Users
+
+if TYPE_CHECKING:
+    from kvcalc.report.shapes import (
+        AlternativeRecord,
+        LeverRecord,
+        NeighbourRecord,
+        PoolRecord,
+        SplitRecord,
+        UsersRecord,
+    )
+
+#: Devices that a table shows.
+_MOST_DEVICES = 12
+
+
+def account(decision: Decision) -> Section:
+    """The device as an account: what each term takes, and a bar for all of it."""
+    setup, answer, sense = decision.setup, decision.capacity, decision.answered
+    pool = answer.pool
+    needed, workload = answer.required_kv_memory, f"{answer.context or 0:,} x {answer.batch_size:,}"
+    if sense is not None:
+        needed, workload = sense.required_kv_memory, f"{sense.context:,} x {answer.batch_size:,}"
+    rows: list[tuple[str, int, str]] = []
+    if pool.device_memory is not None and pool.utilization is not None:
+        assert pool.usable_bytes is not None
+        rows = [
+            ("device memory", pool.device_memory, ""),
+            (f"x utilization {_decimal(pool.utilization)}", pool.usable_bytes, ""),
+            (
+                "- weights on one device",
+                -(pool.weights_bytes or 0),
+                _said(pool, "weights_bytes") or setup.weights.dtype,
+            ),
+            *_working_rows(pool),
+            *([(_kept(decision), -pool.reserve_bytes, "")] if pool.reserve_bytes else []),
+        ]
+    rows.append(("= KV memory" if rows else "KV memory, as given", pool.kv_memory, ""))
+    total = len(rows) - 1
+    if needed is not None:
+        rows.append(("- KV cache of the workload", -needed, workload))
+        rows.append(("= free" if needed <= pool.kv_memory else "= short", pool.kv_memory - needed, ""))
+    largest = max(abs(size) for _, size, _ in rows)
+    columns = (
+        Column("", lambda row: row[0]),
+        Column("memory", lambda row: row[1], "bytes"),
+        Column("", lambda row: (abs(row[1]),), "bars", drop_order=2, largest=largest),
+        Column("exactly", lambda row: row[1], "exact_bytes", drop_order=1),
+        Column("", lambda row: row[2], drop_order=3),
+    )
+    return Section(columns, rows, "", frozenset({total, len(rows) - 1}))
+
+
+def _working_rows(pool: Pool) -> list[tuple[str, int, str]]:
+    working = pool.working_memory
+    if working is None or not working.total_bytes:
+        return []
+    outside = working.share_bytes < working.total_bytes
+    band = f"the three within {format_bytes(working.band_bytes)}"
+    rows = [
+        ("- activations of one step", -working.activation_bytes, _said(pool, "activation_bytes") or band),
+        ("- runtime of the device", -working.runtime_bytes, _said(pool, "runtime_bytes")),
+    ]
+    if working.graph_bytes and not outside:
+        rows.append(("- CUDA graphs", -working.graph_bytes, _said(pool, "graph_bytes")))
+    return rows
+
+
+def _kept(decision: Decision) -> str:
+    return "- reserve, and models beside it" if decision.neighbours else "- reserve"
+
+
+def _said(pool: Pool, term: str) -> str:
+    """Where a term comes from, if a log printed it."""
+    return f"as {pool.measured.source} has it" if pool.measured and term in pool.measured.printed else ""
+
+
+def alternatives_section(alternatives: Sequence[Alternative]) -> Section:
+    """The engines or devices beside each other, and why the others do not serve it."""
+
+    def sequences(row: Alternative) -> str | None:
+        if row.capacity is None:
+            return None
+        most = row.capacity.max_batch_size if row.capacity.context is not None else row.capacity.max_context
+        return "no bound" if most is None else f"{most:,}"
+
+    by_device = len({each.device.name for each in alternatives if each.device is not None}) > 1
+    asked = next((each.capacity for each in alternatives if each.capacity is not None), None)
+    most = "sequences" if asked is not None and asked.context is not None else "longest context"
+    named = Column("devices", lambda row: f"{row.count} x {row.device.name}")
+    engine = Column("engine", lambda row: row.engine)
+    columns = (
+        *([named, engine] if by_device else [engine]),
+        Column("", _standing, "verdict"),
+        Column(most, sequences),
+        Column("KV memory", lambda row: row.capacity and row.capacity.kv_memory, "bytes"),
+        Column("why", lambda row: row.refusal or None, "remark"),
+    )
+    shown = alternatives[:_MOST_DEVICES] if by_device else alternatives
+    title = "In each engine that runs there"
+    if by_device:
+        rest = f" ({len(shown)} of {len(alternatives)}; json has all)" if len(shown) < len(alternatives) else ""
+        title = f"Devices that serve it, the fewest and smallest first{rest}"
+    return Section(columns, shown, title)
+
+
+def _standing(row: Alternative) -> str:
+    if row.capacity is None:
+        return "not known"
+    return "fits" if row.capacity.fits else "does not fit"
+
+
+def _answer_section(setup: Setup, answer: Capacity, on_replica: bool) -> Section:
+    rows = []
+    required = answer.required_kv_memory
+    if answer.context is not None:
+        said = f"{answer.context:,} tokens x {answer.batch_size:,}"
+        if answer.fits:
+            verdict = "fits"
+        elif required is None:
+            verdict = "does not fit, whatever the memory: the engine's options leave no room for it"
+        else:
+            verdict = "does not fit"
+        rows.append({"what": said, "answer": verdict, "needs": required, "missing": answer.missing_bytes or None})
+    rows.append(_extreme(setup, answer, f"longest context, batch size {answer.batch_size:,}", "tokens"))
+    if answer.context is not None:
+        rows.append(_extreme(setup, answer, f"largest batch, {answer.context:,} tokens each", "sequences"))
+    columns = [
+        Column("workload", lambda row: row["what"]),
+        Column("answer", lambda row: row["answer"]),
+        # Exact, because the two often agree to all the digits that a GiB is shown with.
+        Column("KV memory needed", lambda row: row["needs"], "exact_bytes"),
+        Column("one more needs", lambda row: row.get("next"), "exact_bytes", drop_order=1),
+    ]
+    if answer.missing_bytes:
+        columns.append(Column("missing", lambda row: row.get("missing"), "bytes"))
+    size = setup.tensor_parallel_size
+    return Section(tuple(columns), rows, f"What fits on one replica (tp {size})" if on_replica else "What fits")
+
+
+def _extreme(setup: Setup, answer: Capacity, what: str, unit: str) -> dict[str, str | int | None]:
+    of_context = unit == "tokens"
+    most = answer.max_context if of_context else answer.max_batch_size
+    if most is None:
+        return {"what": what, "answer": "nothing bounds it", "needs": None}
+
+    def needs(number: int) -> int | None:
+        if not number:
+            return None
+        if of_context:
+            return required_memory(setup, number, answer.batch_size)
+        return required_memory(setup, answer.context or 1, number)
+
+    return {"what": what, "answer": f"{most:,} {unit}", "needs": needs(most), "next": needs(most + 1)}
+
+
+def _report_section(answer: Capacity) -> Section:
+    def shown(value: object) -> str:
+        if isinstance(value, bool) or value is None:
+            return {True: "yes", False: "no", None: "none"}[value]
+        # vLLM logs its concurrency with two decimals.
+        return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
+
+    rows = [
+        (name, each)
+        for name, value in answer.engine_report.items()
+        for each in (value if isinstance(value, list | tuple) else [value])
+    ]
+    columns = (Column("figure", lambda row: row[0]), Column("value", lambda row: shown(row[1])))
+    return Section(columns, rows, f"The engine's own figures at {answer.reported_context:,} tokens")
+
+
+def frontier_sections(decision: Decision, points: tuple[Sequence[Point], Sequence[Point]]) -> Iterator[Section]:
+    """What fits to the token, the engine's own figures, and the frontier."""
+    yield _answer_section(decision.setup, decision.capacity, bool(decision.replicas))
+    if decision.capacity.engine_report:
+        yield _report_section(decision.capacity)
+    by_context = (
+        Column("context", lambda point: point.context, "count"),
+        Column("largest batch", lambda point: point.batch_size, "count"),
+        Column("KV memory needed", lambda point: point.required_kv_memory, "bytes"),
+    )
+    by_batch = (
+        Column("batch size", lambda point: point.batch_size, "count"),
+        Column("longest context", lambda point: point.context, "count"),
+        Column("KV memory needed", lambda point: point.required_kv_memory, "bytes"),
+    )
+    titles = ("The frontier: the largest batch at each context", "The longest context at each batch size")
+    for columns, along, title in zip((by_context, by_batch), points, titles, strict=True):
+        if along:
+            yield Section(columns, along, title)
+
+
+def levers_section(levers: Sequence[tuple[Lever, Capacity]], answer: Capacity) -> Section:
+    columns = (
+        Column("lever", lambda row: row[0].name),
+        Column("change", lambda row: row[0].flags),
+        Column("which is", lambda row: row[0].consequence, drop_order=2),
+        Column("KV memory", lambda row: row[1].kv_memory, "bytes", drop_order=1),
+        Column("needed", lambda row: row[1].required_kv_memory, "bytes"),
+    )
+    workload = f"{answer.context or 1:,} tokens x {answer.batch_size:,}"
+    return Section(columns, levers, f"What makes {workload} fit: any one of these, or less of it")
+
+
+def splits_section(decision: Decision) -> Section:
+    count, total = decision.place.count, decision.total
+    rows = split_records(decision)
+    most = max((row["sequences"] for row in rows if row["sequences"] is not None), default=0)
+    needed = [each for row in rows if (each := row["devices_needed"]) is not None and each <= (count or each)]
+    fewest = min(needed, default=None)
+
+    def verdict(row: SplitRecord) -> str:
+        if row["refusal"]:
+            return str(row["refusal"])
+        words = []
+        if count is not None and most and row["sequences"] == most:
+            words.append("serves the most sequences")
+        if total is not None and fewest is not None and row["devices_needed"] == fewest:
+            words.append(f"the fewest devices for {total:,} sequences")
+        return ", ".join(words)
+
+    columns = [
+        Column("tp", lambda row: row["tensor_parallel_size"], "count"),
+        Column("KV memory a device", lambda row: row["kv_memory"], "bytes", drop_order=1),
+        Column("sequences a replica", lambda row: row["sequences_per_replica"], "count"),
+    ]
+    if count is not None:
+        columns.append(Column("replicas", lambda row: row["replicas"], "count"))
+        columns.append(Column("sequences", lambda row: row["sequences"], "count"))
+    if total is not None:
+        columns.append(Column("devices needed", lambda row: row["devices_needed"], "count"))
+    columns.append(Column("", verdict))
+    return Section(tuple(columns), rows, "Groups of devices that share every layer, and replicas of them")
+
+
+def pool_record(pool: Pool) -> PoolRecord:
+    working = pool.working_memory
+    return {
+        "device_memory": pool.device_memory,
+        "utilization": None if pool.utilization is None else _decimal(pool.utilization),
+        "usable_bytes": pool.usable_bytes,
+        "weights_bytes": pool.weights_bytes,
+        "activation_bytes": None if working is None else working.activation_bytes,
+        "runtime_bytes": None if working is None else working.runtime_bytes,
+        "graph_bytes": None if working is None else working.graph_bytes,
+        "band_bytes": None if working is None else working.band_bytes,
+        "reserve_bytes": pool.reserve_bytes,
+        "kv_memory": pool.kv_memory,
+        "not_modelled": pool.not_modelled or None,
+        "measured": None if pool.measured is None else sorted(pool.measured.printed),
+    }
+
+
+def lever_record(lever: Lever, answer: Capacity) -> LeverRecord:
+    return {
+        "lever": lever.name,
+        "flags": lever.flags,
+        "consequence": lever.consequence,
+        "required_kv_memory": answer.required_kv_memory,
+        "kv_memory": answer.kv_memory,
+    }
+
+
+def _split_record(split: Replica, count: int | None, total: int | None) -> SplitRecord:
+    return {
+        "tensor_parallel_size": split.tensor_parallel_size,
+        "devices_per_replica": split.devices,
+        "kv_memory": None if split.capacity is None else split.capacity.kv_memory,
+        "sequences_per_replica": None if split.capacity is None else split.capacity.max_batch_size,
+        "replicas": None if count is None else count // split.devices,
+        "sequences": None if count is None else split.sequences(count),
+        "devices_needed": None if total is None else split.devices_for(total),
+        "refusal": split.refusal,
+    }
+
+
+def alternative_record(each: Alternative) -> AlternativeRecord:
+    answer = each.capacity
+    return {
+        "engine": each.engine,
+        "device": each.device.name if each.device is not None and each.device.name else None,
+        "devices": each.count,
+        "fits": each.fits,
+        "max_context": None if answer is None else answer.max_context,
+        "max_batch_size": None if answer is None else answer.max_batch_size,
+        "kv_memory": None if answer is None else answer.kv_memory,
+        "refusal": each.refusal,
+    }
+
+
+def split_records(decision: Decision) -> list[SplitRecord]:
+    return [_split_record(each, decision.place.count, decision.total) for each in decision.replicas]
+
+
+def users_section(users: Sequence[Users]) -> Section:
+    """How many sequences run, in each sense, and what the engine prints of it."""
+    columns = (
+        Column("users at a time", _sense),
+        Column("sequences", lambda row: _number(row.sequences, row.refusal)),
+        Column("why", lambda row: row.refusal or None, "remark"),
+    )
+    return Section(columns, users, "How many users")
+
+
+def _sense(row: Users) -> str:
+    if row.printed:
+        return f"{row.printed}, {row.context:,} tokens each"
+    shared = f", the first {row.shared_prefix:,} the same for all" if row.shared_prefix else ""
+    return f"of {row.context:,} tokens{shared}"
+
+
+def _number(value: int | float | None, refusal: str) -> str:
+    if value is None:
+        return "not shared" if refusal else "no bound"
+    return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
+
+
+def users_record(row: Users) -> UsersRecord:
+    return {
+        "context": row.context,
+        "shared_prefix": row.shared_prefix,
+        "sequences": row.sequences,
+        "printed": row.printed,
+        "refusal": row.refusal,
+    }
+
+
+def neighbours_section(neighbours: Sequence[Neighbour]) -> Section:
+    """The other models on the device: what each takes, and what it serves in that."""
+    columns = (
+        Column("beside it", lambda row: row.setup.reference),
+        Column("part", lambda row: None if row.part is None else _decimal(row.part)),
+        Column("takes", lambda row: row.taken_bytes, "bytes"),
+        Column("KV memory", lambda row: row.capacity.kv_memory, "bytes"),
+        Column("", lambda row: "fits" if row.capacity.fits else "does not fit", "verdict"),
+        Column("sequences", lambda row: _number(row.capacity.max_batch_size, "")),
+    )
+    return Section(columns, neighbours, "Other models on the device, each in an engine of its own")
+
+
+def neighbour_record(row: Neighbour) -> NeighbourRecord:
+    return {
+        "reference": row.setup.reference,
+        "utilization": None if row.part is None else _decimal(row.part),
+        "taken_bytes": row.taken_bytes,
+        "kv_memory": row.capacity.kv_memory,
+        "context": row.capacity.context,
+        "fits": row.capacity.fits,
+        "max_batch_size": row.capacity.max_batch_size,
+    }
+
+
+def _decimal(fraction: Fraction) -> str:
+    """The decimal that a utilization was: its denominator divides a power of ten.
+
+    >>> from fractions import Fraction
+    >>> _decimal(Fraction(23, 25)), _decimal(Fraction(1))
+    ('0.92', '1')
+    """
+    return format((Decimal(fraction.numerator) / Decimal(fraction.denominator)).normalize(), "f")
