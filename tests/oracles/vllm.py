@@ -10,7 +10,8 @@ is replaced by names). On a bare machine, in this repository::
 
 Each case is a model (full, sliding, chunked and latent layers, indexers, states, compressed layers, a draft), a cache
 format, parallel sizes, options, a memory, and several sequences that are driven through the manager. The last lines are
-the counts; where the two differ, the smallest case that differs stands above them.
+the counts; where the two differ, the smallest case that differs stands above them. ``--recorded`` asks for the plans of
+tests/data/vllm.json instead, and says which of them vLLM answers otherwise.
 """
 
 # needs: install --no-deps --target engines/vllm vllm==0.33.0
@@ -22,6 +23,7 @@ import argparse
 import importlib.abc
 import importlib.machinery
 import importlib.util
+import json
 import math
 import random
 import sys
@@ -52,6 +54,7 @@ from kvcalc.architecture import (
     Sliding,
     State,
     distinct_layers,
+    layer_kind,
     stage_bounds,
 )
 from kvcalc.dtypes import parse_kv_dtypes
@@ -194,6 +197,7 @@ TORCH_TYPES = {
     "turboquant_3bit_nc": "uint8",
     "ultraquant_4bit": "uint8",
 }
+FORMATS = {"fp8": "fp8_e4m3"}  # the user's word, and what the platform makes of it
 LATENT_BYTES = {"fp8_ds_mla": 656, "nvfp4_ds_mla": 352}
 
 
@@ -617,8 +621,8 @@ def _check_formats(case: Case) -> None:
             raise ValueError("DeepseekV4 takes fp8 or bfloat16")
 
 
-def asked(planner: Planner, case: Case) -> dict[str, Any]:
-    """What vLLM answers; raises what vLLM raises."""
+def asked(planner: Planner, case: Case, memory: int | None = None) -> dict[str, Any]:
+    """What vLLM answers, in a memory of the case's blocks or of these bytes; raises what vLLM raises."""
     setup = case.setup
     engine = setup.engine
     assert isinstance(engine, Vllm)
@@ -635,7 +639,7 @@ def asked(planner: Planner, case: Case) -> dict[str, Any]:
         raise ValueError("a worker without a cache")
     needs = [planner.planning._max_memory_usage_bytes_from_groups(builder, config, each) for each in of_workers]
     block = max(per_block)
-    memory = case.memory_blocks * block + block // 2
+    memory = case.memory_blocks * block + block // 2 if memory is None else memory
     scheduler_config = SimpleNamespace(kv_cache_groups=groups, num_blocks=memory // block)
     for group in scheduler_config.kv_cache_groups:  # as generate_scheduler_kv_cache_config
         if isinstance(group.kv_cache_spec, planner.interface.UniformTypeKVCacheSpecs):
@@ -960,15 +964,51 @@ def say(*lines: object) -> None:
     sys.stdout.flush()
 
 
+def recorded(planner: Planner) -> int:
+    """Ask for the recorded plans of tests/data/vllm.json once more; how many are not what the file says."""
+    data = json.loads((Path(__file__).parents[1] / "data" / "vllm.json").read_text(encoding="utf-8"))
+    columns, rows = data["planner_0_33_0"]["columns"], data["planner_0_33_0"]["rows"]
+    same = ("groups", "group_size", "bytes_per_block", "num_gpu_blocks", "tokens", "concurrency")
+    others = 0
+    for values in rows:
+        row = dict(zip(columns, values, strict=True))
+        entry = data["models"][row["model"]]
+        options = {"max_num_batched_tokens": row["max_num_batched_tokens"], "block_size": row["block_size"]}
+        case = Case(
+            layers=tuple(layer_kind(entry["kinds"][letter]) for letter in entry["order"]),
+            draft=(),
+            dtype=FORMATS.get(row["kv_cache_dtype"], row["kv_cache_dtype"]),
+            tensor_parallel_size=row["tp"],
+            options=tuple((options | row["options"]).items()),
+            context=row["max_model_len"],
+            memory_blocks=0,
+            lengths=(),
+        )
+        found = asked(planner, case, row["kv_memory"])
+        refused = row["tokens"] is None  # "an estimate without tokens belongs to a refusal"
+        equal = found["max_request_bytes"] == row["request_bytes"] and found["fits"] != refused
+        if not equal or (not refused and any(found[name] != row[name] for name in same)):
+            others += 1
+            say(
+                f"recorded: {row}",
+                f"now:      { {name: found[name] for name in (*same, 'max_request_bytes', 'fits')} }",
+            )
+    say(f"{len(rows):,} recorded plans of vLLM {VERSION}, {others} of them different now")
+    return others
+
+
 def main() -> int:
     """Run the cases and print the counts."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("source", type=Path, help="the folder that holds vllm/")
     arguments.add_argument("cases", type=int, nargs="?", default=5000)
+    arguments.add_argument("--recorded", action="store_true", help="ask for the plans of tests/data/vllm.json again")
     arguments.add_argument("--fault", action="store_true", help="make kvcalc's pages one byte too wide: to be found")
     arguments.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     asked_for = arguments.parse_args()
     planner = Planner(asked_for.source)
+    if asked_for.recorded:
+        return 1 if recorded(planner) else 0
     if asked_for.fault:
         right = Spec.own_page.fget
         Spec.own_page = property(lambda spec: right(spec) + 1)  # type: ignore[assignment, misc]
