@@ -130,7 +130,6 @@ class State:
     recurrent_dtype: StateDType = "model"
     conv_channels: int = 0
     conv_kernel: int = 1
-    conv_dtype: StateDType = "model"
     groups: int = 0
     group_channels: int = 0
 
@@ -196,7 +195,6 @@ class NoCache:
 
 
 LayerKind = Full | Sliding | Chunked | Latent | State | Parallel | Shared | Cross | Compressed | NoCache
-AttentionKind = Full | Sliding | Chunked
 
 #: Every layer kind by its name.
 KINDS: dict[str, type[Any]] = {
