@@ -922,6 +922,30 @@ def test_prefix_caching_keeps_the_states_of_the_last_whole_block(
     assert plan(hybrid, **options).groups[0][0].fixed == 1
 
 
+def test_before_0_28_mamba_models_keep_a_state_for_every_block() -> None:
+    # PR 25752: a state of 799,744 bytes over 2,048 bytes a token is 391 tokens, so blocks of two chunks of 256.
+    hybrid = GRANITE.changed(model_type="granitemoehybrid")
+    planned = plan(hybrid, enable_prefix_caching=True, version="0.19.0")
+    assert planned.block_note is not None and planned.block_note.block_size == 512
+    assert planned.blocks_per_request(4096) == (9 + 1) * 8
+    assert "whole chunks of 256" in "\n".join(planned.notes)
+    blocks, _, tokens = planned.logged(4096, GiB)
+    assert tokens == blocks // 10 * 512
+    # With speculation it falls back to the state of the last whole block.
+    speculative = plan(hybrid, enable_prefix_caching=True, version="0.19.0", num_speculative_tokens=2)
+    assert [rule.fixed for rule, _ in speculative.groups if rule.form == "state"] == [4]
+
+
+def test_a_state_of_the_last_whole_block_counts_that_blocks_tokens() -> None:
+    # Tokens = blocks // groups x smallest block (up to 0.20.0); the states' is the attention block in align mode.
+    for caching in (False, True):
+        blocks, _, tokens = plan(QWEN_27B, version="0.19.0", enable_prefix_caching=caching).logged(32768, 20 * GiB)
+        assert tokens == blocks // 4 * 784
+    # Up to 0.16 prefix caching is turned off for gated delta nets.
+    old = plan(QWEN_27B, version="0.14.0", enable_prefix_caching=True)
+    assert [(rule.form, rule.block_size) for rule, _ in old.groups if rule.form == "state"] == [("state", 0)]
+
+
 def test_flashinfers_delta_nets_raise_the_block_in_steps_of_64() -> None:
     qwen = QWEN_27B.changed(model_type="qwen3_5")
     sizes = {

@@ -71,12 +71,6 @@ def test_ollama_expects_states_in_float32_at_every_context() -> None:
     assert states == 27 * 4 * (128 * 80 * 128 + 3 * (10240 + 2 * 8 * 128))
 
 
-def test_states_for_every_block_are_not_modelled_before_vllm_0_28() -> None:
-    options = {"version": "0.20.0", "enable_prefix_caching": True}
-    with pytest.raises(kvcalc.NotModelledError, match="for every block"):
-        kvcalc.footprint(kvcalc.load("nemotron-nano-9b-v2"), context=4096, engine="vllm", engine_options=options)
-
-
 def test_states_of_a_float32_model_are_taken_as_vllm_runs_it() -> None:
     model = replace(kvcalc.load("nemotron-nano-9b-v2"), dtype="float32")
     notes = kvcalc.footprint(model, context=4096, engine="vllm").notes

@@ -6,9 +6,13 @@ Source: vllm 0.33.0 v1/kv_cache_interface.py, v1/core/single_type_kv_cache_manag
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from kvcalc.engines.vllm.groups import Form
+from kvcalc.engines.vllm.groups import Form as SpecForm
 from kvcalc.units import ceil_div
+
+#: A spec's form, or the states of every block.
+Form = SpecForm | Literal["every state"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +21,7 @@ class Blocks:
 
     Attributes:
         form: as in the spec.
-        block_size: tokens in one block.
+        block_size: tokens in one block; 0 where a state is the whole sequence's.
         window: tokens of the window or chunk.
         under_way: tokens of the steps under way that a window keeps beside itself (all of them for one sequence).
         lookahead: slots that a drafter takes ahead of the tokens of a step.

@@ -22,7 +22,7 @@ from kvcalc.architecture import (
 )
 from kvcalc.engines.vllm.groups import model_dtype
 from kvcalc.engines.vllm.versions import Version, note_on, parsed, text
-from kvcalc.errors import InputError, NotModelledError, UnsupportedError
+from kvcalc.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
     from kvcalc.engines.vllm.engine import Vllm
@@ -47,11 +47,6 @@ _KV_DTYPES = frozenset(
         "turboquant_3bit_nc",
         "ultraquant_4bit",
     }
-)
-
-# Models whose class says SupportsMambaPrefixCaching (vllm 0.20.0 and 0.27.1 model_executor/models).
-_CACHES_ALL_STATES = frozenset(
-    {"bamba", "nemotron_h", "jamba", "mamba", "mamba2", "falcon_mamba", "zamba2", "granitemoehybrid", "falcon_h1"}
 )
 
 # The last version with a class for a model type (vllm 0.33.0 models/registry.py, _PREVIOUSLY_SUPPORTED_MODELS).
@@ -86,7 +81,6 @@ def refuse(engine: Vllm, setup: Setup) -> None:
     Raises:
         UnsupportedError: vLLM has no such format or division over devices.
         InputError: a draft without the number of tokens that decides its states.
-        NotModelledError: the states of every block, before 0.28.0.
     """
     _refuse_dtypes(setup)
     _refuse_parallelism(engine, setup)
@@ -178,13 +172,6 @@ def _refuse_states(engine: Vllm, setup: Setup) -> None:
             f"how many tokens the draft of {setup.architecture.name} proposes decides its states",
             hint="-E num_speculative_tokens=N",
         )
-    keeps_all = engine.enable_prefix_caching and engine.rules.caches_all_states and not engine.speculated_tokens(setup)
-    if keeps_all and setup.architecture.model_type in _CACHES_ALL_STATES:
-        raise NotModelledError(
-            f"not modelled: the states that vllm {engine.version} keeps of {setup.architecture.name} for every block, "
-            "in steps of its kernel's chunk",
-            hint="leave enable_prefix_caching out, or use version=0.28.0 or a newer one",
-        )
 
 
 def notes_on(engine: Vllm, setup: Setup) -> list[str]:
@@ -223,6 +210,8 @@ def notes_on(engine: Vllm, setup: Setup) -> list[str]:
             "on Hopper and Blackwell vllm keeps one more state a sequence, and blocks in steps of 64 tokens: "
             "-E gdn_prefill_backend=flashinfer"
         )
+    if chunk := engine.chunk_of_every_state(setup):
+        notes.append(f"a state for every block, whose tokens are whole chunks of {chunk} (the class's own default)")
     if engine.leaves_prefixes_out(architecture):
         notes.append(
             "without prefix caching, which vllm turns on for models with states from 0.26.0 on: give the server "

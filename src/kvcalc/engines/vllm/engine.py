@@ -44,6 +44,20 @@ if TYPE_CHECKING:
 # vllm 0.33.0 config/vllm.py:2236: a config with attention_chunk_size turns the hybrid KV cache manager off.
 _CHUNKED_MODELS = frozenset({"llama4"})
 
+# Tokens of a chunk of the scan, the class's default, of the models whose class says SupportsMambaPrefixCaching: with
+# prefix caching they keep a state for every block (vllm 0.27.1 model_executor/models, config/model.py:1531).
+_CHUNK_OF_EVERY_STATE = {
+    "bamba": 256,
+    "falcon_h1": 256,
+    "falcon_mamba": 2048,
+    "granitemoehybrid": 256,
+    "jamba": 2048,
+    "mamba": 2048,
+    "mamba2": 256,
+    "nemotron_h": 128,
+    "zamba2": 256,
+}
+
 # Models of MambaMixer2 and of the gated delta nets of Qwen (vllm 0.33.0 model_executor/models).
 _MAMBA2_MODELS = frozenset({"falcon_h1", "granitemoehybrid", "mamba2", "nemotron_h", "zamba2"})
 _DELTA_MODELS = frozenset({"qwen3_next", "qwen3_5", "qwen3_5_moe"})
@@ -91,7 +105,6 @@ class Vllm(EngineOptions):
         "backends that raise the block size at start; sparse attention is taken as on Hopper (fp8 as fp8_ds_mla)",
         "sequences that have ended, until the output of their last step arrives (async scheduling): a step more of one",
         "windows widened by multi-module speculation; sink tokens; HiSparse; ReplaySSM; Octave formats (ROCm)",
-        "states of every block (mode all of 0.12 to 0.27, Mamba models with prefix caching): refused",
     )
     evidence: ClassVar[str] = (
         "checked against every recorded row of vLLM's own planner (0.33.0, 0.14.0), of its KV cache manager driven "
@@ -288,20 +301,38 @@ class Vllm(EngineOptions):
             **({"enable_prefix_caching": False} if self.leaves_prefixes_out(model) else {}),
         }
 
+    def chunk_of_every_state(self, setup: Setup) -> int | None:
+        """The chunk in whose steps blocks grow where a state is kept for every block (mode "all"), or None.
+
+        Source: vllm 0.27.1 model_executor/models/config.py:613, platforms/interface.py:890.
+        """
+        if not self.enable_prefix_caching or not self.rules.caches_all_states or self.speculated_tokens(setup):
+            return None
+        return _CHUNK_OF_EVERY_STATE.get(setup.architecture.model_type)
+
+    @property
+    def aligns_states(self) -> bool:
+        """Whether a state belongs to a block of tokens (mode "align"), and not to the whole sequence."""
+        return self.enable_prefix_caching and self.rules.aligns_states
+
     def cached_states(self, model: Architecture) -> int:
         """States that a sequence keeps for prefix caching: that of its last whole block, and one being written.
 
         Source: vllm 0.33.0 v1/kv_cache_interface.py:1135, model_executor/layers/mamba/mamba_mixer2.py:1108.
         """
-        if not self.enable_prefix_caching:
+        if not self.aligns_states:
             return 0
         mamba2 = self.rules.checkpoints_mamba2 and model.model_type in _MAMBA2_MODELS
         return 1 + (mamba2 or self.exports_delta_states(model, self.gdn_prefill_backend))
 
     def exports_delta_states(self, model: Architecture, backend: str) -> bool:
         """Whether these kernels hand out states of gated delta nets on the way (qwen_gdn_linear_attn.py:692)."""
-        caches = self.enable_prefix_caching and self.rules.checkpoints_gdn
-        return caches and backend == "flashinfer" and model.model_type in _DELTA_MODELS
+        return (
+            self.aligns_states
+            and self.rules.checkpoints_gdn
+            and backend == "flashinfer"
+            and model.model_type in _DELTA_MODELS
+        )
 
     def default_kv_dtypes(self, architecture: Architecture) -> tuple[DType, DType]:
         """The model's own formats, as vLLM runs it: DeepSeek V4's compressed layers in fp8, float32 as bfloat16.
@@ -426,9 +457,11 @@ class Vllm(EngineOptions):
                 planned = ceil_div(self.max_num_batched_tokens, spec.block_size)
                 encoder_blocks = ceil_div(setup.encoder_tokens, spec.block_size)
                 return Blocks("cross", spec.block_size, fixed=planned, encoder_blocks=encoder_blocks)
+            case "state" if self.chunk_of_every_state(setup):
+                return Blocks("every state", spec.block_size)
             case "state":
-                beside = self.cached_states(setup.architecture) + speculated if self.rules.counts_speculation else 0
-                return Blocks("state", spec.block_size, fixed=1 + beside)
+                states = 1 + self.cached_states(setup.architecture) + speculated * self.rules.counts_speculation
+                return Blocks("state", spec.block_size if self.aligns_states else 0, fixed=states)
         shards = self.decode_context_parallel_size
         if self.rules.shards_prefill:
             shards *= self.prefill_context_parallel_size

@@ -556,15 +556,16 @@ def with_raised_block(engine: Vllm, setup: Setup, owned: list[Owned]) -> tuple[l
     unit = rules.latent_steps if is_latent else KERNEL_BLOCK
     if rules.steps_from_block_size:
         unit = max(unit, spec.block_size)
+    if chunk := engine.chunk_of_every_state(setup):
+        unit = lcm(unit, chunk)
     if engine.exports_delta_states(setup.architecture, engine.gdn_prefill_backend):
         unit = lcm(unit, CHECKPOINT_BLOCK)
     raised = round_up(unit * ceil_div(states, unit * token_bytes), KERNEL_BLOCK)
     block_size = max(raised, spec.block_size)
     page = block_size * token_bytes
+    raised_to = [replace(each.spec, block_size=block_size) for each in owned]
     aligned = [
-        replace(each, spec=replace(each.spec, padded_page=page))
-        if each.spec.form == "state"
-        else replace(each, spec=replace(each.spec, block_size=block_size))
-        for each in owned
+        replace(each, spec=replace(spec, padded_page=page) if spec.form == "state" else spec)
+        for each, spec in zip(owned, raised_to, strict=True)
     ]
     return aligned, RaisedBlock(states, token_bytes, unit, spec.block_size, block_size)

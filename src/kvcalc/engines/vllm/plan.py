@@ -211,8 +211,7 @@ class VllmPlan:
         if not self.rules.tokens_by_group:
             return num_blocks, concurrency, int(concurrency * context)
         # A state's block is max_model_len, or the attention block with prefix caching.
-        whole = not self.engine.enable_prefix_caching
-        smallest = min(context if rule.form == "state" and whole else rule.block_size for rule, _ in self.groups)
+        smallest = min(rule.block_size or context for rule, _ in self.groups)
         ranks = self.engine.decode_context_parallel_size * self.engine.prefill_context_parallel_size
         return num_blocks, concurrency, num_blocks // self.num_groups * smallest * ranks
 

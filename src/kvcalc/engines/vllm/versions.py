@@ -33,7 +33,8 @@ class Rules:
             first group alone, those of all groups, or those and the null block (PR 47272).
         pads_attention, pads_states: a page that does not divide the largest is padded to it, not refused.
         counts_speculation: a request reserves a state for every speculated token, and one more in align mode.
-        caches_all_states: with prefix caching, Mamba models keep a state for every block (mode "all").
+        aligns_states: models with states can have prefix caching, and keep that of the last whole block ("align").
+        caches_all_states: with it, Mamba models keep a state for every block instead ("all").
         steps_from_block_size: the attention block beside states grows in steps of block_size where that is larger.
         latent_steps: tokens in which it grows beside latents.
         shards_prefill: prefill context parallelism divides the cache as decode context parallelism does.
@@ -51,6 +52,7 @@ class Rules:
     pads_attention: bool
     pads_states: bool
     counts_speculation: bool
+    aligns_states: bool
     caches_all_states: bool
     steps_from_block_size: bool
     latent_steps: int
@@ -70,6 +72,7 @@ _0_11 = Rules(
     pads_attention=False,
     pads_states=False,
     counts_speculation=False,
+    aligns_states=False,
     caches_all_states=False,
     steps_from_block_size=False,
     latent_steps=64,
@@ -78,9 +81,9 @@ _0_11 = Rules(
     checkpoints_mamba2=False,
     checkpoints_gdn=False,
 )
-_0_12 = replace(_0_11, first=(0, 12, 0), padding_percent=125, shards_prefill=True)
+_0_12 = replace(_0_11, first=(0, 12, 0), padding_percent=125, shards_prefill=True, caches_all_states=True)
 _0_14 = replace(_0_12, first=(0, 14, 0), check="first group")
-_0_17 = replace(_0_14, first=(0, 17, 0), counts_speculation=True, caches_all_states=True)
+_0_17 = replace(_0_14, first=(0, 17, 0), counts_speculation=True, aligns_states=True)
 _0_18 = replace(_0_17, first=(0, 18, 0), padding_percent=150)
 _0_19 = replace(_0_18, first=(0, 19, 0), check="groups")
 _0_20 = replace(_0_19, first=(0, 20, 0), utilization_percent=92, steps_from_block_size=True, latent_steps=16)
