@@ -23,10 +23,10 @@ from kvcalc.engines.base import WorkingMemory
 from kvcalc.errors import InputError, NotModelledError, RefusalError, quote
 from kvcalc.setup import Setup, options_on, prepare
 from kvcalc.sources.devices import find_device
-from kvcalc.units import MAX_BYTES, MAX_TOKENS, check_count, format_bytes, largest
+from kvcalc.units import MAX_BYTES, MAX_TOKENS, check_count, decimal_text, format_bytes, largest
 
 if TYPE_CHECKING:
-    from kvcalc.report.shapes import CapacityRecord
+    from kvcalc.report.shapes import CapacityRecord, PoolRecord
 
 _UTILIZATION = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?|\.[0-9]{1,9})\s?(%?)", re.ASCII)
 
@@ -173,6 +173,24 @@ class Pool:
     not_modelled: str = ""
     advice: str = ""
     measured: Measured | None = None
+
+    def to_dict(self) -> PoolRecord:
+        """The key ``pool`` of ``fit``, ``show`` and ``check`` in JSON."""
+        working = self.working_memory
+        return {
+            "device_memory": self.device_memory,
+            "utilization": None if self.utilization is None else decimal_text(self.utilization),
+            "usable_bytes": self.usable_bytes,
+            "weights_bytes": self.weights_bytes,
+            "activation_bytes": None if working is None else working.activation_bytes,
+            "runtime_bytes": None if working is None else working.runtime_bytes,
+            "graph_bytes": None if working is None else working.graph_bytes,
+            "band_bytes": None if working is None else working.band_bytes,
+            "reserve_bytes": self.reserve_bytes,
+            "kv_memory": self.kv_memory,
+            "not_modelled": self.not_modelled or None,
+            "measured": None if self.measured is None else sorted(self.measured.printed),
+        }
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Sequence
+from decimal import Decimal
+from fractions import Fraction
 from typing import SupportsIndex
 
 from kvcalc.errors import InputError, did_you_mean, quote
@@ -290,3 +292,13 @@ def exact_bytes(size: int) -> str:
     """
     spellings = [f"{size // scale}{name}" for name, scale in _UNITS.items() if size % scale == 0 and size >= scale]
     return min(spellings, key=len, default=f"{size}B")
+
+
+def decimal_text(fraction: Fraction) -> str:
+    """The decimal that a share was typed as: its denominator divides a power of ten.
+
+    >>> from fractions import Fraction
+    >>> decimal_text(Fraction(23, 25)), decimal_text(Fraction(1))
+    ('0.92', '1')
+    """
+    return format((Decimal(fraction.numerator) / Decimal(fraction.denominator)).normalize(), "f")

@@ -91,6 +91,19 @@ def test_show_prints_exact_bytes_overhead_and_the_resolved_context(kvcalc):
     assert "20.7 %" in out
 
 
+def test_show_on_a_device_has_the_rows_of_fit_and_says_what_is_left_out(kvcalc):
+    asked = ("-c", "32k", "--device", "h100-80gb", "-e", "vllm")
+    shown, fitted = (kvcalc(command, "llama-3.1-8b", *asked).out for command in ("show", "fit"))
+    for term in ("activations of one step", "runtime of the device", "CUDA graphs"):
+        row = next(line for line in shown.splitlines() if line.startswith(term))
+        assert row.split()[-1] in fitted
+    left = next(line for line in shown.splitlines() if line.startswith("left of 72.85 GiB of the device"))
+    assert left.split()[-1] in fitted
+    recurrent = kvcalc("show", "qwen3.5-27b", *asked).out
+    assert "note: the memory of vllm's recurrent kernels is not modelled: leave a tenth of the device free" in recurrent
+    assert "activations" not in recurrent
+
+
 def test_an_estimated_count_says_so(kvcalc, tmp_path):
     spec = tmp_path / "mine.toml"
     spec.write_text(

@@ -282,11 +282,17 @@ def test_a_device_is_a_limit_with_its_terms(folder, kvcalc):
     [row] = json.loads(ran.out)["rows"]
     chosen = options_on("vllm", {}, load_device("h100-80gb"))
     setup = prepare(package.load("gemma-3-27b"), engine="vllm", engine_options=chosen)
-    working = setup.engine.working_memory(setup, load_device("h100-80gb"), 32768, 1).share_bytes
-    assert row["limit_bytes"] == memory * 92 // 100 - working
-    assert row["checks"][0]["terms"] == f"h100-80gb: {memory:,} B x 92 % - {working:,} B of working memory"
+    working = setup.engine.working_memory(setup, load_device("h100-80gb"), 32768, 1)
+    assert row["limit_bytes"] == memory * 92 // 100 - working.share_bytes
+    terms = f"h100-80gb: {memory:,} B x 92 % - {working.activation_bytes:,} B of activations"
+    terms += f" - {working.runtime_bytes:,} B of runtime - {working.graph_bytes:,} B of CUDA graphs"
+    assert row["checks"][0]["terms"] == terms
+    # The same terms in three commands.
+    asked = ("gemma-3-27b", "-c", "32k", "--device", "h100-80gb", "-e", "vllm", "--format", "json")
+    shown, fitted = (json.loads(kvcalc(command, *asked).out)["pool"] for command in ("show", "fit"))
+    assert shown == fitted == row["checks"][0]["pool"]
     (folder / "budgets.toml").write_text((folder / "budgets.toml").read_text() + 'reserve = "9GiB"\n')
-    assert f"the limit: h100-80gb: {memory:,} B x 92 % - {working:,} B of working memory - " in kvcalc("check").out
+    assert f"the limit: {terms} - " in " ".join(kvcalc("check").out.split())
     (folder / "budgets.toml").write_text((folder / "budgets.toml").read_text().replace("h100-80gb", "h10-80gb"))
     assert "error: unknown device 'h10-80gb'\n  --> budgets.toml:1, [[budget]] 'a'" in kvcalc("check").err
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import tomllib
 from fractions import Fraction
 from pathlib import Path
@@ -453,7 +454,8 @@ def test_a_device_must_hold_what_the_engine_needs_to_start(budgets):
     working = setup.engine.working_memory(setup, device_of(200 * GiB), 32768, 1).share_bytes
     needed = verdict.footprint.total_bytes + setup.plan.bytes_per_block  # the null block
     assert (verdict.check.used_bytes, verdict.check.limit_bytes) == (needed, 100 * GiB - working)
-    assert f" - {working:,} B of working memory" in verdict.terms
+    assert sum(int(size.replace(",", "")) for size in re.findall(r" - ([\d,]+) B of", verdict.terms)) == working
+    assert verdict.check.pool.working_memory.share_bytes == working
     least = 2 * (needed + working)
     assert judge(Subject(one, MODEL, device_of(least))).check.headroom_bytes == 0
     assert judge(Subject(one, MODEL, device_of(least - 2))).status == "fail"

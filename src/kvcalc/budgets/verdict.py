@@ -44,7 +44,7 @@ class Check:
         limit_bytes: the most that it may be.
         warn_bytes: from here it is a warning, or None.
         terms: how the limit came about, where the budget names a device.
-        not_modelled: why the working memory of the engine is not among the terms, or empty.
+        pool: the same term by term, or None.
     """
 
     rule: str
@@ -53,7 +53,12 @@ class Check:
     limit_bytes: int
     warn_bytes: int | None = None
     terms: str = ""
-    not_modelled: str = ""
+    pool: Pool | None = None
+
+    @property
+    def not_modelled(self) -> str:
+        """Why the working memory of the engine is not among the terms, or empty."""
+        return "" if self.pool is None else self.pool.not_modelled
 
     @property
     def headroom_bytes(self) -> int:
@@ -259,7 +264,7 @@ class _Limit:
 
     def check(self, workload: _Workload) -> Check:
         """The limit with what the workload uses of it."""
-        setup, parts, terms, not_modelled = workload.setup, self.parts or workload.parts, "", ""
+        setup, parts, terms, pool = workload.setup, self.parts or workload.parts, "", None
         used = 0
         if self.part != "weights":
             # A device must hold what the engine needs to start, which may be more than the cache it uses.
@@ -270,7 +275,6 @@ class _Limit:
             case Memory():
                 pool = _pool(self.size, setup, parts)
                 limit, terms = max(0, pool.kv_memory + setup.weights.bytes), _terms(self.size, pool)
-                not_modelled = pool.not_modelled
             case Fraction():
                 limit = setup.weights.bytes * self.size.numerator // self.size.denominator
             case _:
@@ -278,7 +282,7 @@ class _Limit:
         warn = self.warn_at
         if isinstance(warn, Fraction):
             warn = -(-limit * warn.numerator // warn.denominator)
-        return Check(self.rule, self.subject, used, limit, warn, terms, not_modelled)
+        return Check(self.rule, self.subject, used, limit, warn, terms, pool)
 
 
 def _pool(memory: Memory, setup: Setup, parts: tuple[Part, ...]) -> Pool:
@@ -291,7 +295,9 @@ def _terms(memory: Memory, pool: Pool) -> str:
     device, share, working = memory.device, pool.utilization, pool.working_memory
     assert device is not None and share is not None and working is not None
     terms = f"{device.name}: {device.memory_bytes:,} B x {float(100 * share):g} %"
-    terms += f" - {working.share_bytes:,} B of working memory" if working.share_bytes else ""
+    graphs = working.graph_bytes if working.share_bytes == working.total_bytes else 0
+    taken = {"activations": working.activation_bytes, "runtime": working.runtime_bytes, "CUDA graphs": graphs}
+    terms += "".join(f" - {size:,} B of {term}" for term, size in taken.items() if size)
     return terms + (f" - {memory.reserve:,} B in reserve" if memory.reserve else "")
 
 

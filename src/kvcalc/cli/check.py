@@ -143,7 +143,10 @@ def _document(verdicts: Sequence[Verdict], units: Units, paths: Sequence[Path]) 
         notes.append(f"the limits stand in {', '.join(map(str, paths[:_MOST_NOTES]))}")
     return Document(
         title=", ".join(words),
-        assumptions=("bytes of one device", "weights and KV cache, without activations, CUDA graphs and fragmentation"),
+        assumptions=(
+            "bytes of one device",
+            "weights and KV cache; what else an engine takes is off the limit of a device",
+        ),
         sections=tuple(sections),
         records=[verdict_record(verdict, table) for verdict in verdicts],
         schema="check",

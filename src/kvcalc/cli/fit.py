@@ -223,7 +223,7 @@ def fit(
         schema="fit",
         extra={
             "verdict": verdict,
-            "pool": fit_tables.pool_record(answer.pool),
+            "pool": answer.pool.to_dict(),
             "capacity": answer.to_dict(),
             "frontier": [vars(point) for each in points for point in each],
             "levers": [fit_tables.lever_record(*each) for each in closes],

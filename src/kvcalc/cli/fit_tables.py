@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from decimal import Decimal
-from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from kvcalc.alternatives import Alternative
@@ -14,7 +12,7 @@ from kvcalc.fitting import Capacity, Point, Pool, Replica, required_memory
 from kvcalc.levers import Lever
 from kvcalc.report.document import Column, Section
 from kvcalc.setup import Setup
-from kvcalc.units import format_bytes
+from kvcalc.units import decimal_text, format_bytes
 from kvcalc.users import Users
 
 if TYPE_CHECKING:
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
         AlternativeRecord,
         LeverRecord,
         NeighbourRecord,
-        PoolRecord,
         SplitRecord,
         UsersRecord,
     )
@@ -43,7 +40,7 @@ def account(decision: Decision) -> Section:
         assert pool.usable_bytes is not None
         rows = [
             ("device memory", pool.device_memory, ""),
-            (f"x utilization {_decimal(pool.utilization)}", pool.usable_bytes, ""),
+            (f"x utilization {decimal_text(pool.utilization)}", pool.usable_bytes, ""),
             (
                 "- weights on one device",
                 -(pool.weights_bytes or 0),
@@ -251,24 +248,6 @@ def splits_section(decision: Decision) -> Section:
     return Section(tuple(columns), rows, "Groups of devices that share every layer, and replicas of them")
 
 
-def pool_record(pool: Pool) -> PoolRecord:
-    working = pool.working_memory
-    return {
-        "device_memory": pool.device_memory,
-        "utilization": None if pool.utilization is None else _decimal(pool.utilization),
-        "usable_bytes": pool.usable_bytes,
-        "weights_bytes": pool.weights_bytes,
-        "activation_bytes": None if working is None else working.activation_bytes,
-        "runtime_bytes": None if working is None else working.runtime_bytes,
-        "graph_bytes": None if working is None else working.graph_bytes,
-        "band_bytes": None if working is None else working.band_bytes,
-        "reserve_bytes": pool.reserve_bytes,
-        "kv_memory": pool.kv_memory,
-        "not_modelled": pool.not_modelled or None,
-        "measured": None if pool.measured is None else sorted(pool.measured.printed),
-    }
-
-
 def lever_record(lever: Lever, answer: Capacity) -> LeverRecord:
     return {
         "lever": lever.name,
@@ -347,7 +326,7 @@ def neighbours_section(neighbours: Sequence[Neighbour]) -> Section:
     """The other models on the device: what each takes, and what it serves in that."""
     columns = (
         Column("beside it", lambda row: row.setup.reference),
-        Column("part", lambda row: None if row.part is None else _decimal(row.part)),
+        Column("part", lambda row: None if row.part is None else decimal_text(row.part)),
         Column("takes", lambda row: row.taken_bytes, "bytes"),
         Column("KV memory", lambda row: row.capacity.kv_memory, "bytes"),
         Column("", lambda row: "fits" if row.capacity.fits else "does not fit", "verdict"),
@@ -359,20 +338,10 @@ def neighbours_section(neighbours: Sequence[Neighbour]) -> Section:
 def neighbour_record(row: Neighbour) -> NeighbourRecord:
     return {
         "reference": row.setup.reference,
-        "utilization": None if row.part is None else _decimal(row.part),
+        "utilization": None if row.part is None else decimal_text(row.part),
         "taken_bytes": row.taken_bytes,
         "kv_memory": row.capacity.kv_memory,
         "context": row.capacity.context,
         "fits": row.capacity.fits,
         "max_batch_size": row.capacity.max_batch_size,
     }
-
-
-def _decimal(fraction: Fraction) -> str:
-    """The decimal that a utilization was: its denominator divides a power of ten.
-
-    >>> from fractions import Fraction
-    >>> _decimal(Fraction(23, 25)), _decimal(Fraction(1))
-    ('0.92', '1')
-    """
-    return format((Decimal(fraction.numerator) / Decimal(fraction.denominator)).normalize(), "f")

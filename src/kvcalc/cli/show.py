@@ -11,6 +11,7 @@ from kvcalc.report.records import footprint_record
 from kvcalc.units import format_bytes
 
 if TYPE_CHECKING:
+    from kvcalc.fitting import Pool
     from kvcalc.footprints import Footprint
 
 EXAMPLES = (
@@ -33,15 +34,19 @@ def show(
     encoder_tokens: options.EncoderTokens = 0,
     draft: options.Draft = None,
     text_only: options.TextOnly = False,
+    memory: options.Memory = None,
+    device: options.Device = None,
     format: options.Format = None,  # noqa: A002 - the option's name
     output: options.Output = None,
     explain: options.Explain = False,
     units: options.UnitsOption = "binary",
 ) -> int:
     """What one model takes: weights, KV cache, total."""
+    from kvcalc.fitting import Memory
     from kvcalc.footprints import footprint_of
 
     target = question.target(format, output)
+    place = question.place(memory, device)
     (setup,) = asked = question.setups(
         [model],
         engines=[engine],
@@ -52,17 +57,20 @@ def show(
         encoder_tokens=encoder_tokens,
         draft=draft,
         text_only=text_only,
+        device=question.named(place),
     )
     (tokens,) = question.resolved([context], asked)
     footprint = footprint_of(setup, tokens, batch_size)
+    pool = None if place is None else Memory(device=place).pool(setup, tokens, batch_size)
     steps = question.derivation(setup, "KV cache, step by step", tokens, batch_size), question.weights_derivation(setup)
     document = Document(
         title=_verdict(footprint, units),
         assumptions=(footprint.architecture.layout, *question.assumptions(asked, tokens, batch_size)),
-        sections=(_section(footprint, units),),
+        sections=(_section(footprint, pool, units),),
         records=[footprint_record(setup.reference, footprint)],
         schema="show",
-        notes=footprint.notes,
+        extra={"pool": None if pool is None else pool.to_dict()},
+        notes=(*footprint.notes, *([] if pool is None else _left_out(pool))),
         derivations=steps if explain else (),
         units=units,
         strips=pictures.strips(asked),
@@ -80,7 +88,12 @@ def _verdict(footprint: Footprint, units: Units) -> str:
     return f"{question.titled(footprint.setup)}: {total}{each} = {weights} weights + {cache} KV cache"
 
 
-def _section(footprint: Footprint, units: Units) -> Section:
+def _left_out(pool: Pool) -> tuple[str, ...]:
+    """What the rows of a device leave out, and what to do about it."""
+    return (f"{pool.not_modelled}: {pool.advice}",) if pool.not_modelled else ()
+
+
+def _section(footprint: Footprint, pool: Pool | None, units: Units) -> Section:
     weights, cache = footprint.weights, footprint.kv_cache
     estimated = "" if weights.exact else " (bytes estimated)" if weights.exact_parameters else " (estimated)"
     rows: list[dict[str, str | int | float | None]] = [
@@ -102,6 +115,9 @@ def _section(footprint: Footprint, units: Units) -> Section:
         rows.append({"part": "KV while decoding", "bytes": cache.steady_bytes})
     if cache.ideal_bytes != cache.bytes:
         rows.append({"part": "KV by the report's accounting", "bytes": cache.ideal_bytes})
+    if pool is not None:
+        totals |= {len(rows) + len(device := _device_rows(footprint, pool)) - 1}
+        rows += device
     exactly = Column("exactly", lambda row: row.get("bytes"), "exact_bytes", drop_order=1)
     columns = (
         Column("part", lambda row: row["part"]),
@@ -112,3 +128,21 @@ def _section(footprint: Footprint, units: Units) -> Section:
         Column("KV over weights", lambda row: row.get("share"), "percent"),
     )
     return Section(columns, rows, totals=frozenset(totals))
+
+
+def _device_rows(footprint: Footprint, pool: Pool) -> list[dict[str, str | int | float | None]]:
+    """What the engine takes of a device besides, and what is left of its share."""
+    working, usable = pool.working_memory, pool.usable_bytes
+    assert working is not None and usable is not None
+    rows: list[dict[str, str | int | float | None]] = [
+        {"part": name, "bytes": size}
+        for name, size in (
+            ("activations of one step", working.activation_bytes),
+            ("runtime of the device", working.runtime_bytes),
+            ("CUDA graphs", working.graph_bytes),
+        )
+        if size
+    ]
+    # The engine's own need, as in ``fit``: vLLM keeps a block back, SGLang a page.
+    left = pool.kv_memory - footprint.setup.plan.required_kv_memory(footprint.context, footprint.batch_size)
+    return [*rows, {"part": f"left of {format_bytes(usable, digits=2)} of the device", "bytes": left}]

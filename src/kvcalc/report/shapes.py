@@ -96,10 +96,28 @@ class _Answer(TypedDict):
     command: Annotated[list[str], Field(description="the command line that gave the answer")]
 
 
+class PoolRecord(TypedDict):
+    """From a device to a pool; all but ``kv_memory`` are null where the pool was given as such."""
+
+    kv_memory: Annotated[int, Field(description="bytes for the KV cache; negative where the weights alone do not fit")]
+    device_memory: int | None
+    utilization: Annotated[str | None, Field(description="the part of the device that the engine takes, as a decimal")]
+    usable_bytes: int | None
+    weights_bytes: int | None
+    activation_bytes: Annotated[int | None, Field(description="the peak of one step beyond what stays")]
+    runtime_bytes: Annotated[int | None, Field(description="what driver and libraries hold")]
+    graph_bytes: Annotated[int | None, Field(description="captured graphs")]
+    band_bytes: Annotated[int | None, Field(description="how far the three may be off together")]
+    reserve_bytes: int | None
+    not_modelled: Annotated[str | None, Field(description="why the three are not known, or null")]
+    measured: Annotated[list[str] | None, Field(description="the terms that a log printed, in place of a formula's")]
+
+
 class ShowAnswer(_Answer):
-    """``kvcalc show``: one row."""
+    """``kvcalc show``: one row, and with a device what the engine takes of it besides."""
 
     rows: list[FootprintRecord]
+    pool: PoolRecord | None
 
 
 class CompareAnswer(_Answer):
@@ -253,6 +271,7 @@ class CheckedRecord(TypedDict):
     limit_bytes: Count
     headroom_bytes: int
     terms: Annotated[str, Field(description="how the limit of a device came about")]
+    pool: Annotated[PoolRecord | None, Field(description="the same, term by term")]
 
 
 class InputChangeRecord(TypedDict):
@@ -357,23 +376,6 @@ class AuditAnswer(_Answer):
     notes: list[str]
     starts: list[AuditedStart]
     rows: list[AuditedRecord]
-
-
-class PoolRecord(TypedDict):
-    """From a device to a pool; all but ``kv_memory`` are null where the pool was given as such."""
-
-    kv_memory: Annotated[int, Field(description="bytes for the KV cache; negative where the weights alone do not fit")]
-    device_memory: int | None
-    utilization: Annotated[str | None, Field(description="the part of the device that the engine takes, as a decimal")]
-    usable_bytes: int | None
-    weights_bytes: int | None
-    activation_bytes: Annotated[int | None, Field(description="the peak of one step beyond what stays")]
-    runtime_bytes: Annotated[int | None, Field(description="what driver and libraries hold")]
-    graph_bytes: Annotated[int | None, Field(description="captured graphs")]
-    band_bytes: Annotated[int | None, Field(description="how far the three may be off together")]
-    reserve_bytes: int | None
-    not_modelled: Annotated[str | None, Field(description="why the three are not known, or null")]
-    measured: Annotated[list[str] | None, Field(description="the terms that a log printed, in place of a formula's")]
 
 
 class CapacityRecord(TypedDict):

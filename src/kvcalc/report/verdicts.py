@@ -35,6 +35,7 @@ def verdict_record(verdict: Verdict, units: Mapping[str, int]) -> BudgetRecord |
                 "limit_bytes": each.limit_bytes,
                 "headroom_bytes": each.headroom_bytes,
                 "terms": each.terms,
+                "pool": None if each.pool is None else each.pool.to_dict(),
             }
             for each in verdict.checks
         ],
