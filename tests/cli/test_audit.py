@@ -423,3 +423,32 @@ def test_an_option_for_a_log_of_no_engine_is_no_reason_to_fall_over(kvcalc, log)
     ran = kvcalc("audit", log("nothing here"), "-E", "block_size=32")
     assert ran.code == 2
     assert "no figure of a known engine" in ran.err
+
+
+SERVED = """\
+INFO 06-01 09:22:20 [utils.py:299] vLLM API server version 0.33.0
+INFO 06-01 09:22:20 non-default args: {'model': 'meta-llama/Llama-3.1-8B-Instruct', 'max_model_len': 32768}
+(EngineCore pid=9) INFO 06-01 09:22:25 Model loading took 14.99 GiB and 3.2 seconds
+(EngineCore pid=9) INFO 06-01 09:22:29 Estimated CUDA graph memory: 0.24 GiB total
+(EngineCore pid=9) INFO 06-01 09:22:29 Available KV cache memory: 55.54 GiB
+(EngineCore pid=9) INFO 06-01 09:22:39 Actual usage is 15.24 GiB for consumed memory (weights + non-torch), 2.11 GiB \
+for peak activation, and 0.91 GiB for CUDAGraph memory.
+"""
+
+
+def test_the_term_of_a_device_that_differs_is_named(tmp_path, kvcalc):
+    log = tmp_path / "server.log"
+    log.write_text(SERVED + "(EngineCore pid=9) INFO GPU KV cache size: 454,976 tokens\n")
+    ran = kvcalc("audit", str(log), "--device", "h100-80gb")
+    assert ran.code == 0
+    assert "The device's other terms, beside their formulas" in ran.out
+    assert "the term that differs most is CUDA graphs: 0.24 GiB printed, 0.92 predicted" in ran.out
+    terms = json.loads(kvcalc("audit", str(log), "--device", "h100-80gb", "-f", "json").out)["starts"][0][
+        "device_terms"
+    ]
+    assert [term["name"] for term in terms] == ["weights_bytes", "activation_bytes", "runtime_bytes", "graph_bytes"]
+    assert terms[1]["reported_bytes"] == int(2.11 * 2**30) - int(0.24 * 2**30)
+    assert "also printed" in kvcalc("audit", str(log)).out
+    spark = kvcalc("audit", str(log), "--device", "dgx-spark").out
+    assert "the term that differs most is weights: 14.99 GiB printed" in spark
+    assert "is not modelled" in spark

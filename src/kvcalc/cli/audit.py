@@ -47,6 +47,7 @@ def audit(
     kv_cache_dtype: options.KVCacheDtype = None,
     tensor_parallel_size: options.OptionalTensorParallelSize = None,
     draft: options.Draft = None,
+    device: options.Device = None,
     start: Annotated[
         str,
         typer.Option(
@@ -79,6 +80,7 @@ def audit(
             reference=model or "",
             given=given,
             options=dict(question.parse_engines(engines, engine_option)) if engine_option and engines else None,
+            device=question.place(None, device),
         )
     except InputError as error:
         raise error.at(log) from None
@@ -215,11 +217,21 @@ _TERM_COLUMNS = (
 )
 
 
+_DEVICE_COLUMNS = (
+    Column("term", lambda term: term.words),
+    Column("reported", lambda term: term.reported_bytes, "bytes"),
+    Column("predicted", lambda term: term.predicted_bytes, "bytes"),
+    Column("difference", lambda term: term.difference, "bytes"),
+)
+
+
 def _sections(found: Audit, *, alone: bool) -> Iterator[Section]:
     start = found.start
     title = "" if alone else f"Start {start.number}, line {start.line:,}: {found.reference}, {_verdict(found)}"
     yield Section(_COLUMNS, found.rows, title)
-    if start.terms:
+    if found.terms:
+        yield Section(_DEVICE_COLUMNS, found.terms, "The device's other terms, beside their formulas")
+    elif start.terms:
         yield Section(_TERM_COLUMNS, tuple(start.terms.values()), "Other memory, not part of the cache")
 
 
@@ -280,5 +292,9 @@ def _start_record(found: Audit, shown: bool) -> AuditedStart:
         "reason": found.reason,
         "difference": found.difference,
         "terms": terms,
+        "device_terms": [
+            {"name": term.name, "reported_bytes": term.reported_bytes, "predicted_bytes": term.predicted_bytes}
+            for term in found.terms
+        ],
         "notes": list(found.notes),
     }

@@ -13,7 +13,8 @@ from decimal import Decimal
 from itertools import combinations
 
 from kvcalc.architecture import Architecture
-from kvcalc.errors import InputError, KVCalcError, quote
+from kvcalc.device import Device
+from kvcalc.errors import InputError, KVCalcError, NotModelledError, quote
 from kvcalc.logs import llama_cpp, mlx_lm, ollama, sglang, tensorrt_llm, vllm
 from kvcalc.logs.base import (
     COMMON,
@@ -31,15 +32,41 @@ from kvcalc.logs.base import (
 )
 from kvcalc.logs.models import preset_of
 from kvcalc.logs.reading import read_log
+from kvcalc.setup import options_on
 from kvcalc.sources import shipped
 from kvcalc.sources.preset import load_preset
-from kvcalc.units import ceil_div
+from kvcalc.units import GiB, ceil_div
 
 #: How the log of each engine is understood; the markers of the first ones are looked for first.
 LOGS: Mapping[str, EngineLog] = {
     log.engine: log for log in (vllm.LOG, ollama.LOG, llama_cpp.LOG, sglang.LOG, tensorrt_llm.LOG, mlx_lm.LOG)
 }
 MARKERS: tuple[Marker, ...] = (*(marker for log in LOGS.values() for marker in log.markers), *COMMON)
+
+
+@dataclass(frozen=True)
+class DeviceTerm:
+    """Another part of a device's memory, beside what the formula says.
+
+    Attributes:
+        name: as in :class:`kvcalc.fitting.Measured` (``activation_bytes`` ...).
+        reported_bytes: what the log printed, as far as its digits go.
+        predicted_bytes: what weights and formulas say.
+    """
+
+    name: str
+    reported_bytes: int
+    predicted_bytes: int
+
+    @property
+    def difference(self) -> int:
+        """Reported less predicted."""
+        return self.reported_bytes - self.predicted_bytes
+
+    @property
+    def words(self) -> str:
+        """The name without its unit."""
+        return {"graph_bytes": "CUDA graphs"}.get(self.name, self.name.removesuffix("_bytes"))
 
 
 @dataclass(frozen=True)
@@ -56,6 +83,7 @@ class Audit:
         notes: what a reader must know: what was assumed, and why nothing was checked.
         layout: the model's layers in words.
         refusal: why there is no prediction.
+        terms: the other parts of the device's memory beside their formulas, where a device was named.
     """
 
     start: Start
@@ -67,6 +95,7 @@ class Audit:
     notes: tuple[str, ...] = ()
     layout: str = ""
     refusal: KVCalcError | None = None
+    terms: tuple[DeviceTerm, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -114,6 +143,7 @@ def audit(
     reference: str = "",
     given: Given | None = None,
     options: Mapping[str, Mapping[str, object]] | None = None,
+    device: Device | None = None,
 ) -> LogAudit:
     """Hold every start of a log against the prediction for its own model, flags and version.
 
@@ -123,6 +153,7 @@ def audit(
         reference: the name of that model.
         given: what the user says beside the log, which goes before it.
         options: engine options by the engine whose log they are for.
+        device: where the engine ran: its other terms are then held against their formulas.
 
     Raises:
         KVCalcError: the log has no figure, names no model, leaves out what a prediction needs, or the engine refuses.
@@ -139,7 +170,7 @@ def audit(
     audits = []
     for start in starts:
         own = replace(given, options=(options or {}).get(given.engine or start.engine or "", given.options))
-        audits.append(_audit_start(start, _model_of(start, starts, user), own))
+        audits.append(_audit_start(start, _model_of(start, starts, user), own, device))
     if not any(each.rows for each in audits):
         raise next((each.refusal for each in reversed(audits) if each.refusal), _nothing_to_compare(starts))
     return LogAudit(report, tuple(_excused(each, audits) for each in audits))
@@ -194,7 +225,7 @@ def _name(start: Start) -> str | None:
 # ---- one start ----
 
 
-def _audit_start(start: Start, model: tuple[str, Architecture] | None, given: Given) -> Audit:
+def _audit_start(start: Start, model: tuple[str, Architecture] | None, given: Given, device: Device | None) -> Audit:
     if not start.has_figures:
         return Audit(start)
     if model is None:
@@ -202,7 +233,7 @@ def _audit_start(start: Start, model: tuple[str, Architecture] | None, given: Gi
         what = "names no model" if named is None else f"names a model that is no preset: {quote(named)}"
         return Audit(start, refusal=InputError(f"the log {what}", hint="say which with --model"))
     try:
-        return audit_start(start, model[1], given, reference=model[0])
+        return audit_start(start, model[1], given, reference=model[0], device=device)
     except KVCalcError as error:
         return Audit(start, model[0], refusal=error)
 
@@ -214,6 +245,7 @@ def audit_start(
     *,
     reference: str = "",
     drafts: Mapping[str, Architecture] | None = None,
+    device: Device | None = None,
 ) -> Audit:
     """Hold the figures of one start of an engine against the prediction.
 
@@ -223,6 +255,7 @@ def audit_start(
         given: what the user says beside it.
         reference: the model's name.
         drafts: models that may be a draft, tried where vLLM reports more than predicted; None is every preset.
+        device: where the engine ran, or None.
 
     Raises:
         KVCalcError: the log leaves out what the prediction needs, or the engine refuses the configuration.
@@ -230,12 +263,38 @@ def audit_start(
     log = LOGS[start.engine or ""]
     question = _with_known_version(_with_known_draft(log.question(start, given), architecture), architecture)
     rows = tuple(_rows(log, start, question, architecture))
-    notes = (*question.notes, *_of_version(question, architecture))
-    found = Audit(start, reference, question, rows, notes=notes, layout=architecture.layout)
+    terms, why = ((), ()) if device is None else _device_terms(log, start, question, architecture, device)
+    notes = (*question.notes, *_of_version(question, architecture), *why)
+    found = Audit(start, reference, question, rows, notes=notes, layout=architecture.layout, terms=terms)
     if found.verdict != "disagrees":
         return found
     reason = _reason(log, found, architecture, drafts)
     return replace(found, reason=reason, difference=_difference(found, architecture))
+
+
+def _device_terms(
+    log: EngineLog, start: Start, question: Question, architecture: Architecture, device: Device
+) -> tuple[tuple[DeviceTerm, ...], tuple[str, ...]]:
+    """The other terms that a start printed beside their formulas, and which of them differs most."""
+    chosen = replace(question, options=options_on(question.engine, question.options, device))
+    setup = chosen.setup(architecture)
+    predicted = {"weights_bytes": setup.weights.bytes}
+    notes: list[str] = []
+    try:
+        working = setup.engine.working_memory(setup, device, question.context, question.batch_size)
+        for name in ("activation_bytes", "runtime_bytes", "graph_bytes"):
+            predicted[name] = getattr(working, name)
+    except NotModelledError as error:
+        notes.append(error.message)
+    printed = log.terms(start)
+    terms = tuple(DeviceTerm(name, size, predicted[name]) for name, size in printed.items() if name in predicted)
+    if terms:
+        most = max(terms, key=lambda term: abs(term.difference))
+        reported, expected = most.reported_bytes / GiB, most.predicted_bytes / GiB
+        notes.append(
+            f"the term that differs most is {most.words}: {reported:.2f} GiB printed, {expected:.2f} predicted"
+        )
+    return terms, tuple(notes)
 
 
 def _rows(log: EngineLog, start: Start, question: Question, architecture: Architecture) -> Iterable[Compared]:

@@ -351,6 +351,14 @@ class TermRecord(TypedDict):
     line: int
 
 
+class DeviceTermRecord(TypedDict):
+    """Another part of the device's memory beside what weights and formulas say."""
+
+    name: str
+    reported_bytes: Annotated[Count, Field(description="as far as the printed digits go")]
+    predicted_bytes: Count
+
+
 class AuditedStart(TypedDict):
     """One start of one engine in the log."""
 
@@ -364,6 +372,7 @@ class AuditedStart(TypedDict):
     reason: str | None
     difference: str | None
     terms: list[TermRecord]
+    device_terms: Annotated[list[DeviceTermRecord], Field(description="only where a device was named")]
     notes: list[str]
 
 
