@@ -1,11 +1,15 @@
 """Encoders of images: their parameters by the defaults of transformers 5.24.0's classes, and what a device holds."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 import kvcalc
+from kvcalc.errors import InputError
 from kvcalc.serving import server_line
 from kvcalc.sources.config.images import largest_image
-from kvcalc.sources.config.towers import vision_parameters
+from kvcalc.sources.config.towers import tower_parameters
 from kvcalc.weights import weights
 
 SIGLIP_400M = {
@@ -15,6 +19,8 @@ SIGLIP_400M = {
     "patch_size": 14,
     "vision_use_head": False,
 }
+#: Random sizes, by tests/oracles/towers.py.
+RECORDED = json.loads((Path(__file__).parents[1] / "data" / "towers.json").read_text(encoding="utf-8"))
 # Counted by building each class with its default configuration, encoder and projector together; Kimi K3, which has no
 # class there, is what its checkpoint holds: 802,428,928 bytes of an encoder and 92,289,024 of a projector.
 DEFAULTS = {
@@ -40,7 +46,39 @@ DEFAULTS = {
 def test_an_encoder_has_the_parameters_of_its_class(model_type):
     width, parameters, stated = DEFAULTS[model_type]
     config = {"model_type": model_type, "vision_config": {"model_type": "vision"} | stated}
-    assert vision_parameters(config, width) == (parameters, None)
+    assert tower_parameters(config, width) == ({"vision": parameters}, [])
+
+
+@pytest.mark.parametrize("row", RECORDED, ids=[row["config"]["model_type"] for row in RECORDED])
+def test_encoders_have_the_parameters_of_their_class_whatever_their_sizes(row):
+    towers, unknown = tower_parameters(row["config"], row["text_width"])
+    assert (sum(towers.values()), unknown) == (row["parameters"], [])
+
+
+def test_encoders_of_images_and_sound_are_a_row_each():
+    config = next(row["config"] for row in RECORDED if row["config"]["model_type"] == "qwen2_5_omni_thinker")
+    towers, _ = tower_parameters(config, 3584)
+    assert set(towers) == {"vision", "audio"}
+    text = {"model_type": "qwen2_5_omni_text", "num_hidden_layers": 2}
+    counted = weights(kvcalc.read_config(config | {"text_config": text}), None)
+    width = kvcalc.read_config(config | {"text_config": text}).hidden_size
+    assert counted.beside == {sense: 2 * size for sense, size in tower_parameters(config, width)[0].items()}
+
+
+def test_the_sizes_of_an_encoder_are_counts():
+    broken = {"model_type": "gemma3", "vision_config": {"hidden_size": "wide"}}
+    with pytest.raises(InputError, match="hidden_size must be a whole number"):
+        tower_parameters(broken, 2304)
+    folded = {"model_type": "internvl", "downsample_ratio": 0, "vision_config": {"hidden_size": 64}}
+    with pytest.raises(InputError, match="the sizes of the image encoder fit no model"):
+        tower_parameters(folded, 2304)
+    listed = {
+        "model_type": "internvl",
+        "vision_config": {"image_size": [], "patch_size": [14, 14], "num_channels": 3.0},
+    }
+    assert tower_parameters(listed, 2304) == tower_parameters(
+        {"model_type": "internvl", "vision_config": {"a": 1}}, 2304
+    )
 
 
 def test_an_encoder_is_a_row_of_the_weights_and_no_parameter_of_the_text_model():

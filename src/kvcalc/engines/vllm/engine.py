@@ -34,6 +34,7 @@ from kvcalc.engines.vllm.plan import VllmPlan
 from kvcalc.engines.vllm.versions import NEWEST, Rules, parsed, rules_of
 from kvcalc.engines.vllm_memory import Step, vllm_working_memory
 from kvcalc.errors import NotModelledError, UnsupportedError
+from kvcalc.quantization import VISION
 from kvcalc.units import MAX_TOKENS, GiB, ceil_div
 from kvcalc.widths import Widths
 
@@ -228,7 +229,7 @@ class Vllm(EngineOptions):
             tensor_parallel_size=setup.tensor_parallel_size,
             pipeline_stages=self.pipeline_stages,
             takes_graphs=not self.enforce_eager,
-            has_image_encoder=any(each.part in setup.held for each in setup.architecture.towers),
+            has_image_encoder=VISION in setup.held and any(each.part == VISION for each in setup.architecture.towers),
             image=setup.architecture.image,
             experts_in_place=setup.weights.dtype == "mxfp4",
         )

@@ -22,7 +22,7 @@ from kvcalc.sources.config.family import with_published_count
 from kvcalc.sources.config.images import largest_image
 from kvcalc.sources.config.reader import Config, renamed
 from kvcalc.sources.config.recognise import recognise
-from kvcalc.sources.config.towers import vision_parameters
+from kvcalc.sources.config.towers import tower_parameters
 from kvcalc.sources.quantization_config import declared_table
 from kvcalc.sources.spec import LETTERS, LayerSpec, ModelSpec
 
@@ -63,11 +63,11 @@ def config_to_spec(config: Mapping[str, Any], name: str = "config") -> ModelSpec
     if dtype not in ("bfloat16", "float16"):
         cache_dtype = "bfloat16"
         notes.append(f"{dtype} is how the file stores the weights; the cache is taken as bfloat16")
-    vision, why = vision_parameters(model.outer or config, fields["hidden_size"])
-    if vision is not None:
-        fields |= {"towers": {"vision": vision}, "image": largest_image(model.outer or config)}
-    if why is not None:
-        notes.append(why)
+    towers, unknown = tower_parameters(model.outer or config, fields["hidden_size"])
+    fields["towers"] = towers
+    if "vision" in towers:
+        fields["image"] = largest_image(model.outer or config)
+    notes += unknown
     fields |= layout_fields(entries, fields)
     stated = {
         "name": name[:_LONGEST_NAME] or "config",
