@@ -10,7 +10,7 @@ from layouts import chunked, full, laid_out, latent, published, recorded, slidin
 from kvcalc.architecture import Architecture
 from kvcalc.derivation import evaluate
 from kvcalc.engines.base import KVCache
-from kvcalc.errors import InputError, NotModelledError, RefusalError, UnsupportedError
+from kvcalc.errors import InputError, UnsupportedError
 from kvcalc.footprints import footprint, kv_cache_bytes
 from kvcalc.setup import prepare
 from kvcalc.sources.resolve import load
@@ -64,7 +64,10 @@ def test_gemma_3_1b_at_32k_is_the_printed_139_mib() -> None:
     assert predicted.steady_bytes == 139 * 2**20
     assert predicted.bytes == 1024 * (22 * (511 + 2047) + 4 * 32768)
     assert cache_of(published("gemma-3-1b"), 32768).steady_bytes == 140 * 2**20
-    assert predicted.why == "a prefill chunk of 2,047 tokens stands behind window - 1 slots"
+    assert (
+        predicted.why
+        == "a prefill chunk of 2,047 tokens stands behind window - 1 slots; counted up to 0 generated tokens"
+    )
 
 
 @pytest.mark.parametrize(
@@ -141,10 +144,35 @@ def test_mla_is_the_latent_or_every_head_as_the_class_has_it() -> None:
     deepseek_v3 = published("deepseek-v3")
     assert cache_of(deepseek_v3, 1024).bytes == 61 * (1024 + 256) * 2 * 576
     assert cache_of(deepseek_v3.changed(model_type="deepseek_v2"), 1024).bytes == 61 * (1024 + 256) * 2 * 40960
-    with pytest.raises(NotModelledError, match="MLA layers of custom"):
+    with pytest.raises(
+        UnsupportedError, match="keeps its MLA layers, and some classes keep every head for model type custom"
+    ):
         cache_of(deepseek_v3.changed(model_type="custom"), 1024)
-    with pytest.raises(NotModelledError, match="quantised MLA"):
+
+
+def test_latents_are_not_quantised_and_decompressed_heads_are() -> None:
+    deepseek_v3 = published("deepseek-v3")
+    with pytest.raises(UnsupportedError, match=r"deepseek_v3.py:146"):
         cache_of(deepseek_v3, 1024, kv_bits=4)
+    heads = cache_of(deepseek_v3.changed(model_type="deepseek_v2"), 1024, kv_bits=4).bytes
+    assert heads == 61 * (1024 + 256) * 128 * (192 + 128) * 9 // 16
+    # GLM 5.2's latents and index keys stand in a list of caches, which kv_bits leaves alone.
+    indexed = laid_out("indexed", "glm_moe_dsa", [latent(indexer_dim=128)])
+    assert cache_of(indexed, 1024, kv_bits=4).bytes == cache_of(indexed, 1024).bytes == 1280 * 2 * (576 + 2 * 128)
+
+
+def test_minimax_m3_keeps_its_index_keys_once_and_is_not_quantised() -> None:
+    # Its own classes of mlx-lm 0.32.2, 300 tokens of two sequences: 140,771,328 bytes, with kv_bits=8 as well.
+    model = laid_out("m3", "minimax_m3_vl", [full(4, 128)] * 3 + [{**full(4, 128), "indexer_dim": 128}] * 57)
+    for options in ({}, {"kv_bits": 8}):
+        predicted = cache_of(model, 300, batch_size=2, **options)
+        assert predicted.bytes == 2 * 512 * 2 * (60 * 1024 + 57 * 128) == 140_771_328
+        assert predicted.why == "buffers grow by 256 slots; counted up to 1 generated token"
+
+
+def test_a_class_that_computes_with_the_cached_keys_is_not_quantised() -> None:
+    with pytest.raises(UnsupportedError, match=r"models/stablelm.py:120"):
+        cache_of(laid_out("stablelm-2", "stablelm", [full()]), 1024, kv_bits=8)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +230,7 @@ def test_layers_with_a_state_of_their_own_are_not_quantised() -> None:
     kinds = [{**full(), "extra_state_bytes": 64}, {**sliding(512), "extra_state_bytes": 64}]
     quantised = cache_of(laid_out("baichuan", "baichuan_m1", kinds), 4096, kv_bits=4)
     assert quantised.bytes == cache_of(laid_out("baichuan", "baichuan_m1", kinds), 4096).bytes
-    assert "kv_bits leaves chunked layers and those with a state as they are" in quantised.notes[0]
+    assert "kv_bits leaves chunked layers, and lists of caches, as they are" in quantised.notes[0]
 
 
 def test_a_model_that_mlx_lm_has_no_class_for_says_so() -> None:
@@ -220,13 +248,15 @@ def test_chunked_layers_are_trimmed_to_their_chunk_by_the_call_after() -> None:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ({"kind": "cross", "num_kv_heads": 1, "head_dim": 64, "v_head_dim": 64}, "encoder-decoder"),
+        ({"kind": "cross", "num_kv_heads": 1, "head_dim": 64, "v_head_dim": 64}, "an encoder's K and V"),
         ({"kind": "compressed", "width": 512, "window": 128}, "compressed"),
-        ({**full(), "indexer_dim": 128}, "indexer"),
+        ({**full(), "indexer_dim": 128}, "index keys beside full attention"),
+        (latent(window=128), r"latent \(128\) layers"),
+        (latent(indexer_dim=128), r"latent \+ indexer layers"),
     ],
 )
 def test_layers_that_it_does_not_run_are_refused(kind: dict[str, Any], message: str) -> None:
-    with pytest.raises(RefusalError, match=message):
+    with pytest.raises(UnsupportedError, match=message):
         cache_of(laid_out("strange", "custom", [kind]), 100)
 
 

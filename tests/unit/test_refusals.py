@@ -145,8 +145,6 @@ LATENT = {"rank": 512, "rope_dim": 64, "num_heads": 16, "nope_dim": 128, "v_head
 @pytest.mark.parametrize(
     ("engine", "kind", "reason"),
     [
-        ("mlx-lm", Latent(**LATENT, window=128), "MLA layers of this kind"),
-        ("mlx-lm", Latent(**LATENT, indexer_dim=128), "MLA layers of this kind"),
         ("tensorrt-llm", Full(2, 64, 64, extra_state_bytes=64), "fixed bytes of a sequence beside K and V"),
         ("tensorrt-llm", Full(2, 64, 64, indexer_dim=64), "sparse-attention indexer"),
         ("vllm", Full(2, 64, 64, extra_state_bytes=64), "fixed state of model's attention layers"),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, assert_never
 
 from pydantic import Field, ValidationInfo, field_validator
@@ -37,7 +37,7 @@ from kvcalc.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from kvcalc.engines.base import KVCache, LayerBytes, Loads, Server, refuse_tensor_parallel
 from kvcalc.engines.options import EngineOptions
 from kvcalc.engines.releases import note_on, release
-from kvcalc.errors import NotModelledError, UnsupportedError
+from kvcalc.errors import UnsupportedError
 from kvcalc.units import MAX_TOKENS, round_up
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ _WITHOUT_MAKE_CACHE = frozenset(
         "stablelm",
         "starcoder2",
         "telechat3",
-        "youtu_llm",
+        "youtu",
     }
 )
 #: Model types that mlx-lm 0.32.2 has a class for (models/, and MODEL_REMAPPING in utils.py). Any other is priced at
@@ -138,25 +138,32 @@ _WITH_CLASS = frozenset(
         *("phimoe", "phixtral", "pixtral", "plamo", "plamo2", "plamo3", "prism_hadamard_qwen35", "qwen", "qwen2"),
         *("qwen2_5_vl", "qwen2_moe", "qwen2_vl", "qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_moe", "qwen3_next"),
         *("qwen3_vl", "qwen3_vl_moe", "recurrent_gemma", "rwkv7", "seed_oss", "smollm3", "solar_open", "spark2_5"),
-        *("stablelm", "starcoder2", "step3p5", "talkie", "telechat3", "xverse", "youtu_llm"),
+        *("stablelm", "starcoder2", "step3p5", "talkie", "telechat3", "xverse", "youtu"),
     }
 )
 #: MLA in mlx-lm: these classes cache every decompressed head, these the latent, and of these some an indexer key, which
 #: they keep as K and as V (deepseek_v32.py:102).
-_DECOMPRESSED = frozenset({"deepseek_v2", "minicpm3", "youtu_llm"})
+_DECOMPRESSED = frozenset({"deepseek_v2", "minicpm3", "youtu"})
 _LATENT = frozenset(
     {
+        "bailing_hybrid",
         *("deepseek_v3", "kimi_k2", "kimi_linear", "kimi_k3", "glm4_moe_lite", "longcat_flash", "mistral4"),
         *("deepseek_v32", "glm_moe_dsa"),
     }
 )
 _WITH_INDEXER = frozenset({"deepseek_v32", "glm_moe_dsa"})
+#: MiniMax M3 keeps its index keys once, as K beside a V of no width (minimax_m3_vl.py:265).
+_WITH_INDEX_KEYS = frozenset({"minimax_m3", "minimax_m3_vl"})
+#: Their layers keep a CacheList, which has no to_quantized: kv_bits leaves it as it is.
+_CACHE_LISTS = _WITH_INDEXER | _WITH_INDEX_KEYS | {"baichuan_m1", "falcon_h1", "longcat_flash"}
+#: Their attention asks the cached keys for more than their quantised form has (stablelm.py:120).
+_NEVER_QUANTIZED = frozenset({"stablelm"})
 #: Their recurrent state is float32: gated_delta.py allocates it so, and in ssm.py (Mamba-2) the step size is float32.
 #: In every other class it has the model's format.
 _FLOAT32_STATE = frozenset(
     {
         *("qwen3_next", "qwen3_5", "qwen3_5_moe", "kimi_linear", "kimi_k3", "olmo_hybrid"),
-        *("mamba2", "falcon_h1", "nemotron_h", "granitemoehybrid"),
+        *("mamba2", "falcon_h1", "nemotron_h", "granitemoehybrid", "bailing_hybrid"),
     }
 )
 #: Their classes slide by ``layer_types`` alone, and a model whose layers all slide declares none.
@@ -427,12 +434,14 @@ class MlxLmPlan:
         return cost.quantized_token_bytes if quantized else cost.token_bytes
 
     def _why(self, peak: Moment) -> str:
+        generated = self.single_tokens - 1
+        until = f"; counted up to {generated:,} generated token{'s' * (generated != 1)}"
         if not self.bounded:
-            return "buffers grow by 256 slots"
+            return "buffers grow by 256 slots" + until
         if peak.decoded:
-            return "rotating buffers of the window, others grow by 256 slots"
+            return "rotating buffers of the window, others grow by 256 slots" + until
         arriving = peak.rest or self.growth.chunk
-        return f"a prefill chunk of {arriving:,} tokens stands behind window - 1 slots"
+        return f"a prefill chunk of {arriving:,} tokens stands behind window - 1 slots" + until
 
     def required_kv_memory(self, context: int, batch_size: int) -> int:
         """Exactly the bytes."""
@@ -591,7 +600,7 @@ class MlxLm(EngineOptions):
     weight_formats: ClassVar[tuple[str, ...]] = ("8bit", "6bit", "5bit", "4bit", "3bit")
     holds_beside: ClassVar[frozenset[str]] = frozenset()
     sources: ClassVar[tuple[str, ...]] = (
-        "mlx-lm 0.32.2 mlx_lm/models/cache.py:251-300, :345-360, :462-520, :553",
+        "mlx-lm 0.32.2 mlx_lm/models/cache.py:251-300, :345-360, :462-520, :553, :803 (lists of caches)",
         "mlx-lm 0.32.2 generate.py (chunks), make_cache of each model, ChunkedKVCache, gated_delta.py, ssm.py",
     )
     not_modelled: ClassVar[tuple[str, ...]] = (
@@ -649,8 +658,7 @@ class MlxLm(EngineOptions):
 
         Raises:
             UnsupportedError: tensor parallelism, a quantised format, kv_bits where MLX-LM cannot quantise, or a layer
-                that MLX-LM does not run.
-            NotModelledError: a layer whose cache is not known.
+                that no class of its keeps.
         """
         architecture = setup.served
         refuse_tensor_parallel(self.name, setup)
@@ -681,37 +689,34 @@ class MlxLm(EngineOptions):
         )
 
     def _cost(self, model: Architecture, kind: LayerKind, count: int, setup: Setup) -> LayerCost:
-        key, value = setup.k_dtype.block_bytes, setup.v_dtype.block_bytes
+        key = setup.k_dtype.block_bytes
         match kind:
-            case Full(indexer_dim=indexer) if indexer:
-                raise _unknown(model, "a sparse-attention indexer beside full attention")
             case Full() | Sliding() | Chunked():
-                heads = kind.num_kv_heads
                 window = self._window(model, kind)
-                token_bytes = heads * (kind.head_dim * key + kind.v_head_dim * value)
-                if isinstance(kind, Chunked):
-                    return LayerCost(kind, count, token_bytes, token_bytes, None, kind.chunk, kind.extra_state_bytes)
-                quantized = token_bytes
-                # A CacheList (K and V beside a state, as in Baichuan-M1) has no to_quantized and stays as it is.
-                if self.kv_bits is not None and not kind.extra_state_bytes:
-                    self._refuse_quantized(model, window)
-                    quantized = heads * (self._quantized(kind.head_dim, key) + self._quantized(kind.v_head_dim, value))
-                return LayerCost(kind, count, token_bytes, quantized, window, None, kind.extra_state_bytes)
+                cost = self._heads(model, kind, (kind.num_kv_heads, kind.head_dim, kind.v_head_dim), window, setup)
+                index_key = key * kind.indexer_dim if isinstance(kind, Full) else 0
+                if index_key and model.model_type not in _WITH_INDEX_KEYS:
+                    raise _no_class(model, "index keys beside full attention")
+                return replace(
+                    cost,
+                    count=count,
+                    token_bytes=cost.token_bytes + index_key,
+                    quantized_token_bytes=cost.quantized_token_bytes + index_key,
+                    fixed_bytes=kind.extra_state_bytes,
+                )
             case Latent():
-                return self._latent(model, kind, count, key, value)
+                return replace(self._latent(model, kind, setup), count=count)
             case State():
                 return LayerCost(kind, count, fixed_bytes=_state_bytes(model, kind, key))
             case Parallel():
-                # A CacheList has no to_quantized, so kv_bits leaves such a layer as it is.
                 inner = kind.attention
-                token_bytes = inner.num_kv_heads * (inner.head_dim * key + inner.v_head_dim * value)
-                window = self._window(model, inner)
-                fixed = _state_bytes(model, kind.state, key)
-                return LayerCost(kind, count, token_bytes, token_bytes, window, None, fixed)
+                dims = (inner.num_kv_heads, inner.head_dim, inner.v_head_dim)
+                cost = self._heads(model, kind, dims, self._window(model, inner), setup)
+                return replace(cost, count=count, fixed_bytes=_state_bytes(model, kind.state, key))
             case Cross():
-                raise UnsupportedError(f"mlx-lm runs no encoder-decoder models such as {model.name}")
+                raise _no_class(model, "an encoder's K and V")
             case Compressed():
-                raise _unknown(model, "compressed K = V layers")
+                raise _no_class(model, "DeepSeek V4's compressed layers")
             case Shared() | NoCache():
                 return LayerCost(kind, count)
         assert_never(kind)
@@ -724,6 +729,11 @@ class MlxLm(EngineOptions):
         return kind.window
 
     def _refuse_quantized(self, model: Architecture, window: int | None) -> None:
+        if model.model_type in _NEVER_QUANTIZED:
+            raise UnsupportedError(
+                f"mlx-lm cannot run {model.name} with a quantised cache (models/{model.model_type}.py:120)",
+                hint="leave kv_bits out",
+            )
         if window is not None:
             raise UnsupportedError(
                 f"mlx-lm cannot quantise the rotating buffers of {model.name}: RotatingKVCache.to_quantized raises "
@@ -741,21 +751,39 @@ class MlxLm(EngineOptions):
             )
         return elements * self.kv_bits // 8 + 2 * element_bytes * (elements // self.kv_group_size)
 
-    def _latent(self, model: Architecture, kind: Latent, count: int, key: int, value: int) -> LayerCost:
+    def _heads(
+        self, model: Architecture, kind: LayerKind, dims: tuple[int, int, int], window: int | None, setup: Setup
+    ) -> LayerCost:
+        """A layer of K and V: ``dims`` are its heads and the widths of one head's K and V."""
+        heads, k_dim, v_dim = dims
+        key, value = setup.k_dtype.block_bytes, setup.v_dtype.block_bytes
+        token_bytes = quantized = heads * (k_dim * key + v_dim * value)
+        if self.kv_bits is not None and not _stays_unquantized(model, kind):
+            self._refuse_quantized(model, window)
+            quantized = heads * (self._quantized(k_dim, key) + self._quantized(v_dim, value))
+        chunk = kind.chunk if isinstance(kind, Chunked) else None
+        return LayerCost(kind, 1, token_bytes, quantized, None if chunk else window, chunk)
+
+    def _latent(self, model: Architecture, kind: Latent, setup: Setup) -> LayerCost:
         if kind.window is not None or (kind.indexer_dim and model.model_type not in _WITH_INDEXER):
-            raise _unknown(model, "MLA layers of this kind")
-        if self.kv_bits is not None:
-            raise _unknown(model, "a quantised MLA cache", "leave kv_bits out")
-        if model.model_type in _DECOMPRESSED:
-            token_bytes = kind.num_heads * ((kind.nope_dim + kind.rope_dim) * key + kind.v_head_dim * value)
-        elif model.model_type in _LATENT:
-            # Every layer of these classes has an indexer, also one that the model lets read another layer's.
-            indexer = max(each.indexer_dim for each, _ in model.caches if isinstance(each, Latent))
-            token_bytes = kind.rank * key + kind.rope_dim * value + indexer * (key + value)
-        else:
-            raise _unknown(model, f"the MLA layers of {model.model_type}: some classes keep every head")
+            raise _no_class(model, f"{kind_label(kind)} layers")
         window = self.max_kv_size if model.model_type in _WITHOUT_MAKE_CACHE else None
-        return LayerCost(kind, count, token_bytes, token_bytes, window)
+        if model.model_type in _DECOMPRESSED:
+            dims = (kind.num_heads, kind.nope_dim + kind.rope_dim, kind.v_head_dim)
+            return self._heads(model, kind, dims, window, setup)
+        if model.model_type not in _LATENT:
+            raise _no_class(model, "its MLA layers, and some classes keep every head")
+        if self.kv_bits is not None and not _stays_unquantized(model, kind):
+            raise UnsupportedError(
+                f"mlx-lm cannot quantise latents: the class of {model.name} asks the cached array for its transpose, "
+                "which the quantised form lacks (models/deepseek_v3.py:146)",
+                hint="leave kv_bits out",
+            )
+        key, value = setup.k_dtype.block_bytes, setup.v_dtype.block_bytes
+        # Every layer of these classes has an indexer, also one that the model lets read another layer's.
+        indexer = max(each.indexer_dim for each, _ in model.caches if isinstance(each, Latent))
+        token_bytes = kind.rank * key + kind.rope_dim * value + indexer * (key + value)
+        return LayerCost(kind, 1, token_bytes, token_bytes, window)
 
     def _notes(self, model: Architecture, costs: tuple[LayerCost, ...]) -> tuple[str, ...]:
         note = note_on(self.name, self.version, _READ)
@@ -774,8 +802,8 @@ class MlxLm(EngineOptions):
         if any(isinstance(kind, State | Parallel) for kind in kinds):
             form = "float32" if model.model_type in _FLOAT32_STATE else "the model's format"
             notes.append(f"recurrent states are in {form}, with kernel - 1 convolution columns")
-        if self.kv_bits is not None and any(_stays_unquantized(kind) for kind in kinds):
-            notes.append("kv_bits leaves chunked layers and those with a state as they are: they have no to_quantized")
+        if self.kv_bits is not None and any(_stays_unquantized(model, kind) for kind in kinds):
+            notes.append("kv_bits leaves chunked layers, and lists of caches, as they are: they have no to_quantized")
         if self.kv_bits is not None and self.quantized_kv_start == 0:
             notes.append("quantised from the first token: mlx-lm itself begins at 5,000 (quantized_kv_start)")
         return tuple(notes)
@@ -792,8 +820,14 @@ def _ignores_window(model: Architecture) -> bool:
     return model.model_type in _SLIDES_BY_LAYER_TYPES and all_slide
 
 
-def _stays_unquantized(kind: LayerKind) -> bool:
-    return isinstance(kind, Chunked | Parallel) or (isinstance(kind, Full | Sliding) and bool(kind.extra_state_bytes))
+def _stays_unquantized(model: Architecture, kind: LayerKind) -> bool:
+    """Whether the cache of a layer has no to_quantized: ChunkedKVCache, ArraysCache, CacheList."""
+    return model.model_type in _CACHE_LISTS or isinstance(kind, Chunked | Parallel) or _keeps_columns(kind)
+
+
+def _keeps_columns(kind: LayerKind) -> bool:
+    """Baichuan-M1's attention layers, which keep a past token of K and V for a convolution."""
+    return isinstance(kind, Full | Sliding) and bool(kind.extra_state_bytes)
 
 
 def _state_bytes(model: Architecture, state: State, element_bytes: int) -> int:
@@ -801,5 +835,8 @@ def _state_bytes(model: Architecture, state: State, element_bytes: int) -> int:
     return state.recurrent_elements * recurrent + state.conv_channels * (state.conv_kernel - 1) * element_bytes
 
 
-def _unknown(model: Architecture, what: str, hint: str = "use ideal for the report's accounting") -> NotModelledError:
-    return NotModelledError(f"not modelled: how mlx-lm caches {what} ({model.name})", hint=hint)
+def _no_class(model: Architecture, what: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"no class of mlx-lm {_READ[-1]} keeps {what} for model type {model.model_type} (mlx_lm/utils.py:224)",
+        hint="use ideal for the report's accounting",
+    )
