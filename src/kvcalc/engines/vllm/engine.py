@@ -59,6 +59,9 @@ _CHUNK_OF_EVERY_STATE = {
     "zamba2": 256,
 }
 
+# Formats whose kernels take activations of 8 bits (vllm 0.33.0 model_executor/layers/quantization).
+_WITH_8_BIT_INPUTS = frozenset({"fp8_e4m3", "fp8_channel", "fp8_block", "int8_channel"})
+
 # Models of MambaMixer2 and of the gated delta nets of Qwen (vllm 0.33.0 model_executor/models).
 _MAMBA2_MODELS = frozenset({"falcon_h1", "granitemoehybrid", "mamba2", "nemotron_h", "zamba2"})
 _DELTA_MODELS = frozenset({"qwen3_next", "qwen3_5", "qwen3_5_moe"})
@@ -231,6 +234,7 @@ class Vllm(EngineOptions):
             takes_graphs=not self.enforce_eager,
             has_image_encoder=VISION in setup.held and any(each.part == VISION for each in setup.architecture.towers),
             image=setup.architecture.image,
+            quantises_inputs=setup.weights.dtype in _WITH_8_BIT_INPUTS,
             experts_in_place=setup.weights.dtype == "mxfp4",
         )
         model, version = setup.architecture, parsed(self.version)[:2]
