@@ -3,11 +3,11 @@
 python tests/tools/fuzz.py [--seed N] [--count N] [--workers N] [--target NAME] [--replay TARGET:NUMBER]
 
 Real configs, presets, budgets, baselines, logs, headers, references and command lines are mutated and put to
-``kvcalc.cli.app.run`` in this process. Every input must end in an answer (exit code 0; 1 where ``check``, ``audit``, ``fit``,
-``search`` say no) or in an error of the one shape (exit code 2, nothing on standard output, except that ``check`` judges the other
-budgets and says which it could not judge), in less than one CPU second and 200 MB, and print nothing that a terminal
-would obey. An input is made from (seed, target, number) alone: it is the
-same with any count and any number of workers. Needs Linux or macOS; reaches no network. Exits 1 where an input fails.
+``kvcalc.cli.app.run`` in this process. Every input must end in an answer (exit code 0; 1 where ``check``, ``audit``,
+``fit``, ``search`` say no) or in an error of the one shape (exit code 2, nothing on standard output, except that ``check``
+judges the other budgets and says which it could not judge), in less than one CPU second and 200 MB, and print nothing
+that a terminal would obey. An input is made from (seed, target, number) alone: it is the same with any count and any
+number of workers. Needs Linux or macOS; reaches no network. Exits 1 where an input fails.
 """
 
 # ruff: noqa: E402, E501, T201, S311 - a script that prints its table; its randomness must repeat; paths come first
@@ -600,7 +600,7 @@ def _mistake(given: Input, code: int, out: str, err: str) -> str | None:
             return "a refusal writes to standard output"
         if not any(line.startswith("error: ") for line in lines):
             return "a refusal without an error"
-    if any(not line.startswith(("error: ", "hint: ", "warning: ", "  --> ", "reading")) for line in lines):
+    if any(not line.startswith(("error: ", "hint: ", "warning: ", "  --> ", "reading", "wrote ")) for line in lines):
         return "a line of no known shape on standard error"
     if code == 1 and not (given.words and given.words[0] in MAY_SAY_NO):
         return "exit code 1 of a command that cannot say no"
