@@ -121,7 +121,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "serving.py": ("tests/unit/test_alternatives.py", *FITTING),
     "alternatives.py": ("tests/unit/test_alternatives.py", *FITTING),
     "growth.py": ("tests/unit/test_growth.py", *FITTING),
-    "setup.py": ("tests/unit/test_arguments.py", "tests/unit/test_travel.py", *ANY_ENGINE),
+    "setup.py": ("tests/unit/test_arguments.py", *ANY_ENGINE),
     "report/files.py": ("tests/cli/test_interruptions.py", "tests/cli/test_streams.py"),
     "budgets/*.py": BUDGETS,
     "logs/*.py": LOGS,

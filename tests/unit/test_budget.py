@@ -258,6 +258,31 @@ def test_defaults_come_from_the_files_that_a_file_extends(budgets, tmp_path):
     assert (budget.limit, budget.device) == (None, "h200")
 
 
+def test_twenty_files_may_extend_one_another(tmp_path):
+    for number in range(22):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(f'extends = "{number + 1}.toml"\n' if number < 21 else '[defaults]\nengine = "vllm"\n')
+    text = f'extends = "%s.toml"\n[[budget]]\nname = "b"\n{PLAIN.format(limit="70GiB")}'
+    path = tmp_path / "budgets.toml"
+    path.write_text(text % 2)  # 2 to 21
+    assert located(path)[0].budget.engine == "vllm"
+    path.write_text(text % 1)
+    assert problems(path)[0][0] == "more than 20 files extend one another"
+
+
+def test_two_files_that_extend_each_other_are_refused_by_their_name(tmp_path):
+    path, other = tmp_path / "budgets.toml", tmp_path / "other.toml"
+    path.write_text(f'extends = "other.toml"\n[[budget]]\nname = "b"\n{PLAIN.format(limit="70GiB")}')
+    other.write_text('extends = "budgets.toml"\n')
+    assert f"{str(path)!r} extends itself" in problems(path)[0][0]
+
+
+def test_a_budget_without_a_name_is_called_by_its_number(budgets):
+    path = budgets('limit = "1GiB"', 'limit = "1GiB"')
+    path.write_text(path.read_text().replace('name = "b1"\n', ""))
+    assert [each.place.table for each in read_budgets(path)] == ["[[budget]] 'b0'", "[[budget]] number 2"]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

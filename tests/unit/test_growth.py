@@ -3,9 +3,11 @@
 import pytest
 
 from kvcalc import load
+from kvcalc.architecture import Architecture, Full, Layer, Sliding
 from kvcalc.growth import growth
 from kvcalc.setup import prepare
 
+HEADS = {"num_kv_heads": 1, "head_dim": 64, "v_head_dim": 64}
 ENGINES = ("ideal", "llama.cpp", "vllm", "mlx-lm")
 
 
@@ -35,6 +37,16 @@ def test_the_context_of_each_crossing_is_the_first(engine):
     assert 100 * local_bytes(small - 1) >= plan.kv_bytes(small - 1, 1)
     full = rules.saturation_context
     assert local_bytes(full) == local_bytes(2**30) > local_bytes(full - 1)
+
+
+def test_the_early_rate_is_that_of_every_layer_so_it_ends_at_the_smallest_window():
+    """Three layers of 2 x 2 B x 64 a token; the windows of 128 and 1,024 fill one after the other."""
+    kinds = [Sliding(window=128, **HEADS), Sliding(window=1024, **HEADS), Full(**HEADS)]
+    layers = tuple(Layer(cache=kind) for kind in kinds)
+    model = Architecture("two windows", "custom", layers, (0, 1, 2), hidden_size=1, vocab_size=1)
+    rules = growth(prepare(model), 1)
+    assert (rules.early_bytes_per_token, rules.late_bytes_per_token) == (3 * 256, 256)
+    assert rules.saturation_context == 1024
 
 
 def test_a_model_without_windows_has_one_rate():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -14,6 +15,7 @@ from kvcalc.engines.vllm.groups import Spec, _unified
 from kvcalc.fitting import Memory, frontier
 from kvcalc.levers import _with_option
 from kvcalc.setup import prepare
+from kvcalc.sources.devices import find_device
 from kvcalc.units import GiB
 
 
@@ -48,6 +50,17 @@ def test_projections_in_one_matrix_widen_the_band() -> None:
         return working.band_bytes / working.activation_bytes
 
     assert relative_band("phi-3-mini-4k") > 0.2 > relative_band("llama-3.1-8b")
+
+
+def test_working_memory_without_a_context_is_that_of_the_longest() -> None:
+    asked = partial(kvcalc.working_memory, kvcalc.load("phi-3-mini-4k"), device="h100-80gb", engine="transformers")
+    assert asked() == asked(context=4096) != asked(context=2048)
+
+
+def test_a_pool_whose_working_memory_nobody_models_says_what_to_do() -> None:
+    setup = prepare(kvcalc.load("gemma-3-1b"), engine="mlx-lm")
+    pool = Memory(device=find_device("h200", None)).pool(setup, 8192, 1)
+    assert pool.advice.startswith("leave a tenth of the device free with --reserve")
 
 
 def test_ollama_expects_two_latents_and_a_rope_part_per_token() -> None:

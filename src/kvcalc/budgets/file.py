@@ -533,8 +533,10 @@ def _extended_names(value: object, top: str, problems: list[KVCalcError]) -> lis
 
 
 def _extended_defaults(path: Path, problems: list[KVCalcError], extended: tuple[Path, ...], top: str) -> dict[str, Any]:
-    if len(extended) > _MOST_EXTENDED or path.resolve() in [each.resolve() for each in extended]:
+    if path.resolve() in [each.resolve() for each in extended]:
         raise InputError(f"{quote(str(path))} extends itself", location=top)
+    if len(extended) > _MOST_EXTENDED:
+        raise InputError(f"more than {_MOST_EXTENDED} files extend one another", location=top)
     text = read_budget_text(path)
     tables = _tables(parse_toml(text, str(path)), path)
     return {} if tables is None else _read_defaults(tables, text, path, problems, extended)
