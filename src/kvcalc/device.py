@@ -38,6 +38,16 @@ class Device(BaseModel):
     aliases: tuple[str, ...] = Field((), description="other names that people and programs have for it")
 
     @property
+    def inputs(self) -> dict[str, int]:
+        """What the formulas of working memory need of a CUDA device; 132 multiprocessors where their number is unknown.
+
+        >>> from kvcalc.sources.devices import load_device
+        >>> load_device("a100-80gb").inputs
+        {'hopper': 0, 'multiprocessors': 108}
+        """
+        return {"hopper": int(self.is_hopper), "multiprocessors": self.multiprocessors or 132}
+
+    @property
     def is_hopper(self) -> bool:
         """Whether it is an H100, an H200 or an H20."""
         return (self.compute_capability or "").startswith("9.")

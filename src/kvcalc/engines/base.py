@@ -194,7 +194,7 @@ class Engine:
     Class attributes: ``name``; ``summary``, a sentence; ``follows``, the version whose rule it is; ``formula``, the
     rule in a few lines; ``sources``, files and versions; ``not_modelled``, what the figure leaves out; ``evidence``,
     how the rule was checked; ``frugal_options``, options that take less memory, the least harmful first, each with the
-    values to try.
+    values to try; ``releases``, those that a ``version`` may name and whose rule is known.
     """
 
     name: ClassVar[str]
@@ -215,6 +215,8 @@ class Engine:
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
     #: Why sequences that begin alike each keep their beginning, and where that is known from; empty: not known.
     keeps_prefixes_apart: ClassVar[str] = ""
+    #: The releases that were read, the newest first, those together that follow one rule; empty: ``follows`` alone.
+    releases: ClassVar[tuple[tuple[str, ...], ...]] = ()
     #: How its server is started, or None where it has none.
     server: ClassVar[Server | None] = None
 

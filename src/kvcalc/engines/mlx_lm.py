@@ -615,6 +615,7 @@ class MlxLm(EngineOptions):
         "prompts, and tiny models of 79 types, states among them: 0 bytes of difference"
     )
     server: ClassVar[Server | None] = Server(("mlx_lm.server", "--model", "{model}"), {})
+    releases: ClassVar[tuple[tuple[str, ...], ...]] = tuple((release,) for release in reversed(_READ))
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {"prefill_step_size": (1024, 512)}
 
     version: str = Field(_READ[-1], description="release whose rule is followed")

@@ -192,6 +192,7 @@ class Ollama(EngineOptions):
         "its MLX runner",
     )
     evidence: ClassVar[str] = "read from source; reproduces recorded Ollama logs"
+    releases: ClassVar[tuple[tuple[str, ...], ...]] = ((DELEGATES,), (OWN_ENGINE,))
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {"num_batch": (512, 256)}
 
     num_parallel: int | None = Field(

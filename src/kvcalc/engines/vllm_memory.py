@@ -116,8 +116,8 @@ def _work_inputs(work: Derivation, step: Step, widths: Widths, device: Device) -
     """The options of a step, what it needs of the device, and the widths of the model."""
     work.let("max_num_batched_tokens", "tokens of one step", str(step.tokens), "tokens", "max_num_batched_tokens")
     work.let("max_num_seqs", "sequences of one step", str(step.sequences), "sequences", "max_num_seqs")
-    work.let("hopper", "1 on Hopper, else 0", str(int(device.is_hopper)))
-    work.let("multiprocessors", "of the device", str(device.multiprocessors or 132))
+    for name, value in device.inputs.items():
+        work.let(name, "of the device", str(value))
     work.let("T", "tokens of the profiled step", "max_num_batched_tokens", "tokens")
     work.let("B", "rows that are sampled", "min(max_num_seqs, T)", "rows")
     work.let("b", "bytes of one activation", str(step.element_bytes), "bytes")

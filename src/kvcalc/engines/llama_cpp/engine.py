@@ -162,6 +162,7 @@ class LlamaCpp(EngineOptions):
         "680 recorded contexts of 17 models, to the byte and to the printed line; "
         "1,500 random contexts of 54 architectures through the library of b11739: 1,202 equal, 0 different"
     )
+    releases: ClassVar[tuple[tuple[str, ...], ...]] = ((NEWEST,), (PINNED,), (OLDEST,))
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "swa_full": (False,),
         "kv_unified": (True,),

@@ -115,6 +115,7 @@ class Transformers(EngineOptions):
         "source); its QuantizedCache and DeepSeek V4's classes likewise; the CUDA allocator's count of 5.17.0 on an "
         "H200 within 512 bytes a tensor"
     )
+    releases: ClassVar[tuple[tuple[str, ...], ...]] = tuple((release,) for release in reversed(_READ))
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "cache": ("dynamic", "static"),
         "prefill_chunk": (8192, 2048),

@@ -31,7 +31,7 @@ from kvcalc.engines.vllm.groups import (
     with_raised_block,
 )
 from kvcalc.engines.vllm.plan import VllmPlan
-from kvcalc.engines.vllm.versions import NEWEST, Rules, parsed, rules_of
+from kvcalc.engines.vllm.versions import NEWEST, Rules, parsed, releases_by_rules, rules_of
 from kvcalc.engines.vllm_memory import Step, vllm_working_memory
 from kvcalc.errors import NotModelledError, UnsupportedError
 from kvcalc.quantization import VISION
@@ -115,6 +115,7 @@ class Vllm(EngineOptions):
         "with one request and with several, against the planner of 0.33.0 on random models of every kind of layer "
         "(tests/oracles/vllm.py), and against figures that servers printed"
     )
+    releases: ClassVar[tuple[tuple[str, ...], ...]] = releases_by_rules()
     follows_cache_of: ClassVar[frozenset[str]] = frozenset({"modelopt", "compressed-tensors"})
     server: ClassVar[Server | None] = Server(
         ("vllm", "serve", "{model}"),

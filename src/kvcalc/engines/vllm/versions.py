@@ -159,6 +159,18 @@ def rules_of(version: str) -> Rules:
     return next((rules for rules in reversed(SPANS) if rules.first <= found), SPANS[0])
 
 
+def releases_by_rules() -> tuple[tuple[str, ...], ...]:
+    """The releases that were read, the newest first, those of one span together.
+
+    >>> releases_by_rules()[-1]
+    ('0.11.2', '0.11.0')
+    """
+    spans: dict[Version, list[str]] = {}
+    for release in reversed(READ):
+        spans.setdefault(rules_of(text(release)).first, []).append(text(release))
+    return tuple(map(tuple, spans.values()))
+
+
 def note_on(version: str) -> str | None:
     """What a reader must know of a version that was not itself read."""
     found = parsed(version)
