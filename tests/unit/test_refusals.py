@@ -9,7 +9,6 @@ from kvcalc.architecture import (
     Compressed,
     Cross,
     Full,
-    Latent,
     Layer,
     Sliding,
     State,

@@ -131,8 +131,11 @@ class Vllm(EngineOptions):
     )
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "disable_hybrid_kv_cache_manager": (False,),
+        # The sampler's copies of the logits, a row a sequence: 1,024 of Llama 3.1's are 1.8 GiB.
+        "max_num_seqs": (512, 256, 128, 64, 32, 16),
         "async_scheduling": (False,),
         "max_num_batched_tokens": (8192, 4096, 2048, 1024),
+        "enforce_eager": (True,),
     }
 
     version: str = Field(NEWEST, description="the vLLM version whose rules to follow")
