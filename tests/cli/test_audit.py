@@ -380,6 +380,15 @@ def test_the_pipeline_stage_that_holds_the_fewest_blocks_decides(kvcalc, log):
     assert kvcalc("audit", log(text.replace("38.0", "37.0"))).code == 1
 
 
+def test_the_slots_of_llama_cpp_share_its_context(kvcalc, log):
+    """Two of 2,048 cells each: 4 layers x 2 x 2,048 x 256 x 2 B, and 22 layers of 512 + 512 cells."""
+    text = LLAMA.replace("n_seq_max     = 1", "n_seq_max     = 2").replace("1/1 seqs", "2/2 seqs")
+    text = text.replace("  4096 cells", "  2048 cells").replace("22.00 MiB", "44.00 MiB").replace("11.00", "22.00")
+    ran = kvcalc("audit", log(text))
+    assert ran.code == 0, ran.out
+    assert "context 2,048 tokens" in ran.out
+
+
 def test_the_difference_is_told_in_tokens_and_requests(kvcalc, log):
     out = kvcalc("audit", log(LATER)).out
     assert "the difference is 11,649 tokens, 0.09 requests of 131,072 tokens, less than predicted" in out

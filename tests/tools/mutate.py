@@ -48,7 +48,12 @@ ANY_ENGINE = (
 )
 
 BUDGETS = ("tests/unit/test_budget.py", "tests/cli/test_check.py")
-LOGS = ("tests/unit/test_logs.py", "tests/cli/test_audit.py", "tests/conformance/test_field_logs.py")
+LOGS = (
+    "tests/unit/test_logs.py",
+    "tests/cli/test_audit.py",
+    "tests/conformance/test_field_logs.py",
+    "tests/unit/test_users.py",
+)
 CONFIGS = (
     "tests/unit/test_config_traps.py",
     "tests/unit/test_config_files.py",

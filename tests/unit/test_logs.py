@@ -347,9 +347,11 @@ msg="kv cache" device=CUDA0 size="1.9 GiB"
 def test_ollama_debug_lines_list_every_layer():
     line = 'msg=memory success=true required.CPU.Graph=1 required.CUDA2.Cache="[67108864 0 67108864]" '
     line += 'required.CUDA0.Cache="[67108864]"'
-    assert [
-        (cache.types, cache.get("size").printed, cache.get("layers").printed) for cache in last_run(line).caches
-    ] == [
+    earlier = (
+        'msg=memory success=false required.CUDA0.Cache="[67108864 67108864 67108864U]"\n'  # a try that did not fit
+    )
+    caches = last_run(earlier + line).caches
+    assert [(cache.types, cache.get("size").printed, cache.get("layers").printed) for cache in caches] == [
         (("CUDA2",), "134217728", "2"),
         (("CUDA0",), "67108864", "1"),
     ]
