@@ -168,7 +168,8 @@ def variants(model_type: str, count: int, seed: int) -> Iterator[tuple[dict[str,
             config = CONFIG_MAPPING[model_type](**changes)
         except Exception:
             continue
-        heads, hidden = (getattr(config, key, None) for key in ("num_attention_heads", "hidden_size"))
+        sizes = config.to_dict()
+        heads, hidden = (sizes.get(key) for key in ("num_attention_heads", "hidden_size"))
         if isinstance(heads, int) and isinstance(hidden, int) and hidden < 8 * heads:
             continue  # heads too narrow for their rope
         yield changes, config

@@ -178,3 +178,115 @@ def test_the_outer_table_decides_whether_the_head_is_tied() -> None:
         text = LLAMA | {"tie_word_embeddings": inner}
         file = {"model_type": "llava", "text_config": text} | ({} if outer is None else {"tie_word_embeddings": outer})
         assert parameters(file) == (WHOLE - table if tied else WHOLE)
+
+
+#: A small decoder: D 64, I 96, V 500, 2 layers, 4 heads and 2 KV heads of 16.
+SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 500,
+    "tie_word_embeddings": False,
+}
+ATTENTION, TABLES = 2 * 64 * 64 + 2 * 64 * 32, 2 * 500 * 64 + 64
+BLOCK = 3 * 64 * 96
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("config", "layout", "count"),
+    [
+        (
+            SMALL | {"model_type": "PanguEmbedded", "bias": True},
+            "2 full",
+            2 * (ATTENTION + BLOCK + 4 * 64 + 64) + TABLES,
+        ),
+        (
+            SMALL | {"model_type": "ouro", "total_ut_steps": 3},  # three runs of the layers, each with its own cache
+            "6 full",
+            2 * (ATTENTION + BLOCK + 4 * 64) + TABLES + 65,
+        ),
+        (
+            SMALL | {"model_type": "arctic", "num_local_experts": 4, "num_experts_per_tok": 2},
+            "2 full",
+            2 * (ATTENTION + 3 * 64 * 64 + 4 * BLOCK + 4 * 64 + 3 * 64) + TABLES,
+        ),
+        (
+            SMALL | {"model_type": "Klear", "head_dim": 16, "decoder_sparse_step": 1, "n_shared_experts": 1} | EXPERTS,
+            "2 full",
+            2 * (ATTENTION + 2 * 16 + 5 * 3 * 64 * 32 + 4 * 64 + 2 * 64 + 2 + 2 * 64) + TABLES,
+        ),
+        (
+            {"model_type": "jais", "n_embd": 64, "n_head": 4, "n_layer": 2, "n_inner": 96, "vocab_size": 500},
+            "2 full",
+            2 * (4 * 64 * 64 + 4 * 64 + BLOCK + 2 * 96 + 64 + 4 * 64) + 500 * 64 + 2 * 64,
+        ),
+        (
+            # Seven layers in groups of three: the last of each group is full, and so is what is left over.
+            SMALL
+            | {"model_type": "bailing_moe_linear", "num_hidden_layers": 7, "layer_group_size": 3, "head_dim": 16}
+            | EXPERTS
+            | {"num_shared_experts": 1, "first_k_dense_replace": 7},
+            "4 state + 3 full",
+            3 * (ATTENTION + 2 * 16) + 4 * (5 * 64 * 64 + 64 + 2 * 16) + 7 * (BLOCK + 2 * 64) + TABLES,
+        ),
+        (SMALL | {"model_type": "sdar", "head_dim": 16}, "2 full", 2 * (ATTENTION + BLOCK + 2 * 16 + 2 * 64) + TABLES),
+        (
+            SMALL | {"model_type": "dots_ocr", "attention_bias": True, "max_window_layers": 2},
+            "2 full",
+            2 * (ATTENTION + BLOCK + 64 + 2 * 32 + 2 * 64) + TABLES,
+        ),
+    ],
+    ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
+)
+def test_types_of_remote_code_have_the_layers_and_weights_of_their_classes(
+    config: dict[str, Any], layout: str, count: int
+) -> None:
+    assert (read_config(config).layout, parameters(config)) == (layout, count)
+
+
+def test_latents_are_read_by_the_names_of_pangu_too() -> None:
+    usual = {"kv_lora_rank": 32, "q_lora_rank": 48, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 16}
+    own = dict(
+        zip(
+            ("attention_kv_lora_dim", "attention_q_lora_dim", "attention_qk_dim", "attention_qk_rope_dim"),
+            usual.values(),
+            strict=False,
+        ),
+        attention_v_dim=16,
+    )
+    pangu = SMALL | {"model_type": "pangu_ultra_moe", "sandwich_norm": True, "first_k_dense_replace": 2}
+    assert read_config(pangu | usual) == read_config(pangu | own)
+    assert kv_cache_bytes(read_config(pangu | own), context=10) == 10 * 2 * (32 + 8) * 2
+    unknown = read_config(SMALL | usual | {"model_type": "nobody"})  # latents that a file states in full need no row
+    assert unknown.layout == "2 latent"
+
+
+@pytest.mark.parametrize(
+    ("more", "telling"),
+    [
+        ({"mixer_types": ["attention", "lightning"]}, "mixer_types"),
+        ({"total_ut_steps": 4}, "total_ut_steps"),
+        ({"attention_kv_lora_dim": 512}, "attention_kv_lora_dim"),
+        ({"max_window_layers": 2, "sliding_window": 128}, "sliding_window|max_window_layers"),
+        ({"kinds_of_layers": ["this", "that"]}, "kinds_of_layers"),
+    ],
+)
+def test_an_unknown_type_whose_keys_may_change_its_cache_is_refused(more: dict[str, Any], telling: str) -> None:
+    with pytest.raises(NotModelledError, match=telling):
+        read_config(SMALL | {"model_type": "nobody"} | more)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"max_window_layers": 2, "sliding_window": None},
+        {"max_window_layers": 2, "sliding_window": 128, "use_sliding_window": False},
+        {"num_local_experts": 4, "decoder_sparse_step": 1},
+        {"kinds_of_layers": ["this", "this"]},
+    ],
+)
+def test_an_unknown_type_whose_keys_change_nothing_is_a_plain_decoder(more: dict[str, Any]) -> None:
+    assert read_config(SMALL | {"model_type": "nobody"} | more).layout == "2 full"

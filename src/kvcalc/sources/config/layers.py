@@ -76,7 +76,8 @@ class Order(BaseModel):
     - ``all``: every layer is of type ``full``;
     - ``listed``: the files of the type always list their layers;
     - ``every``: one layer in each ``period`` is of type ``full``, the one at ``offset``, the others are ``local``;
-      with ``from_end`` the layers count from the last one, ``always`` names layers that are ``full`` in any case;
+      with ``from_end`` the layers count from the last one, ``always`` names layers that are ``full`` in any case, and
+      with ``whole_periods`` those behind the last whole period are;
     - ``flags``: the list under ``keys`` holds 1 for a ``full`` layer and 0 for a ``local`` one;
     - ``indices``: the list under ``keys`` names the ``full`` layers;
     - ``window``: every layer slides where the file has a window that is not wider than the longest context.
@@ -98,6 +99,7 @@ class Order(BaseModel):
     offset: int | str = -1
     from_end: bool = False
     always: tuple[int, ...] = ()
+    whole_periods: bool = False
     needs_window: bool = False
     otherwise: Order | None = None
 
@@ -254,6 +256,8 @@ def _every(config: Config, num_layers: int, order: Order) -> list[str]:
     if order.from_end:
         globals_ = {num_layers - 1 - at for at in globals_}
     globals_ |= {at % num_layers for at in order.always}
+    if order.whole_periods:
+        globals_ |= set(range(num_layers // period * period, num_layers))
     return [order.full if at in globals_ else order.local for at in range(num_layers)]
 
 

@@ -12,7 +12,7 @@ from kvcalc.sources.building import canonical_type
 from kvcalc.sources.config.family import Attention, Family, all_families, family_of, family_of_class
 from kvcalc.sources.config.originals import as_transformers
 from kvcalc.sources.config.parts import Experts
-from kvcalc.sources.config.reader import HEADS, HIDDEN, LAYERS
+from kvcalc.sources.config.reader import HEADS, HIDDEN, LAYERS, WINDOWS
 
 #: Where a wrapper keeps its language model; the second line only where the part has layers of its own.
 _NESTINGS = ("text_config", "llm_config", "language_config", "decoder", "text_model_config")
@@ -53,9 +53,9 @@ _TELLING_KEYS = (
 )
 #: The same, where the file does not state its layers either.
 _TELLING_WORDS = re.compile(
-    "sliding|window|chunk|local|global|mamba|ssm|d_state|linear_|conv_|latent|lora_rank|compress|shared_kv|kv_shared"
-    "|recurrent|loop|cycles|reuse|ngram|pattern|cross_attention|attn_type|attention_type|block_type|layer_group|delta"
-    "|retention|full_attn"
+    "sliding|window|chunk|local(?!_experts)|global|mamba|ssm|d_state|linear_|conv_|latent|lora_rank|lora_dim|compress"
+    "|shared_kv|kv_shared|recurrent|loop|ut_steps|cycles|reuse|ngram|pattern|cross_attention|attn_type|attention_type"
+    "|block_type|mixer|lightning|layer_group|delta|retention|full_attn"
 )
 
 
@@ -157,7 +157,8 @@ def _unknown(table: Mapping[str, Any], model_type: str) -> tuple[Family, list[st
     """The row for an unknown model type that states its layers, or a plain decoder's sizes, if nothing hints at a rule
     of its own.
     """
-    if table.get("is_encoder_decoder") or any(key.startswith(("encoder_", "decoder_")) for key in list(table)[:1000]):
+    beginnings = {key.partition("_")[0] for key in list(table)[:1000] if key != "decoder_sparse_step"}
+    if table.get("is_encoder_decoder") or beginnings & {"encoder", "decoder"}:
         raise _not_modelled(model_type, "its encoder and decoder have no row", "model_type")
     both_ways = "bidirec" in model_type.lower()  # llama_bidirec and its kin: embedding models
     if both_ways or table.get("is_decoder") is False or table.get("type_vocab_size") is not None:
@@ -179,11 +180,30 @@ def _unknown(table: Mapping[str, Any], model_type: str) -> tuple[Family, list[st
             location="model_type",
         )
     for key in list(table)[:1000]:
-        if table[key] and _TELLING_WORDS.search(key) and table.get(f"use_{key}") is not False:
+        if table[key] and _tells(key, table):
             raise _not_modelled(model_type, f"{key[:60]} may change what its layers cache", key[:60])
     near = did_you_mean(model_type, all_families())
     assumed = "a plain decoder of the stated heads and layers is assumed, weights estimated"
     return family, [f"model_type {quote(model_type)} is unknown{f' ({near})' if near else ''}: {assumed}"]
+
+
+def _tells(key: str, table: Mapping[str, Any]) -> bool:
+    """Whether a key of a model type without a row may change what its layers cache."""
+    if _differs_by_layer(table[key], table):
+        return True
+    found = _TELLING_WORDS.search(key)
+    if found is None or table.get(f"use_{key}") is False:
+        return False
+    if found[0] == "window":  # how many layers slide says nothing where none does
+        return table.get("use_sliding_window") is not False and any(table.get(name) for name in WINDOWS)
+    return found[0] != "lora_rank" or table.get("qk_rope_head_dim") is None
+
+
+def _differs_by_layer(value: Any, table: Mapping[str, Any]) -> bool:
+    """Whether a value is a list of words, one a layer, that are not all the same."""
+    count = next((table[key] for key in LAYERS if table.get(key) is not None), None)
+    listed = isinstance(value, list | tuple) and len(value) == count
+    return listed and all(isinstance(each, str) for each in value) and len(set(value)) > 1
 
 
 def _not_modelled(model_type: str, reason: str, key: str) -> NotModelledError:

@@ -166,6 +166,12 @@ def _hrm_text(config: Config, fields: Fields) -> None:
     fields["entries"] = [LayerSpec(kind="full")] * min(owned, count) + [again] * max(0, count - owned)
 
 
+def _ouro(config: Config, fields: Fields) -> None:
+    """All layers run several times: each run keeps its own cache, the weights are there once."""
+    again = [each.model_copy(update={"owns_weights": False, "norms": 0}) for each in fields["entries"]]
+    fields["entries"] = fields["entries"] + again * (config.need("total_ut_steps", most=64) - 1)
+
+
 def _mpt(config: Config, fields: Fields) -> None:
     if config.word("attn_config.attn_type") == "multiquery_attention":
         _block(fields, "attention")["num_kv_heads"] = 1
@@ -376,6 +382,7 @@ SPECIAL: dict[str, Callable[[Config, Fields], None]] = {
     "minicpmv": _minicpmv,
     "jetmoe": _jetmoe,
     "hrm_text": _hrm_text,
+    "ouro": _ouro,
     "mpt": _mpt,
     "openelm": _openelm,
     "lfm2": _lfm2,
