@@ -122,10 +122,12 @@ class Memory:
             working = setup.engine.working_memory(setup, self.device, context, batch_size)
         except NotModelledError as error:
             reason, advice = error.message, error.hint or ""
-        weights_bytes, measured = setup.weights.bytes, self._measured_of(setup)
+        measured, loading = self._measured_of(setup), setup.engine.loading(setup, self.device)
+        weights_bytes = setup.weights.bytes + (int(loading[-1].value) if loading else 0)
         if measured is not None:
             working, printed = measured.over(working), measured.printed
             weights_bytes = printed.get("weights_bytes", weights_bytes)
+            loading = () if "weights_bytes" in printed else loading
             reason = "" if {"activation_bytes", "runtime_bytes"} <= printed.keys() else reason
         left = usable - weights_bytes - working.share_bytes - self.reserve
         return Pool(
@@ -139,6 +141,7 @@ class Memory:
             reason,
             advice,
             measured,
+            loading,
         )
 
     def _measured_of(self, setup: Setup) -> Measured | None:
@@ -161,6 +164,7 @@ class Pool:
         not_modelled: why the working memory is not among the terms, or empty.
         advice: what to do about that, or empty.
         measured: the terms that are a log's and not a formula's, or None.
+        loading: what the engine adds to the weights of the files, step by step; it is part of ``weights_bytes``.
     """
 
     kv_memory: int
@@ -173,6 +177,12 @@ class Pool:
     not_modelled: str = ""
     advice: str = ""
     measured: Measured | None = None
+    loading: tuple[Quantity, ...] = ()
+
+    @property
+    def loading_bytes(self) -> int:
+        """What the engine adds to the weights of the files."""
+        return int(self.loading[-1].value) if self.loading else 0
 
     def to_dict(self) -> PoolRecord:
         """The key ``pool`` of ``fit``, ``show`` and ``check`` in JSON."""
@@ -182,6 +192,7 @@ class Pool:
             "utilization": None if self.utilization is None else decimal_text(self.utilization),
             "usable_bytes": self.usable_bytes,
             "weights_bytes": self.weights_bytes,
+            "loading_bytes": None if self.device_memory is None else self.loading_bytes,
             "activation_bytes": None if working is None else working.activation_bytes,
             "runtime_bytes": None if working is None else working.runtime_bytes,
             "graph_bytes": None if working is None else working.graph_bytes,

@@ -347,3 +347,15 @@ def test_a_log_that_cannot_calibrate_is_refused(kvcalc, tmp_path):
     assert "it has those of vllm" in of_another.err
     no_device = kvcalc("fit", "llama-3.1-8b", "--kv-memory", "8GiB", "-e", "vllm", "--calibrate", str(log))
     assert "name the --device" in no_device.err
+
+
+def test_what_loading_adds_to_the_weights_has_a_row(kvcalc):
+    asked = ("gpt-oss-20b", "--device", "h100-80gb", "-e", "vllm==0.19.0", "-c", "32k")
+    _, answer = fitted(kvcalc, *asked)
+    assert answer["pool"]["loading_bytes"] == 844922880
+    shown = kvcalc("fit", *asked, "--explain").out
+    assert "of them added by loading" in shown
+    assert "What loading adds to the weights, step by step" in shown
+    assert "weights: added by loading" in kvcalc("show", *asked).out
+    tight = kvcalc("fit", "gpt-oss-120b", "--device", "h100-80gb", "-e", "vllm==0.14.0", "-c", "8k").out
+    assert "; weights and working memory are " in tight.partition("\n")[0]

@@ -13,6 +13,8 @@ from kvcalc.device import Device
 from kvcalc.engines.base import WorkingMemory
 from kvcalc.engines.vllm_memory import Step, vllm_working_memory
 from kvcalc.errors import NotModelledError
+from kvcalc.fitting import Measured, Memory
+from kvcalc.setup import prepare
 from kvcalc.sources.devices import load_device
 from kvcalc.units import GiB
 from kvcalc.widths import Widths
@@ -222,3 +224,50 @@ def test_a_device_has_one_memory() -> None:
         kvcalc.capacity(llama, device="h100-80gb", device_memory=80 * GiB)
     unnamed = Device(name="", title="a card", memory_bytes=80 * GiB, measured=False, source="as given", platform="cuda")
     assert kvcalc.capacity(llama, device=unnamed).fits
+
+
+@pytest.mark.parametrize(
+    ("version", "device", "added"),
+    [
+        # Bytes of one expert of 2,880 x 2,880 with gate, up and down: 777,600 of scales, 17,280 of biases in two bytes.
+        # Scales twice, their rows in 256 (28,800), biases in four bytes.
+        ("0.14.0", "h100-80gb", 777_600 + 28_800 + 17_280),
+        # And values of 1,440 bytes a row in tiles of 64: 32 for each of 8,640 rows.
+        ("0.19.0", "h100-80gb", 777_600 + 28_800 + 17_280 + 32 * 8640),
+        ("0.24.0", "h200", 777_600 + 28_800 + 17_280),
+        ("0.25.1", "h100-80gb", 28_800 + 17_280),
+        # Groups of scales in fours: 92 for 90 in 8,960 rows.
+        ("0.33.0", "h100-80gb", 92 * 8960 - 777_600 + 17_280),
+        # Marlin: 2,944 x 3,072. FlashInfer: the same with biases in four bytes, and 3,072 x 3,072 before 0.27.
+        ("0.33.0", "rtx-4090", 3 * (2944 * 3072 - 2880 * 2880) * 17 // 32 + 2 * 320),
+        ("0.33.0", "b200", 3 * (2944 * 3072 - 2880 * 2880) * 17 // 32 + 4 * 8960 - 17_280),
+        ("0.21.0", "b200", 3 * (3072 * 3072 - 2880 * 2880) * 17 // 32 + 4 * 9216 - 17_280),
+    ],
+)
+def test_loading_lays_out_the_experts_of_gpt_oss_for_the_devices_kernel(version: str, device: str, added: int) -> None:
+    options = {"version": version}
+    pool = kvcalc.capacity("gpt-oss-20b", device=device, engine="vllm", engine_options=options).pool
+    assert pool.loading_bytes == 24 * 32 * added
+    assert evaluate(pool.loading)["loading_bytes"] == pool.loading_bytes
+    shipped = kvcalc.footprint("gpt-oss-20b", context=8, engine="vllm", engine_options=options).weights.bytes
+    assert pool.weights_bytes == shipped + pool.loading_bytes
+
+
+def test_loading_is_as_servers_print_it() -> None:
+    options = {"version": "0.19.0"}
+    held = kvcalc.capacity("gpt-oss-20b", device="h100-80gb", engine="vllm", engine_options=options).pool.weights_bytes
+    assert held is not None
+    assert abs(held / GiB - 13.64) < 0.05  # the file alone: 12.82
+    for model, printed in (("gpt-oss-20b", 13.47), ("gpt-oss-120b", 64.38)):  # a version that was not printed
+        options = {"version": "0.14.0"}
+        old = kvcalc.capacity(model, device="h100-80gb", engine="vllm", engine_options=options).pool.weights_bytes
+        assert old is not None and abs(old / GiB - printed) < 0.1
+    for other, device in (("llama-3.1-8b", "h100-80gb"), ("gpt-oss-20b", "mi300x")):
+        assert kvcalc.capacity(other, device=device, engine="vllm").pool.loading_bytes == 0
+
+
+def test_a_log_that_prints_weights_has_what_loading_added() -> None:
+    setup = prepare("gpt-oss-20b", engine="vllm")
+    terms = Measured("server.log", weights_bytes=13 * GiB)
+    pool = Memory(device=load_device("h100-80gb"), measured=(terms, setup)).pool(setup, 8, 1)
+    assert (pool.weights_bytes, pool.loading_bytes) == (13 * GiB, 0)

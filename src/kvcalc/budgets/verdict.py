@@ -296,7 +296,12 @@ def _terms(memory: Memory, pool: Pool) -> str:
     assert device is not None and share is not None and working is not None
     terms = f"{device.name}: {device.memory_bytes:,} B x {float(100 * share):g} %"
     graphs = working.graph_bytes if working.share_bytes == working.total_bytes else 0
-    taken = {"activations": working.activation_bytes, "runtime": working.runtime_bytes, "CUDA graphs": graphs}
+    taken = {
+        "loading": pool.loading_bytes,
+        "activations": working.activation_bytes,
+        "runtime": working.runtime_bytes,
+        "CUDA graphs": graphs,
+    }
     terms += "".join(f" - {size:,} B of {term}" for term, size in taken.items() if size)
     return terms + (f" - {memory.reserve:,} B in reserve" if memory.reserve else "")
 

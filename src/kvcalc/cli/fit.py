@@ -42,7 +42,7 @@ from kvcalc.cli.audit import read_log
 from kvcalc.deciding import Choice, Decision, Place, Workload, choose, closing, decide
 from kvcalc.device import Device
 from kvcalc.errors import InputError, NotModelledError
-from kvcalc.fitting import Memory, frontier, parse_utilization
+from kvcalc.fitting import Memory, Pool, frontier, parse_utilization
 from kvcalc.footprints import footprint_of
 from kvcalc.logs.measured import contradictions, measured
 from kvcalc.report.document import Derivation, Document
@@ -334,9 +334,7 @@ def _of_one(decision: Decision) -> str:
     if answer.context is None:
         if answer.fits:
             return f"Fits. {at_batch}"
-        over = -answer.kv_memory
-        reason = f"the weights alone are {format_bytes(over)} too large" if over > 0 else "not one token fits"
-        return f"Does not fit: {reason}"
+        return f"Does not fit: {_too_large(answer.pool) if answer.kv_memory < 0 else 'not one token fits'}"
     asked = f"{answer.batch_size:,} x {answer.context:,} tokens"
     crowded = next((each for each in decision.neighbours if not each.capacity.fits), None)
     if answer.fits and crowded is not None:
@@ -348,8 +346,16 @@ def _of_one(decision: Decision) -> str:
         return f"Does not fit: {asked}, whatever the memory: the engine's options leave no room for it"
     short = f"Does not fit: {asked} is {format_bytes(answer.missing_bytes)} short"
     if answer.kv_memory < 0:
-        return f"{short}; the weights alone are {format_bytes(-answer.kv_memory)} too large"
+        return f"{short}; {_too_large(answer.pool)}"
     return f"{short}. {at_batch}"
+
+
+def _too_large(pool: Pool) -> str:
+    """What leaves nothing for the cache: the weights, or what the engine works with beside them."""
+    alone = (pool.weights_bytes or 0) - (pool.usable_bytes or 0)
+    if alone > 0:
+        return f"the weights alone are {format_bytes(alone)} too large"
+    return f"weights and working memory are {format_bytes(-pool.kv_memory)} too large"
 
 
 def _of_users(decision: Decision) -> str:
@@ -378,10 +384,13 @@ def _derivations(decision: Decision) -> tuple[Derivation, ...]:
     answer = decision.capacity
     title = "KV cache, step by step"
     cache = question.derivation(decision.setup, title, answer.reported_context, answer.batch_size)
-    working = answer.pool.working_memory
-    if working is None or not working.quantities:
-        return (cache,)
-    return (cache, Derivation("Working memory, step by step", working.quantities))
+    working, loading = answer.pool.working_memory, answer.pool.loading
+    shown = [cache]
+    if loading:
+        shown.append(Derivation("What loading adds to the weights, step by step", loading))
+    if working is not None and working.quantities:
+        shown.append(Derivation("Working memory, step by step", working.quantities))
+    return tuple(shown)
 
 
 def _about(decision: Decision, given: Sequence[str]) -> Iterator[str]:

@@ -46,6 +46,7 @@ def account(decision: Decision) -> Section:
                 -(pool.weights_bytes or 0),
                 _said(pool, "weights_bytes") or setup.weights.dtype,
             ),
+            *([("  of them added by loading", -pool.loading_bytes, "")] if pool.loading_bytes else []),
             *_working_rows(pool),
             *([(_kept(decision), -pool.reserve_bytes, "")] if pool.reserve_bytes else []),
         ]

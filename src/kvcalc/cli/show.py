@@ -137,6 +137,7 @@ def _device_rows(footprint: Footprint, pool: Pool) -> list[dict[str, str | int |
     rows: list[dict[str, str | int | float | None]] = [
         {"part": name, "bytes": size}
         for name, size in (
+            ("weights: added by loading", pool.loading_bytes),
             ("activations of one step", working.activation_bytes),
             ("runtime of the device", working.runtime_bytes),
             ("CUDA graphs", working.graph_bytes),

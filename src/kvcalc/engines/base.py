@@ -312,6 +312,10 @@ class Engine:
         """
         raise NotImplementedError
 
+    def loading(self, setup: Setup, device: Device) -> tuple[Quantity, ...]:
+        """What loading adds to the weights of the files on a device, ending at ``loading_bytes``; empty for nothing."""
+        return ()
+
     def required_with_prefix(self, setup: Setup, context: int, batch_size: int, prefix: int) -> int:
         """``required_kv_memory`` of sequences whose first ``prefix`` tokens are the same, and are held once.
 

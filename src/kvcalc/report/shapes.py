@@ -103,7 +103,8 @@ class PoolRecord(TypedDict):
     device_memory: int | None
     utilization: Annotated[str | None, Field(description="the part of the device that the engine takes, as a decimal")]
     usable_bytes: int | None
-    weights_bytes: int | None
+    weights_bytes: Annotated[int | None, Field(description="as the engine holds them")]
+    loading_bytes: Annotated[int | None, Field(description="of those what loading adds to the files' bytes")]
     activation_bytes: Annotated[int | None, Field(description="the peak of one step beyond what stays")]
     runtime_bytes: Annotated[int | None, Field(description="what driver and libraries hold")]
     graph_bytes: Annotated[int | None, Field(description="captured graphs")]

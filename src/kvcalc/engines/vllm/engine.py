@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from kvcalc.architecture import Architecture, Compressed, Full, Latent, LayerKind, Parallel, State, stage_bounds
+from kvcalc.derivation import Quantity
 from kvcalc.dtypes import DTYPES, DType
 from kvcalc.engines.base import Loads, Server, WorkingMemory
 from kvcalc.engines.options import EngineOptions
@@ -32,6 +33,7 @@ from kvcalc.engines.vllm.groups import (
 )
 from kvcalc.engines.vllm.plan import VllmPlan
 from kvcalc.engines.vllm.versions import NEWEST, Rules, parsed, releases_by_rules, rules_of
+from kvcalc.engines.vllm_loading import mxfp4_loading
 from kvcalc.engines.vllm_memory import Step, vllm_working_memory
 from kvcalc.errors import NotModelledError, UnsupportedError
 from kvcalc.quantization import VISION
@@ -213,6 +215,14 @@ class Vllm(EngineOptions):
         if memory_bytes < 70 * GiB or "a100" in device.casefold() or "gb10" in device.casefold():
             return {"max_num_batched_tokens": 2048, "max_num_seqs": 256}
         return {"max_num_batched_tokens": 8192, "max_num_seqs": 1024}
+
+    def loading(self, setup: Setup, device: Device) -> tuple[Quantity, ...]:
+        """gpt-oss's experts in the layout of the kernel that serves them on this device."""
+        model = setup.architecture
+        if setup.weights.dtype != "mxfp4" or model.model_type != "gpt_oss" or device.platform != "cuda":
+            return ()
+        version, tp = parsed(self.version)[:2], setup.tensor_parallel_size
+        return tuple(mxfp4_loading(version, Widths(model), tp, device).quantities)
 
     def required_with_prefix(self, setup: Setup, context: int, batch_size: int, prefix: int) -> int:
         """The full blocks of the prefix once, in the groups that keep all tokens; a window may have passed it.
