@@ -95,6 +95,11 @@ class Configuration:
         return MAX_TOKENS if limit is None else limit
 
     @property
+    def local_share(self) -> float:
+        """Local layers among the attention layers."""
+        return self.local_layers / self.attention_layers if self.attention_layers else 0.0
+
+    @property
     def standing(self) -> Standing:
         """What the report measured of this layout."""
         return evidence(layout_of(self.setup.architecture))

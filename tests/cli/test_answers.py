@@ -165,3 +165,11 @@ def test_a_refused_question_leaves_the_output_file_as_it_was(kvcalc, tmp_path):
     assert kvcalc("show", "gema-3-27b", "-c", "4k", "-o", str(target)).code == 2
     assert target.read_text() == "before"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_wide_leaves_no_column_out(kvcalc, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    words = ("compare", "gemma-3-27b", "gemma-3-1b", "-c", "8k")
+    narrow, wide = kvcalc(*words), kvcalc(*words, "--wide")
+    assert "(--wide shows all)" in narrow.out
+    assert "not shown" not in wide.out and "memory" in wide.out and "52 sliding (1024) + 10 full" in wide.out

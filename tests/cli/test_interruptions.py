@@ -186,11 +186,12 @@ def test_no_answer_overwrites_what_was_read(kvcalc, budgets, words, kept):
     [
         "check -o answer.json --save-baseline answer.json",
         "check -o answer.json --save-baseline link",
-        "sweep gemma-3-1b -c 1k,2k --plot answer.svg -o answer.svg",
+        "sweep gemma-3-1b -c 1k,2k --plot answer.svg -o picture",
     ],
 )
 def test_two_outputs_are_two_files(kvcalc, budgets, words):
     (budgets / "link").symlink_to("answer.json")
+    (budgets / "picture").symlink_to("answer.svg")
     ran = kvcalc(*words.split())
     assert (ran.code, ran.out) == (2, "")
     assert "two outputs are the same file" in ran.err

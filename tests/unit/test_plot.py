@@ -109,13 +109,13 @@ def test_colours_come_from_the_palette_for_colour_blind_readers():
     assert len(set(PALETTE)) == len(PALETTE) == 7
 
 
-def curve(*values: int, logarithmic: bool = False) -> Chart:
+def curve(*values: int, logarithmic: str = "") -> Chart:
     positions = tuple(1024 * 2**number for number in range(len(values)))
     return Chart("curves", "", (Series("a", values, positions),), y_title="KV cache", logarithmic=logarithmic)
 
 
 @pytest.mark.parametrize("values", [(1, 2), (0, 0), (1000, 10**12), (2**30, 2**31, 2**60), (7,)])
-@pytest.mark.parametrize("logarithmic", [False, True])
+@pytest.mark.parametrize("logarithmic", ["", "x", "xy"])
 @pytest.mark.parametrize("units", ["binary", "decimal", "bytes"])
 def test_every_value_stands_on_its_axis_and_every_axis_has_ticks(values, logarithmic, units):
     chart = curve(*values, logarithmic=logarithmic)
@@ -127,8 +127,74 @@ def test_every_value_stands_on_its_axis_and_every_axis_has_ticks(values, logarit
 
 def test_a_linear_axis_names_its_unit_and_a_logarithmic_one_names_it_at_every_tick():
     assert value_axis(curve(2**30, 2**33), "binary").title == "KV cache (GiB)"
-    assert value_axis(curve(2**30, 2**33, logarithmic=True), "binary").ticks[0][1] == "1 GiB"
+    assert value_axis(curve(2**30, 2**33, logarithmic="xy"), "binary").ticks[0][1] == "1 GiB"
 
 
 def test_a_chart_is_plain_data():
     assert json.loads(json.dumps(asdict(curve(1, 2))))["series"][0]["values"] == [1, 2]
+
+
+def test_a_file_that_ends_as_a_picture_is_the_picture_alone(tmp_path, capsys):
+    target = tmp_path / "fits.svg"
+    assert run(["fit", "gemma-3-27b", "--kv-memory", "10GiB", "-e", "ideal", "-c", "32k", "-o", str(target)]) == 0
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", f"wrote {target}\n")
+    [chart] = charts_in(target)
+    assert chart["names"] == ["KV memory, as given", "- KV cache of the workload", "= free"]
+    assert chart["series"][0]["values"] == [10 * 2**30, 3_120_562_176, 10 * 2**30 - 3_120_562_176]
+
+
+def test_a_picture_alone_has_no_format_and_no_other_picture(tmp_path, capsys):
+    for more in (["--json"], ["--plot", str(tmp_path / "y.svg")]):
+        assert run(["show", "gemma-3-1b", "-o", str(tmp_path / "x.svg"), *more]) == 2
+        assert "is a picture alone\nhint: --plot" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_show_draws_the_weights_and_each_kind_of_layer(tmp_path, capsys):
+    target = tmp_path / "x.svg"
+    assert run(["show", "gemma-3-27b", "-e", "vllm", "-c", "8k", "--plot", str(target), "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)["rows"]
+    [chart] = charts_in(target)
+    assert chart["names"] == ["weights", "KV: sliding (1024)", "KV: full", "KV: padding"]
+    cache = row["kv_cache"]
+    sizes = [row["weights"]["bytes"], *(layer["bytes"] for layer in cache["layers"]), cache["padding_bytes"]]
+    assert chart["series"][0]["values"] == sizes
+
+
+def test_a_figure_of_the_report_stands_alone_in_its_orientation_and_unit(tmp_path, capsys):
+    charts = {}
+    for number in (3, 4, 5, 6):
+        target = tmp_path / f"{number}.svg"
+        assert run(["paper", "--figure", str(number), "-o", str(target)]) == 0
+        (charts[number],) = charts_in(target)
+    assert [chart["kind"] for chart in charts.values()] == ["bounds", "bounds", "columns", "curves"]
+    assert (charts[5]["unit"], charts[6]["unit"], charts[6]["logarithmic"]) == ("MB", "MB", "x")
+    assert [series["label"] for series in charts[5]["series"]] == ["model", "KV cache"]
+    assert value_axis(Chart("columns", "", (Series("model", (4_870_000_000,)),), unit="MB"), "decimal").title == " (MB)"
+    assert run(["paper", "--figure", "7"]) == 2
+    assert "section 5.2 has no figure '7'" in capsys.readouterr().err
+
+
+def test_one_figure_is_one_table_and_its_own_records(capsys):
+    assert run(["paper", "--figure", "6"]) == 0
+    shown = capsys.readouterr().out
+    assert "Fig. 6" in shown and "Fig. 5" not in shown and "Claims" not in shown
+    assert run(["paper", "--figure", "5", "--json"]) == 0
+    assert {row["exhibit"] for row in json.loads(capsys.readouterr().out)["rows"]} == {"Fig. 5"}
+
+
+def test_curves_that_coincide_are_one_with_both_names(tmp_path, capsys):
+    target = tmp_path / "x.svg"
+    assert run(["sweep", "llama-3.1-8b", "mistral-7b-v0.3", "gemma-3-1b", "-c", "1k,8k", "-o", str(target)]) == 0
+    [chart] = charts_in(target)
+    assert [series["label"] for series in chart["series"]] == ["llama-3.1-8b = mistral-7b-v0.3", "gemma-3-1b"]
+
+
+def test_search_names_its_front_and_draws_the_memory(tmp_path, capsys):
+    target = tmp_path / "x.svg"
+    grid = ("--ratios", "1:1,7:1", "--windows", "512,1024", "-c", "8k", "--memory", "8GiB")
+    assert run(["search", "gemma-2-2b", *grid, "-o", str(target)]) == 0
+    [chart] = charts_in(target)
+    assert chart["limit"] == [8 * 2**30, "8GiB"]
+    assert [series["names"] for series in chart["series"]] == [["1:1/sw=512", "7:1/sw=512"], []]

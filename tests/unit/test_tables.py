@@ -33,7 +33,7 @@ def test_a_narrowing_screen_shortens_bars_then_folds_titles_then_drops_columns_t
     assert any("memory" in shown and "memory (GiB)" not in shown and "█" in shown for shown in layouts)
     dropped = next(shown for shown in layouts if "█" not in shown)
     assert "KV cache" not in dropped and "gemma-3-27b" in dropped  # nor is a legend left without its bars
-    assert "not shown in 34 columns: share\n  (COLUMNS=35 shows all)" in dropped
+    assert "not shown in 34 columns: share\n  (--wide shows all)" in dropped
     assert "█" in text(document, width=35)
     listed = text(document, width=12)  # too narrow for "gemma-3-27b" beside a size
     assert "model:" in listed and "memory" in listed and "█" not in listed and "not shown" not in listed

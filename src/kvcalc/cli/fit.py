@@ -37,7 +37,7 @@ import typer
 
 from kvcalc.architecture import Architecture
 from kvcalc.beside import Neighbour, left_by, neighbour
-from kvcalc.cli import complete, fit_tables, options, question
+from kvcalc.cli import complete, fit_tables, options, pictures, question
 from kvcalc.cli.audit import read_log
 from kvcalc.deciding import Choice, Decision, Place, Workload, choose, closing, decide
 from kvcalc.device import Device
@@ -146,11 +146,12 @@ def fit(
     ] = False,
     format: options.Format = None,  # noqa: A002 - the option's name
     output: options.Output = None,
+    plot: options.Plot = None,
     explain: options.Explain = False,
     units: options.UnitsOption = "binary",
 ) -> int:
     """Whether it fits, and what would make it fit."""
-    target = question.target(format, output)
+    target = question.target(format, output, plot)
     # Read once: hundreds of devices and engines may be asked about, and what one learns of a model serves the next.
     loaded, drafted = question.load_with_hints(model), question.read_draft(draft)
 
@@ -202,8 +203,9 @@ def fit(
     points = frontier(decision.setup, decision.place.memory) if shows_all else ([], [])
     answer = decision.capacity
     shown = footprint_of(decision.setup, answer.reported_context, answer.batch_size)
+    account = fit_tables.account(decision)
     sections = [
-        fit_tables.account(decision),
+        account,
         *([fit_tables.users_section(decision.users)] if decision.users else []),
         *([fit_tables.neighbours_section(neighbours)] if neighbours else []),
         *([fit_tables.splits_section(decision)] if decision.replicas else []),
@@ -211,11 +213,11 @@ def fit(
         *([fit_tables.alternatives_section(decision.alternatives)] if decision.alternatives else []),
         *(fit_tables.frontier_sections(decision, points) if show_frontier else []),
     ]
-    verdict = _verdict(decision)
+    verdict, where = _verdict(decision), f"{question.titled(decision.setup)} in {decision.place.label}"
     document = Document(
         title=verdict,
         assumptions=(
-            f"{question.titled(decision.setup)} in {decision.place.label}",
+            where,
             *question.assumptions([decision.setup], None, None),
         ),
         sections=tuple(sections),
@@ -242,6 +244,7 @@ def fit(
         ),
         derivations=_derivations(decision) if explain else (),
         units=units,
+        charts=(pictures.terms(where, ((label, abs(size)) for label, size, _ in account.rows)),),
     )
     target.write(document)
     return 0 if decision.fits else 1

@@ -360,7 +360,7 @@ Format = Annotated[
         "--format",
         "-f",
         metavar="FORMAT",
-        help="table, json, csv, markdown or html. Default: by the suffix of -o.",
+        help="table, wide, json, csv, markdown or html. Default: by the suffix of -o.",
         parser=_format,
         autocompletion=complete.formats,
     ),
@@ -373,12 +373,14 @@ CheckFormat = Annotated[
         metavar="FORMAT",
         parser=_format,
         autocompletion=complete.formats,
-        help="table, json, csv, markdown, html, junit or github. Default: by the suffix of -o.",
+        help="table, wide, json, csv, markdown, html, junit or github. Default: by the suffix of -o.",
     ),
 ]
 Output = Annotated[
     str | None,
-    typer.Option("--output", "-o", metavar="FILE", help="Write to a file; its suffix decides the format."),
+    typer.Option(
+        "--output", "-o", metavar="FILE", help="Write to a file; its suffix decides the format: x.json, x.html, x.png."
+    ),
 ]
 Plot = Annotated[
     str | None, typer.Option("--plot", metavar="FILE", help="Draw it too: FILE.svg, FILE.png or FILE.pdf.")

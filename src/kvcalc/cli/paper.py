@@ -3,21 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from kvcalc import paper as section
 from kvcalc.cli import options, pictures, question
+from kvcalc.errors import InputError, quote
 from kvcalc.footprints import Footprint
-from kvcalc.report.document import Chart, Column, Document, Section, Series, growth_columns
+from kvcalc.report.document import Chart, Column, Document, Section, Series, Units, growth_columns
 from kvcalc.report.records import footprint_record
 
 if TYPE_CHECKING:
     from kvcalc.report.shapes import ExhibitRecord
 
-EXAMPLES = "kvcalc paper\nkvcalc paper --plot figures.pdf\nkvcalc paper --format json\nkvcalc paper -o section-5.2.md"
+EXAMPLES = (
+    "kvcalc paper\nkvcalc paper -o figures.pdf\nkvcalc paper --figure 5 -o figure-5.pdf\n"
+    "kvcalc paper --format json\nkvcalc paper -o section-5.2.md"
+)
+#: The unit of the report's axes, in each of the units that an answer may have.
+_AXIS_UNITS: dict[Units, str] = {"decimal": "MB", "binary": "MiB", "bytes": "B"}
+_CHANGE = "change of perplexity"
+
+
+def _figure(text: str) -> int:
+    if text.strip() not in ("3", "4", "5", "6"):
+        raise InputError(f"section 5.2 has no figure {quote(text)}", hint="3, 4, 5 or 6")
+    return int(text)
+
+
+Figure = Annotated[
+    int | None,
+    typer.Option("--figure", metavar="NUMBER", help="One figure alone: 3 to 6.", parser=options.reads(_figure)),
+]
 
 
 def paper(
+    figure: Figure = None,
     format: options.Format = None,  # noqa: A002 - the option's name
     output: options.Output = None,
     plot: options.Plot = None,
@@ -34,14 +57,25 @@ def paper(
 
     layouts = dict.fromkeys([*section.FIGURE_5_LAYOUTS, *section.FIGURE_6_LAYOUTS])
     variants = question.setups([f"{section.RECONSTRUCTION}@{word}" for word in layouts])
-    labels = [word.replace("/", " ") for word in layouts]
+    labels = [_label(word) for word in layouts]
+    unit = _AXIS_UNITS[units]
+    figures = {
+        3: _figure_3_chart(),
+        4: _figure_4_chart(),
+        5: _figure_5_chart(bars, unit),
+        6: _figure_6_chart(curve, unit),
+    }
+    tables = {3: _evidence("Fig. 3"), 4: _evidence("Fig. 4"), 5: _figure_5(bars), 6: _figure_6(curve)}
+    shown = figures if figure is None else [figure]
 
     def records() -> Iterator[ExhibitRecord]:
         for word, made in zip(section.FIGURE_5_LAYOUTS, bars, strict=True):
-            yield {"exhibit": "Fig. 5", **footprint_record(f"{section.RECONSTRUCTION}@{word}", made)}
+            if 5 in shown:
+                yield {"exhibit": "Fig. 5", **footprint_record(f"{section.RECONSTRUCTION}@{word}", made)}
         for row in curve:
             for word, made in zip(section.FIGURE_6_LAYOUTS, row, strict=True):
-                yield {"exhibit": "Fig. 6", **footprint_record(f"{section.RECONSTRUCTION}@{word}", made)}
+                if 6 in shown:
+                    yield {"exhibit": "Fig. 6", **footprint_record(f"{section.RECONSTRUCTION}@{word}", made)}
 
     document = Document(
         title="Gemma 3 technical report, section 5.2: published beside computed",
@@ -50,7 +84,7 @@ def paper(
             *question.assumptions(asked, None, 1),
             f"{bars[0].weights.parameters:,} parameters",
         ),
-        sections=(_evidence(), _figure_5(bars), _figure_6(curve), _claims(claims)),
+        sections=(*(tables[number] for number in shown), *([_claims(claims)] if figure is None else [])),
         records=records(),
         extra={
             "claims": [vars(claim) for claim in claims],
@@ -66,7 +100,7 @@ def paper(
         if explain
         else (),
         units=units,
-        charts=_charts(bars, curve),
+        charts=tuple(figures[number] for number in shown),
         strips=tuple(pictures.strip(label, one.architecture) for label, one in zip(labels, variants, strict=True)),
         grid=pictures.grid(labels, variants, section.FIGURE_5_CONTEXT, 1) if target.format_name == "html" else None,
     )
@@ -74,37 +108,37 @@ def paper(
     return 0
 
 
-def _charts(bars: Sequence[Footprint], curve: Sequence[Sequence[Footprint]]) -> tuple[Chart, ...]:
-    change = "change of perplexity"
+def _figure_3_chart() -> Chart:
     ratios = Series("2B and 9B", (section.RATIO_PERPLEXITY_BOUND,) * len(section.ABLATED_RATIOS))
-    windows = (
+    title = "Fig. 3: quality over the ratio (published bounds)"
+    return Chart("bounds", title, (ratios,), section.ABLATED_RATIOS, "local:global", _CHANGE)
+
+
+def _figure_4_chart() -> Chart:
+    windows = tuple(
         Series(f"2B at {ratio}", (section.WINDOW_PERPLEXITY_BOUND,) * len(section.ABLATED_WINDOWS))
         for ratio in section.WINDOW_RATIOS
     )
-    return (
-        Chart(
-            "bounds",
-            "Fig. 3: quality over the ratio (published bounds)",
-            (ratios,),
-            section.ABLATED_RATIOS,
-            "local:global",
-            change,
-        ),
-        Chart(
-            "bounds",
-            "Fig. 4: quality over the window (published bounds)",
-            tuple(windows),
-            tuple(map(str, section.ABLATED_WINDOWS)),
-            "window (tokens)",
-            change,
-        ),
-        pictures.bars(
-            "Fig. 5: model and KV cache at 32,768 tokens", [w.replace("/", " ") for w in section.FIGURE_5_LAYOUTS], bars
-        ),
-        pictures.curves(
-            "Fig. 6: KV cache over the context", [w.replace("/", " ") for w in section.FIGURE_6_LAYOUTS], _growth(curve)
-        ),
-    )
+    title = "Fig. 4: quality over the window (published bounds)"
+    return Chart("bounds", title, windows, tuple(map(str, section.ABLATED_WINDOWS)), "window (tokens)", _CHANGE)
+
+
+def _figure_5_chart(bars: Sequence[Footprint], unit: str) -> Chart:
+    """Bars that stand, named and in megabytes as in the report."""
+    title, labels = "Fig. 5: model and KV cache at 32,768 tokens", [_label(word) for word in section.FIGURE_5_LAYOUTS]
+    lying = pictures.bars(title, labels, bars)
+    parts = (replace(lying.series[0], label="model"), *lying.series[1:])
+    return replace(lying, kind="columns", series=parts, unit=unit)
+
+
+def _figure_6_chart(curve: Sequence[Sequence[Footprint]], unit: str) -> Chart:
+    """Its contexts stand as far apart as in the report, where each step of the axis is about a doubling."""
+    labels = [_label(word) for word in section.FIGURE_6_LAYOUTS]
+    return pictures.curves("Fig. 6: KV cache over the context", labels, _growth(curve), "x", unit)
+
+
+def _label(layout: str) -> str:
+    return layout.replace("/", " ")
 
 
 def _growth(curve: Sequence[Sequence[Footprint]]) -> list[tuple[int, list[int]]]:
@@ -112,19 +146,19 @@ def _growth(curve: Sequence[Sequence[Footprint]]) -> list[tuple[int, list[int]]]
     return [(tokens, [made.kv_cache.bytes for made in row]) for tokens, row in pairs]
 
 
-def _evidence() -> Section:
+def _evidence(figure: str) -> Section:
     columns = (
-        Column("exhibit", lambda row: row.figure),
         Column("varied", lambda row: row.varied),
         Column("models", lambda row: row.models, drop_order=1),
         Column("change of perplexity", lambda row: f"within ±{row.bound}"),
     )
-    return Section(columns, section.EVIDENCE, "Fig. 3 and 4: quality, as published (bounds, not points)")
+    rows = [row for row in section.EVIDENCE if row.figure == figure]
+    return Section(columns, rows, f"{figure}: quality, as published (bounds, not points)")
 
 
 def _figure_5(bars: Sequence[Footprint]) -> Section:
     columns = (
-        Column("configuration", lambda row: row[0].replace("/", " ")),
+        Column("configuration", lambda row: _label(row[0])),
         Column("layers", lambda row: row[1].architecture.layout, drop_order=1),
         Column("model", lambda row: row[1].weights.bytes, "bytes"),
         Column("KV cache", lambda row: row[1].kv_cache.bytes, "bytes"),
@@ -143,7 +177,7 @@ def _figure_5(bars: Sequence[Footprint]) -> Section:
 
 def _figure_6(curve: Sequence[Sequence[Footprint]]) -> Section:
     rows = _growth(curve)
-    labels = [word.replace("/", " ") for word in section.FIGURE_6_LAYOUTS]
+    labels = [_label(word) for word in section.FIGURE_6_LAYOUTS]
     columns = (Column("context", lambda row: row[0], "count"), *growth_columns(labels, rows))
     return Section(columns, rows, "Fig. 6: KV cache over the context, computed")
 

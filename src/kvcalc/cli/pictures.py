@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from kvcalc.errors import KVCalcError
 from kvcalc.report.cells import format_percent
@@ -19,7 +19,7 @@ MOST_FIGURES = 9_000
 
 
 def bars(title: str, labels: Sequence[str], footprints: Sequence[Footprint]) -> Chart:
-    """Weights and KV cache of each configuration, stacked, as figure 5 of the report."""
+    """Weights and KV cache of each configuration, stacked."""
     return Chart(
         "bars",
         title,
@@ -30,23 +30,54 @@ def bars(title: str, labels: Sequence[str], footprints: Sequence[Footprint]) -> 
         names=tuple(labels),
         y_title="memory of one device",
         remarks=tuple(
-            "" if made.overhead is None else f"overhead {format_percent(made.overhead)}" for made in footprints
+            "" if made.overhead is None else f"KV {format_percent(made.overhead)} of weights" for made in footprints
         ),
     )
 
 
 def curves(
-    title: str, labels: Sequence[str], rows: Sequence[tuple[int, Sequence[int]]], logarithmic: bool = False
+    title: str,
+    labels: Sequence[str],
+    rows: Sequence[tuple[int, Sequence[int]]],
+    logarithmic: Literal["", "x", "xy"] = "",
+    unit: str = "",
 ) -> Chart:
-    """The KV cache of each configuration over rows of (context, bytes of each), as figure 6 of the report."""
+    """The KV cache of each configuration over rows of (context, bytes of each), as figure 6 of the report.
+
+    Curves that coincide are one, with all their names: the later one would hide the others.
+    """
     contexts = tuple(tokens for tokens, _ in rows)
-    series = (
-        Series(label, tuple(sizes[number] for _, sizes in rows), contexts, joined=True)
-        for number, label in enumerate(labels)
-    )
+    named: dict[tuple[int, ...], list[str]] = {}
+    for number, label in enumerate(labels):
+        named.setdefault(tuple(sizes[number] for _, sizes in rows), []).append(label)
+    series = (Series(" = ".join(names), sizes, contexts, joined=True) for sizes, names in named.items())
     return Chart(
-        "curves", title, tuple(series), x_title="context (tokens)", y_title="KV cache", logarithmic=logarithmic
+        "curves",
+        title,
+        tuple(series),
+        x_title="context (tokens)",
+        y_title="KV cache",
+        logarithmic=logarithmic,
+        unit=unit,
     )
+
+
+def parts(title: str, footprint: Footprint) -> Chart:
+    """The weights and each kind of layer's cache."""
+    cache = footprint.kv_cache
+    rows = (
+        ("weights", footprint.weights.bytes),
+        *((f"KV: {row.label}", row.bytes) for row in cache.layers),
+        ("KV: padding", cache.padding_bytes),
+        ("KV: draft", cache.draft_bytes),
+    )
+    return terms(title, [row for row in rows if row[1]])
+
+
+def terms(title: str, rows: Iterable[tuple[str, int]]) -> Chart:
+    """A bar for each term of a sum."""
+    names, sizes = zip(*rows, strict=True)
+    return Chart("bars", title, (Series("bytes", sizes),), names, y_title="memory of one device")
 
 
 def strip(label: str, model: Architecture) -> Strip:

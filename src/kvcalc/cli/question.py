@@ -15,7 +15,7 @@ from kvcalc.engines import REGISTRY, engine_name
 from kvcalc.errors import InputError, printable, quote
 from kvcalc.report.document import Derivation, Document
 from kvcalc.report.files import check_outputs, write, write_file
-from kvcalc.report.formats import FORMATS, format_of_file, render
+from kvcalc.report.formats import FORMATS, PICTURES, format_of_file, render
 
 if TYPE_CHECKING:
     from kvcalc.architecture import Architecture
@@ -279,30 +279,30 @@ class Target:
     """Where an answer goes, and in which format.
 
     Attributes:
-        format_name: a name of :data:`kvcalc.report.formats.FORMATS`.
+        format_name: a name of :data:`kvcalc.report.formats.FORMATS`; None where a picture is all that is wanted.
         path: the file, or None for standard output.
         plot: the file of a picture, or None.
     """
 
-    format_name: str
+    format_name: str | None
     path: Path | None = None
     plot: Path | None = None
 
     @property
     def for_people(self) -> bool:
         """Whether the format shows the sections; programs read the records alone, and any number of them."""
-        return FORMATS[self.format_name].reads == "sections"
+        return self.format_name is None or FORMATS[self.format_name].reads == "sections"
 
     def write(self, document: Document) -> None:
         """Render a document to its place, and its charts to the picture; say which files were written."""
         check_outputs(self.path, self.plot)
         document = replace(document, command=COMMAND.get())
-        pieces = render(document, self.format_name, to_file=self.path is not None)
         if self.plot is not None:
             from kvcalc.report.charts import draw
 
             write_file(self.plot, [draw(document, self.plot)])
-        write(pieces, self.path)
+        if self.format_name is not None:
+            write(render(document, self.format_name, to_file=self.path is not None), self.path)
         for written in (self.path, self.plot):
             if written is not None:
                 say(f"wrote {written}")
@@ -311,13 +311,15 @@ class Target:
 def target(format_name: str | None, output: str | None, plot: str | None = None) -> Target:
     """Where an answer goes: the format as stated, else by the suffix of the file, else a table.
 
+    A file that ends as a picture is one, in place of a table; ``plot`` is drawn beside it.
+
     Raises:
         InputError: a suffix that says another format, or a picture that cannot be drawn; before anything is computed.
     """
-    if plot is not None:
-        from kvcalc.report.charts import check_target
-
-        check_target(Path(plot))
+    if output is not None and Path(output).suffix.lower() in PICTURES:
+        if format_name is not None or plot is not None:
+            raise InputError(f"{quote(output)} is a picture alone", hint=f"--plot {output} draws it beside a table")
+        return Target(None, None, _drawable(output))
     by_suffix = None if output is None else format_of_file(output)
     if format_name is not None and by_suffix not in (None, "table", format_name):
         hint = f"leave --format out, or name the file *{(FORMATS[format_name].suffixes or ('',))[0]}"
@@ -325,5 +327,13 @@ def target(format_name: str | None, output: str | None, plot: str | None = None)
     return Target(
         format_name or by_suffix or "table",
         None if output is None else Path(output),
-        None if plot is None else Path(plot),
+        None if plot is None else _drawable(plot),
     )
+
+
+def _drawable(picture: str) -> Path:
+    from kvcalc.report.charts import check_target
+
+    path = Path(picture)
+    check_target(path)
+    return path

@@ -38,6 +38,7 @@ def show(
     device: options.Device = None,
     format: options.Format = None,  # noqa: A002 - the option's name
     output: options.Output = None,
+    plot: options.Plot = None,
     explain: options.Explain = False,
     units: options.UnitsOption = "binary",
 ) -> int:
@@ -45,7 +46,7 @@ def show(
     from kvcalc.fitting import Memory
     from kvcalc.footprints import footprint_of
 
-    target = question.target(format, output)
+    target = question.target(format, output, plot)
     place = question.place(memory, device)
     (setup,) = asked = question.setups(
         [model],
@@ -73,6 +74,7 @@ def show(
         notes=(*footprint.notes, *([] if pool is None else _left_out(pool))),
         derivations=steps if explain else (),
         units=units,
+        charts=(pictures.parts(f"{question.titled(setup)} at {tokens:,} tokens", footprint),),
         strips=pictures.strips(asked),
         grid=pictures.grid([setup.reference], asked, tokens, batch_size) if target.format_name == "html" else None,
     )

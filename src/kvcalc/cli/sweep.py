@@ -78,8 +78,10 @@ def sweep(
                 yield footprint_record(setup.reference, footprint_of(setup, tokens, batch_size))
 
     rows = _rows(asked, contexts, batch_size) if shown or plot is not None else []
+    one_model = len({setup.reference for setup in asked}) == 1
+    title = f"KV cache of {question.titled(asked[0])} over the context" if one_model else "KV cache over the context"
     document = Document(
-        title="KV cache over the context",
+        title=title,
         assumptions=question.assumptions(asked, None, batch_size),
         sections=tuple(_sections(labels, rows, grown)) if shown else (),
         records=records(),
@@ -95,7 +97,7 @@ def sweep(
         if explain
         else (),
         units=units,
-        charts=(pictures.curves("KV cache over the context", labels, rows, log),) if rows else (),
+        charts=(pictures.curves(title, labels, rows, "xy" if log else ""),) if rows else (),
         strips=pictures.strips(asked),
         grid=pictures.grid(labels, asked, contexts[-1], batch_size) if target.format_name == "html" else None,
     )

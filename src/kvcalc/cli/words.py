@@ -59,6 +59,7 @@ _SHORTHANDS = {
     "--markdown": ("--format", "markdown"),
     "--md": ("--format", "markdown"),
     "--mtp": ("--draft", "mtp"),
+    "--wide": ("--format", "wide"),
 }
 #: llama.cpp's formats of K and of V, which are one option here.
 _K_FORMAT, _V_FORMAT = ("-ctk", "--cache-type-k"), ("-ctv", "--cache-type-v")

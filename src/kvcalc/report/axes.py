@@ -8,7 +8,7 @@ from math import ceil, floor, log2, log10
 
 from kvcalc.report.cells import UNIT_TABLES, byte_unit
 from kvcalc.report.document import Chart, Units
-from kvcalc.units import BINARY_UNITS, DECIMAL_UNITS, format_bytes, format_count
+from kvcalc.units import BINARY_UNITS, DECIMAL_UNITS, format_bytes, format_count, format_in_unit
 
 #: Colours that colour-blind readers tell apart (Okabe and Ito, "Color Universal Design", 2008), in order of use.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F")
@@ -52,16 +52,19 @@ def value_axis(chart: Chart, units: Units) -> Axis:
     if chart.kind == "bounds":
         return _bound_axis(chart.y_title, max(values))
     sizes = [int(value) for value in values]
-    if chart.kind == "bars":
+    if chart.kind in ("bars", "columns"):
         sizes = bar_totals(chart)
-    if chart.logarithmic and min(sizes) > 0:
+    if chart.limit is not None:
+        sizes.append(chart.limit[0])
+    if "y" in chart.logarithmic and min(sizes) > 0:
         return _logarithmic_bytes(chart.y_title, min(sizes), max(sizes), units)
-    unit = byte_unit(sizes, units)
+    unit = chart.unit or byte_unit(sizes, units)
     scale = UNIT_TABLES[units][unit]
     # Lengths and curves start at nothing; points are compared with each other, and stand where they are.
     least = min(sizes) if chart.kind == "points" and min(sizes) < max(sizes) else 0
     step = _round_step(max(max(sizes) - least, 1) / scale / 5)
-    first, last = floor(least / scale / step), ceil(max(sizes) / scale / step)
+    room = 0.5 if least else 0.0  # the names of points stand below them
+    first, last = floor(least / scale / step - room), ceil(max(sizes) / scale / step)
     last = max(last, first + 1)
     digits = max(0, -floor(log10(step)))
     ticks = tuple((number * step * scale, f"{number * step:,.{digits}f}") for number in range(first, last + 1))
@@ -75,7 +78,7 @@ def position_axis(chart: Chart) -> Axis:
         low, high = positions[0], max(positions[-1], positions[0] + 1)
         margin = (high - low) / 20
         return Axis(chart.x_title, low - margin, high + margin, _spaced(positions, low, high, str))
-    logarithmic = chart.logarithmic and positions[0] < positions[-1]
+    logarithmic = bool(chart.logarithmic) and positions[0] < positions[-1]
     low, high = (positions[0] if logarithmic else 0), max(positions[-1], 1)
     bare = Axis(chart.x_title, low, high, (), logarithmic)
     ticks = _spaced(positions, low, high, format_count, bare.place)
@@ -131,6 +134,9 @@ def bar_totals(chart: Chart) -> list[int]:
 
 def bar_remarks(chart: Chart, units: Units) -> list[str]:
     """What stands at the end of each bar: its total, and the chart's own words."""
-    totals = [format_bytes(total, UNIT_TABLES[units], 1) for total in bar_totals(chart)]
+    sizes, unit = bar_totals(chart), chart.unit
+    totals = [
+        f"{format_in_unit(size, unit, 0)} {unit}" if unit else format_bytes(size, UNIT_TABLES[units]) for size in sizes
+    ]
     remarks: Iterable[str] = chart.remarks or [""] * len(totals)
     return [f"{total}{', ' if remark else ''}{remark}" for total, remark in zip(totals, remarks, strict=True)]

@@ -76,12 +76,14 @@ class Series:
         values: bytes; for bounds, the largest change in either direction.
         positions: where the values stand on the horizontal axis; bars and bounds stand in order and have none.
         joined: whether a line joins them.
+        names: for points, what each of them is.
     """
 
     label: str
     values: tuple[int | float, ...]
     positions: tuple[int, ...] = ()
     joined: bool = False
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,23 +91,27 @@ class Chart:
     """A picture of a section's data, in the same order.
 
     Attributes:
-        kind: stacked bars, curves over tokens, points over a count, or published bounds.
+        kind: stacked bars that lie or (columns) stand, curves over tokens, points over a count, or published bounds.
         title: what it shows.
         series: the data.
         names: for bars and bounds, what stands at each place.
         x_title, y_title: what the axes mean; the unit of bytes is added by the renderer.
-        logarithmic: both axes of curves.
+        logarithmic: which axes of curves are.
         remarks: for bars, a few words at the end of each.
+        unit: the one unit of bytes to use, where that is not left to the values.
+        limit: a number of bytes to compare with, and what it is.
     """
 
-    kind: Literal["bars", "curves", "points", "bounds"]
+    kind: Literal["bars", "columns", "curves", "points", "bounds"]
     title: str
     series: tuple[Series, ...]
     names: tuple[str, ...] = ()
     x_title: str = ""
     y_title: str = ""
-    logarithmic: bool = False
+    logarithmic: Literal["", "x", "xy"] = ""
     remarks: tuple[str, ...] = ()
+    unit: str = ""
+    limit: tuple[int, str] | None = None
 
 
 @dataclass(frozen=True)

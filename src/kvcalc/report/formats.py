@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ class Format:
 _VERDICTS = frozenset({"check", "audit"})
 FORMATS = {
     "table": Format((".txt",), "sections"),
+    "wide": Format((), "sections"),
     "json": Format((".json",), "records"),
     "csv": Format((".csv",), "records"),
     "markdown": Format((".md",), "sections"),
@@ -44,11 +45,15 @@ FORMATS = {
 }
 
 
+#: How the files of pictures end.
+PICTURES = (".svg", ".png", ".pdf")
+
+
 def format_names(schema: str) -> tuple[str, ...]:
     """The formats of a command's answers, by the schema of its documents.
 
     >>> format_names("show")
-    ('table', 'json', 'csv', 'markdown', 'html')
+    ('table', 'wide', 'json', 'csv', 'markdown', 'html')
     """
     return tuple(name for name, each in FORMATS.items() if not each.only_for or schema in each.only_for)
 
@@ -81,10 +86,13 @@ def render(document: Document, format_name: str, *, to_file: bool = False) -> It
         from kvcalc.report import github
 
         return github.render(safe)
-    if format_name == "table":
+    if format_name in ("table", "wide"):
         from kvcalc.report import table
 
-        return map(inert, table.render(safe, table.Screen() if to_file else screen()))
+        shown_on = table.Screen() if to_file else screen()
+        if format_name == "wide":
+            shown_on = replace(shown_on, width=table.WIDEST)
+        return map(inert, table.render(safe, shown_on))
     pieces: Iterator[str] = import_module(f"kvcalc.report.{format_name}").render(safe)
     return map(inert, pieces)
 

@@ -42,7 +42,7 @@ def text(words: str) -> str:
 def chart_svg(chart: Chart, units: Units) -> str:
     """One chart; its values are those of the document's table, in the same order."""
     match chart.kind:
-        case "bars":
+        case "bars" | "columns":
             height, drawn = _bars(chart, units)
         case "bounds":
             height, drawn = _bounds(chart, units)
@@ -165,18 +165,19 @@ def _dashes(number: int) -> str:
 
 def _bounds(chart: Chart, units: Units) -> tuple[float, list[str]]:
     axis = value_axis(chart, units)
-    left, top, bottom = 52.0, 44.0, 154.0
+    left, top, bottom = 52.0, 24.0, 134.0
     step = (_WIDTH - left - 8) / len(chart.names)
-    width = 0.7 * step / len(chart.series)
-    drawn = [*_key([series.label for series in chart.series], 13), _write(2, 34, axis.title)]
+    bound = max(value for series in chart.series for value in series.values)
+    words = f"published bound: within ±{bound:g}, {', '.join(series.label for series in chart.series)}"
 
     def height(value: float) -> float:
         return bottom - (bottom - top) * axis.place(value)
 
-    for part, series in enumerate(chart.series):
-        for place, bound in enumerate(series.values):
-            x = left + step * (place + 0.15) + part * width
-            drawn.append(_fill(x, height(bound), width * 0.9, height(-bound) - height(bound), part, f"±{bound:g}"))
+    drawn = [
+        _write(2, 14, axis.title),
+        f'<path class="band" d="M{left:g} {height(bound):.1f}H{_WIDTH - 8}V{height(-bound):.1f}H{left:g}z"/>',
+        _write((left + _WIDTH - 8) / 2, height(bound / 2) + 4, words, "middle"),
+    ]
     for value, label in axis.ticks:
         drawn.append(_write(left - 6, height(value) + 4, label, "end", "tick"))
     drawn.append(f'<path class="axis" d="M{left:g} {height(0):.1f}H{_WIDTH - 8}"/>')

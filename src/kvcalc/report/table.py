@@ -2,7 +2,7 @@
 
 The width decides: what stands in words is folded, then columns that may go are left out (and said to be), then the rows
 are listed one below the other. No word and no number is ever broken or cut. A terminal has its own width; a pipe and a
-file get :data:`PIPE_WIDTH`, which the logs of CI show without a scroll bar.
+file get :data:`PIPE_WIDTH`, which the logs of CI show without a scroll bar; ``--wide`` leaves no column out.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from kvcalc.report.cells import bar_lengths, column_cells
 from kvcalc.report.document import Column, Derivation, Document, Section, Units
 
 PIPE_WIDTH = 120
+#: Columns of a table that leaves none out, whatever it is shown on.
+WIDEST = 10_000
 #: Words fold into columns of this width before a column is left out.
 _COMFORTABLE = 24
 _GAP = "   "
@@ -164,8 +166,7 @@ def _section(section: Section, units: Units, screen: Screen) -> Iterator[str]:
     yield _legend([each.column for each in shown], screen)
     hidden = [each.name for each in drawn if each not in shown]
     if hidden:
-        whole = _total([each.comfortable for each in drawn])
-        words = f"not shown in {screen.width} columns: {', '.join(dict.fromkeys(hidden))} (COLUMNS={whole} shows all)"
+        words = f"not shown in {screen.width} columns: {', '.join(dict.fromkeys(hidden))} (--wide shows all)"
         yield "".join(f"{screen.styled(line, _DIM)}\n" for line in _fold(words, screen.width, "  "))
 
 

@@ -1,0 +1,184 @@
+"""The tables, the chart and the records of ``kvcalc search``: what a walk found, candidate by candidate."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kvcalc.cli import pictures
+from kvcalc.fitting import Memory, fits
+from kvcalc.footprints import footprint_of
+from kvcalc.report.document import Chart, Column, Section, Series
+from kvcalc.report.document import Grid as PageGrid
+from kvcalc.report.records import footprint_record
+from kvcalc.search import Candidate, Configuration, Found, Grid
+
+if TYPE_CHECKING:
+    from kvcalc.report.shapes import FoundRecord
+
+#: Configurations that a page's sliders and layer strips show.
+MOST_ON_A_PAGE = 20
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What holds for every candidate of a search.
+
+    Attributes:
+        model: its name.
+        grid: what is varied.
+        batch_size: sequences.
+        memory: the memory of one device, or None where none was named.
+        label: that memory in a word.
+        flags: what every row's command has in common.
+        engine_options: the options of each engine, by its name.
+    """
+
+    model: str
+    grid: Grid
+    batch_size: int
+    memory: Memory | None
+    label: str
+    flags: Sequence[str]
+    engine_options: Mapping[str, Mapping[str, object]]
+
+    def command(self, configuration: Configuration, context: int) -> str:
+        """What shows one candidate again."""
+        words = ["kvcalc", "show", configuration.reference, "-c", str(context)]
+        if configuration.kv_cache_dtype is not None:
+            words += ["--kv-cache-dtype", configuration.kv_cache_dtype]
+        if configuration.weights_dtype is not None:
+            words += ["--weights-dtype", configuration.weights_dtype]
+        name = configuration.setup.engine.name
+        engine = ["--engine", name] if name != "ideal" else []
+        options = [word for key, value in self.engine_options[name].items() for word in ("-E", f"{key}={value}")]
+        return shlex.join([*words, *self.flags, *engine, *options])
+
+    def record(self, configuration: Configuration, context: int, leads: bool | None) -> FoundRecord:
+        """A candidate for programs; ``leads``: whether it stands on the front, where that is known."""
+        setup, standing = configuration.setup, configuration.standing
+        return {
+            **footprint_record(configuration.reference, footprint_of(setup, context, self.batch_size)),
+            "search": {
+                "command": self.command(configuration, context),
+                "fits": None if self.memory is None else fits(setup, self.memory, context, self.batch_size),
+                "local_layers": configuration.local_layers,
+                "attention_layers": configuration.attention_layers,
+                "local_share": configuration.local_share,
+                "pareto": leads,
+                "evidence": {"ratio": standing.ratio, "window": standing.window, "text": standing.text},
+            },
+        }
+
+    def assumptions(self, found: Found) -> tuple[str, ...]:
+        """What holds for every row, and how many of them fit."""
+        grid = self.grid
+        stated = [f"batch size {self.batch_size:,}", f"engine {', '.join(grid.engines)}"]
+        for what, formats, own in (
+            ("K and V", grid.kv_cache_dtypes, "the engine's own"),
+            ("weights", grid.weights_dtypes, "as shipped"),
+        ):
+            stated.append(f"{what} {', '.join(word or own for word in formats)}")
+        return (*stated, *([f"{found.fitting:,} of {found.walked:,} fit"] if self.label else []))
+
+
+def sections(shown: Sequence[Candidate], front: set[int], grid: Grid, pareto: bool) -> Iterator[Section]:
+    several: list[Column] = []
+    if len(grid.engines) > 1:
+        several.append(Column("engine", lambda each: each.configuration.setup.engine.name))
+    if len(grid.kv_cache_dtypes) > 1:
+        several.append(Column("K and V", lambda each: each.configuration.kv_cache_dtype))
+    if len(grid.weights_dtypes) > 1:
+        several.append(Column("weights format", lambda each: each.configuration.weights_dtype))
+    common = [
+        Column("candidate", lambda each: each.configuration.reference),
+        *several,
+        Column("weights", lambda each: each.configuration.setup.weights.bytes, "bytes", drop_order=2),
+        Column("KV cache", lambda each: each.kv_bytes, "bytes"),
+        Column("total", lambda each: each.memory_bytes, "bytes"),
+        Column("local", _local_layers),
+    ]
+    # What the report measured is about layouts: it says nothing where none is varied.
+    standing = Column("in the report", lambda each: each.configuration.standing.label, drop_order=1)
+    evidence = [standing] if grid.ratios or grid.windows else []
+    if not pareto:
+        columns = (
+            *common[:1],
+            Column("context", lambda each: each.context, "count"),
+            *common[1:],
+            Column("front", lambda each: "front" if each.number in front else ""),
+            *evidence,
+        )
+        if shown:
+            yield Section(columns, shown, "The least memory first")
+        return
+    for context in dict.fromkeys(each.context for each in shown):
+        rows = [each for each in shown if each.context == context]
+        title = f"Pareto front at {context:,} tokens: no candidate has both less memory and fewer local layers"
+        yield Section((*common, *evidence), rows, title)
+
+
+def chart(asked: Asked, shown: Sequence[Candidate], front: set[int]) -> Chart:
+    """Memory over local layers, a group of points a context, and the steps of each front."""
+    series = []
+    for context in dict.fromkeys(each.context for each in shown):
+        here = [each for each in shown if each.context == context]
+        best = sorted((each for each in here if each.number in front), key=lambda each: each.local_layers)
+        others = [each for each in here if each.number not in front]
+        for label, points in ((f"front at {context:,} tokens", best), (f"others at {context:,} tokens", others)):
+            if points:
+                memory = tuple(each.memory_bytes for each in points)
+                local = tuple(each.local_layers for each in points)
+                names = tuple(_short_name(each.configuration, asked.grid) for each in points if points is best)
+                series.append(Series(label, memory, local, joined=points is best, names=names))
+    layers = shown[0].configuration.attention_layers
+    device = None if asked.memory is None else asked.memory.device
+    return Chart(
+        "points",
+        f"{asked.model}: memory over local layers",
+        tuple(series),
+        x_title=f"local layers (of {layers} attention layers)",
+        y_title="weights and KV cache",
+        limit=None if device is None else (device.memory_bytes, asked.label),
+    )
+
+
+def _short_name(configuration: Configuration, grid: Grid) -> str:
+    """What tells a candidate from the others: its layout, and what else is varied."""
+    layout = configuration.reference.partition("@")[2]
+    engine = configuration.setup.engine.name if len(grid.engines) > 1 else ""
+    words = (layout, engine, configuration.kv_cache_dtype, configuration.weights_dtype)
+    return ", ".join(word for word in words if word) or configuration.reference
+
+
+def page_grid(shown: Sequence[Candidate], batch_size: int, grid: Grid) -> PageGrid:
+    """The sliders of a page: the first distinct configurations."""
+    distinct = list({id(each.configuration): each.configuration for each in shown}.values())[:MOST_ON_A_PAGE]
+    labels = [_short_name(each, grid) for each in distinct]
+    return pictures.grid(labels, [each.setup for each in distinct], shown[0].context, batch_size)
+
+
+def _local_layers(candidate: Candidate) -> str:
+    return f"{candidate.local_layers} of {candidate.configuration.attention_layers}"
+
+
+def notes(asked: Asked, found: Found, shown: Sequence[Candidate]) -> Iterator[str]:
+    """How much was looked at, what was left out, and what the report measured of it."""
+    grid = asked.grid
+    if not found.fitting:
+        yield "no candidate fits"
+    if found.walked == 1 and asked.memory is not None:
+        yield "nothing is varied: see --ratios, --windows, --weights-dtype a,b; 'kvcalc fit' names the formats that fit"
+    if found.refused:
+        yield f"{found.refused:,} candidates left out: {found.reason}"
+    if grid.ratios or grid.windows:
+        texts = dict.fromkeys(each.configuration.standing.text for each in shown[:10])
+        yield from (f"the report: {text}" for text in texts)
+        yield (
+            f"the report's bounds are for its own 2B and 9B text-only models, not for {asked.model}; between and "
+            "beyond its points nothing is predicted"
+        )
+    if shown:
+        yield f"to see a row: {asked.command(shown[0].configuration, shown[0].context)}"
