@@ -185,6 +185,14 @@ def test_without_an_engine_every_one_that_runs_there_is_compared(kvcalc):
     assert engines[0] == "vllm" == answer["rows"][0]["engine"]["name"]
     assert {"sglang", "llama.cpp", "transformers"} <= set(engines)
     assert "mlx-lm" not in engines
+    unknown = {each["engine"]: each["not_modelled"] for each in answer["alternatives"]}
+    assert unknown["vllm"] is None
+    assert unknown["tensorrt-llm"] == "the working memory of tensorrt-llm is not modelled"
+    shown = kvcalc("fit", "llama-3.1-8b", "--device", "h100-80gb", "-c", "32k").out
+    assert "why: before working memory: the working memory of tensorrt-llm is not modelled" in shown
+    both = ("-e", "vllm,tensorrt-llm", "--format", "markdown")
+    beside = kvcalc("compare", "llama-3.1-8b", "--device", "h100-80gb", "-c", "32k", *both).out
+    assert beside.count("left before working memory") == 1
     _, on_a_mac = fitted(kvcalc, "llama-3.1-8b", "--device", "apple-m4-max-64gb", "-c", "32k")
     assert on_a_mac["rows"][0]["engine"]["name"] == "mlx-lm"
     assert "vllm" not in {each["engine"] for each in on_a_mac["alternatives"]}
@@ -203,6 +211,14 @@ def test_without_a_device_those_that_serve_it_are_listed_the_smallest_first(kvca
     assert none.code == 1
     assert none.out.startswith("Does not fit: 400 x 131,072 tokens is ")
     assert ", the largest there is" in none.out
+
+
+def test_a_size_that_is_typed_holds_on_any_device_and_a_format_that_none_has_is_refused(kvcalc):
+    _, answer = fitted(kvcalc, "llama-3.1-8b", "-c", "8k", "--engine", "vllm", "-tp", "4")
+    assert answer["rows"][0]["workload"]["tensor_parallel_size"] == 4
+    refused = kvcalc("fit", "llama-3.1-8b", "-c", "8k", "--engine", "vllm", "--kv-cache-dtype", "q8_0/q4_0")
+    assert (refused.code, refused.out) == (2, "")
+    assert "one format for K and V" in refused.err
 
 
 def test_the_line_that_starts_the_server_has_what_the_answer_assumes(kvcalc):

@@ -140,4 +140,5 @@ def _verdict(footprint: Footprint, memory: Memory, units: Units) -> str:
         return "does not fit"
     left = answer.kv_memory - answer.required_kv_memory
     size = format_bytes(abs(left), UNIT_TABLES[units], 2)
-    return f"fits, {size} left" if answer.fits else f"does not fit, {size} short"
+    before = " before working memory" if answer.pool.not_modelled else ""
+    return f"fits, {size} left{before}" if answer.fits else f"does not fit, {size} short{before}"

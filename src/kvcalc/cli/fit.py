@@ -21,7 +21,7 @@ beside the rows stand
   ``--shared-prefix``;
 - ``beside``: ``reference``, ``utilization``, ``taken_bytes``, ``kv_memory``, ``context``, ``fits``, ``max_batch_size``;
 - ``alternatives``: ``engine``, ``device``, ``devices``, ``fits``, ``max_context``, ``max_batch_size``, ``kv_memory``,
-  ``refusal``; only where an engine or a device was left out;
+  ``refusal``, ``not_modelled``; only where an engine or a device was left out;
 - ``server_command``: the line that starts the server, or null.
 """
 

@@ -109,7 +109,7 @@ def alternatives_section(alternatives: Sequence[Alternative]) -> Section:
         Column("", _standing, "verdict"),
         Column(most, sequences),
         Column("KV memory", lambda row: row.capacity and row.capacity.kv_memory, "bytes"),
-        Column("why", lambda row: row.refusal or None, "remark"),
+        Column("why", _remark, "remark"),
     )
     shown = alternatives[:_MOST_DEVICES] if by_device else alternatives
     title = "In each engine that runs there"
@@ -117,6 +117,12 @@ def alternatives_section(alternatives: Sequence[Alternative]) -> Section:
         rest = f" ({len(shown)} of {len(alternatives)}; json has all)" if len(shown) < len(alternatives) else ""
         title = f"Devices that serve it, the fewest and smallest first{rest}"
     return Section(columns, shown, title)
+
+
+def _remark(row: Alternative) -> str | None:
+    """Why an engine does not serve it, or what its figure leaves out."""
+    unknown = row.capacity.pool.not_modelled if row.capacity is not None else ""
+    return row.refusal or (f"before working memory: {unknown}" if unknown else None)
 
 
 def _standing(row: Alternative) -> str:
@@ -283,6 +289,7 @@ def alternative_record(each: Alternative) -> AlternativeRecord:
         "max_batch_size": None if answer is None else answer.max_batch_size,
         "kv_memory": None if answer is None else answer.kv_memory,
         "refusal": each.refusal,
+        "not_modelled": None if answer is None else answer.pool.not_modelled or None,
     }
 
 

@@ -447,6 +447,7 @@ class AlternativeRecord(TypedDict):
     max_batch_size: int | None
     kv_memory: Annotated[int | None, Field(description="of one device; null where the engine refuses")]
     refusal: str
+    not_modelled: Annotated[str | None, Field(description="why activations, runtime and graphs are not counted")]
 
 
 class UsersRecord(TypedDict):
