@@ -109,3 +109,10 @@ def test_the_memory_of_indexers_was_not_taken_apart() -> None:
     widths = Widths(Architecture("m", "m", layers, (0,), 64, 1000))
     with pytest.raises(NotModelledError, match="indexers"):
         transformers_working_memory(widths, 8, None, Forward(8, 0, 1, 2), load_device("h100-80gb"))
+
+
+def test_a_model_without_projections_is_its_residuals_and_tables() -> None:
+    """8 tokens: four copies of 64 numbers of 2 bytes; 4 x 128 B of rotary tables, 8 + 8 B of positions and ids."""
+    model = Architecture("m", "m", (Layer(Full(8, 128, 128)),), (0,), 64, 1000)
+    working = kvcalc.working_memory(model, context=8, device="h100-80gb", engine="transformers")
+    assert working.activation_bytes == 8 * 4 * 64 * 2 + 8 * (4 * 128 + 8 + 8)

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvcalc.logs.base import LONGEST_LINE, MOST_CACHES, MOST_STARTS
+from kvcalc.errors import InputError
+from kvcalc.logs.base import LONGEST_LINE, MOST_CACHES, MOST_STARTS, Given
 from kvcalc.logs.llama_cpp import parse_cache
 from kvcalc.logs.models import preset_of
 from kvcalc.logs.reading import bounded_lines
-from kvcalc.logs.verdict import MARKERS, read
+from kvcalc.logs.verdict import MARKERS, audit, read
 
 VLLM = """\
 (APIServer pid=1) INFO 06-01 09:20:12 [api_server.py:1288] vLLM API server version 0.26.0
@@ -129,6 +130,17 @@ max_total_num_tokens=46611, chunked_prefill_size=8192, context_len=131072, avail
     assert [[figure.printed for figure in cache.figures] for cache in run.caches] == [["46611", "1.42", "1.42"]]
     assert printed(run) == {"max_total_num_tokens": "46611"}
     assert run.stated.items() >= {"tp_size": "2", "page_size": "1", "model_path": "qwen/qwen2-7b"}.items()
+
+
+def test_a_start_is_judged_by_the_engine_that_printed_it_or_by_one_that_is_named():
+    report = read(lines_of(VLLM))
+    assert audit(report).audits[0].rows
+    for engine in ("llama.cpp", "sglang"):
+        with pytest.raises(InputError, match=f"no figure of {engine}"):
+            audit(report, given=Given(engine=engine))
+    nobodys = read(lines_of("  --max-model-len 4096\ntorch.OutOfMemoryError: CUDA out of memory\n"))
+    with pytest.raises(InputError, match="no figure of vllm in 2 lines; the last start"):  # it may have been vLLM's
+        audit(nobodys, given=Given(engine="vllm"))
 
 
 def test_sglang_newer_lines():
