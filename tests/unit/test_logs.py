@@ -138,7 +138,7 @@ def test_a_start_is_judged_by_the_engine_that_printed_it_or_by_one_that_is_named
     for engine in ("llama.cpp", "sglang"):
         with pytest.raises(InputError, match=f"no figure of {engine}"):
             audit(report, given=Given(engine=engine))
-    nobodys = read(lines_of("  --max-model-len 4096\ntorch.OutOfMemoryError: CUDA out of memory\n"))
+    nobodys = read(lines_of("Model loading took 14.99 GiB\ntorch.OutOfMemoryError: CUDA out of memory\n"))
     with pytest.raises(InputError, match="no figure of vllm in 2 lines; the last start"):  # it may have been vLLM's
         audit(nobodys, given=Given(engine="vllm"))
 

@@ -67,7 +67,7 @@ def page_data(
     >>> from kvcalc.sources.devices import load_device
     >>> data = page_data(["gemma-3-1b"], ["ideal"], [load_device("rtx-4090")])
     >>> list(data["models"]), len(data["shapes"])
-    (['gemma-3-1b'], 1)
+    (['gemma-3-1b'], 2)
     """
     shapes, names = _Places(), known_names()
     exported = {name: _Engine(name, devices) for name in engines}
