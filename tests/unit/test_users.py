@@ -1,5 +1,7 @@
 """How many users a pool serves, and the terms that a log prints in place of a formula's."""
 
+from fractions import Fraction
+
 import pytest
 
 import kvcalc
@@ -96,6 +98,10 @@ def test_graphs_beside_the_share_stay_there():
     assert Measured("x").over(WorkingMemory(1, 2, 3, 4, 3)).share_bytes == 3
 
 
+H100 = load_device("h100-80gb")
+LLAMA = prepare("llama-3.1-8b", engine="vllm")
+
+
 def report(*lines):
     return read([(line, False) for line in lines])
 
@@ -106,7 +112,7 @@ def test_the_terms_of_vllm_by_version():
         "model weights take 14.99GiB; non_torch_memory takes 0.13GiB; PyTorch activation peak memory takes 1.18GiB; "
         "the rest of the memory reserved for KV Cache is 54.97GiB.",
     )
-    assert measured(old, "vllm", "x")[0].printed == {
+    assert measured(old, LLAMA, H100, "x")[0].printed == {
         "weights_bytes": int(14.99 * GIB),
         "activation_bytes": int(1.18 * GIB),
         "runtime_bytes": int(0.13 * GIB),
@@ -118,11 +124,30 @@ def test_the_terms_of_vllm_by_version():
         "Actual usage is 15.24 GiB for consumed memory (weights + non-torch), 2.68 GiB for peak activation, and",
         "CUDA graph pool memory: 0.91 GiB (actual), 0.84 GiB (estimated), difference: 0.07 GiB (7.7%).",
     )
-    found = measured(new, "vllm", "x")[0]
+    found = measured(new, LLAMA, H100, "x")[0]
     assert [round(size / GIB, 2) for size in found.printed.values()] == [14.99, 1.84, 0.25, 0.84]
     # Without the estimate nobody can take it from the activations.
-    blind = report("Model loading took 14.99 GiB", "Available KV cache memory: 54.93 GiB")
-    assert set(measured(blind, "vllm", "x")[0].printed) == {"weights_bytes"}
+    blind = report("Model loading took 14.99 GiB", "GPU KV cache size: 449,984 tokens")
+    assert set(measured(blind, LLAMA, H100, "x")[0].printed) == {"weights_bytes"}
+
+
+@pytest.mark.parametrize(("setup", "utilization"), [(LLAMA, "0.92"), (prepare("qwen3.5-27b", engine="vllm"), "0.95")])
+def test_a_pool_that_is_printed_says_what_all_else_takes(setup, utilization):
+    printed = report(
+        f"non-default args: {{'gpu_memory_utilization': {utilization}}}",
+        "Model loading took 14.99 GiB",
+        "Available KV cache memory: 52.93 GiB",
+    )
+    terms, notes = measured(printed, setup, H100, "server.log")
+    assert notes[-1] == "activations are the rest that server.log leaves between its share and its pool"
+    pool = Memory(device=H100, utilization=Fraction(utilization), measured=(terms, setup)).pool(setup, 8192, 1)
+    assert (pool.kv_memory, pool.not_modelled) == (int(52.93 * GIB), "")
+    fixed = report(
+        "non-default args: {'kv_cache_memory_bytes': 1}",
+        "Model loading took 14.99 GiB",
+        "Available KV cache memory: 9 GiB",
+    )
+    assert "activation_bytes" not in measured(fixed, setup, H100, "x")[0].printed
 
 
 def test_the_terms_of_llama_cpp_are_those_of_the_device_with_the_weights():
@@ -133,14 +158,28 @@ def test_the_terms_of_llama_cpp_are_those_of_the_device_with_the_weights():
         "llama_context:      CUDA0 compute buffer size =   258.50 MiB",
         "llama_memory_breakdown_print: | - CUDA0 (RTX 4090) | 24080 = 14000 + (9020 = 4403 + 4096 + 258) + 549 |",
     )
-    found, start = measured(log, "llama.cpp", "llama.log")
+    found, _ = measured(log, prepare("llama-3.1-8b", engine="llama.cpp"), H100, "llama.log")
     assert found.printed == {
         "weights_bytes": int(4403.49 * 2**20),
         "activation_bytes": int(258.5 * 2**20),
         "runtime_bytes": 549 * 2**20,
     }
-    assert start.engine == "llama.cpp"
     on_the_processor = report("llama_kv_cache: size = 4096.00 MiB ( 32768 cells, 32 layers, 1/1 seqs)")
     assert not terms_of(on_the_processor.starts[-1])
     with pytest.raises(kvcalc.KVCalcError, match=r"no term of a device's memory in vllm's words"):
-        measured(on_the_processor, "vllm", "x")
+        measured(on_the_processor, LLAMA, H100, "x")
+
+
+def test_the_terms_of_ollama_are_those_of_a_device():
+    log = report(
+        'msg="kv cache" device=CUDA0 size="1.0 GiB"',
+        'msg="model weights" device=CUDA0 size="4.1 GiB"',
+        'msg="model weights" device=CPU size="281.8 MiB"',
+        'msg="compute graph" device=CUDA0 size="98.0 MiB"',
+    )
+    setup = prepare("llama-3.1-8b", engine="ollama")
+    assert measured(log, setup, H100, "x")[0].printed == {
+        "weights_bytes": int(4.1 * GIB),
+        "activation_bytes": 98 * 2**20,
+    }
+    assert not terms_of(report('msg="kv cache" device=CUDA0 size="1.0 GiB"').starts[-1])

@@ -44,7 +44,7 @@ from kvcalc.device import Device
 from kvcalc.errors import InputError, NotModelledError
 from kvcalc.fitting import Memory, Pool, frontier, parse_utilization
 from kvcalc.footprints import footprint_of
-from kvcalc.logs.measured import contradictions, measured
+from kvcalc.logs.measured import measured
 from kvcalc.report.document import Derivation, Document
 from kvcalc.report.records import footprint_record
 from kvcalc.serving import server_line
@@ -280,11 +280,12 @@ def _place(
 
 def _calibrated(choice: Choice, log: str) -> tuple[Choice, list[str]]:
     """The choice with the terms of a log for its setup, and where the log is of another one."""
-    terms, start = measured(read_log(log), choice.setup.engine.name, Path(log).name)
-    if choice.place.memory.device is None:
+    device = choice.place.memory.device
+    if device is None:
         raise InputError("--calibrate gives terms of a device's memory", hint="name the --device")
+    terms, notes = measured(read_log(log), choice.setup, device, Path(log).name)
     memory = replace(choice.place.memory, measured=(terms, choice.setup))
-    return replace(choice, place=replace(choice.place, memory=memory)), contradictions(start, choice.setup)
+    return replace(choice, place=replace(choice.place, memory=memory)), notes
 
 
 def _neighbours(beside: Sequence[str], choice: Choice, workload: Workload) -> list[Neighbour]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
+from kvcalc.device import Device
 from kvcalc.errors import InputError
-from kvcalc.fitting import Measured
+from kvcalc.fitting import Measured, Memory, parse_utilization
 from kvcalc.logs.base import Given, LogReport, Start
 from kvcalc.logs.verdict import LOGS
 from kvcalc.setup import Setup
@@ -17,26 +19,47 @@ def terms_of(start: Start) -> Mapping[str, int]:
     return log.terms(start) if log is not None else {}
 
 
-def measured(report: LogReport, engine: str, source: str) -> tuple[Measured, Start]:
-    """What the last start of an engine that printed such terms says.
+def measured(report: LogReport, setup: Setup, device: Device, source: str) -> tuple[Measured, list[str]]:
+    """What the last start of a setup's engine that printed such terms says, and what a reader must know of it.
 
     Raises:
         InputError: no start of that engine did.
 
     >>> from kvcalc.logs.verdict import read
-    >>> lines = ["INFO Loading weights took 1 s", "Model loading took 14.99 GiB", "0.25 GiB for non-torch memory"]
-    >>> lines += ["1.89 GiB for peak activation", "Available KV cache memory: 55.67 GiB"]
-    >>> found, start = measured(read([(line, False) for line in lines]), "vllm", "server.log")
-    >>> found.printed["activation_bytes"], start.engine
-    (2029372047, 'vllm')
+    >>> from kvcalc.setup import prepare
+    >>> from kvcalc.sources.devices import load_device
+    >>> lines = ["Model loading took 14.99 GiB", "1.89 GiB for peak activation", "Available KV cache memory: 55.67 GiB"]
+    >>> report, setup = read([(line, False) for line in lines]), prepare("llama-3.1-8b", engine="vllm")
+    >>> measured(report, setup, load_device("h100-80gb"), "server.log")[0].printed
+    {'weights_bytes': 16095389941, 'activation_bytes': 2029372047}
     """
+    engine = setup.engine.name
     for start in reversed(report.starts):
         terms = terms_of(start)
         if start.engine == engine and terms:
-            return Measured(source, **terms), start
+            notes = contradictions(start, setup)
+            found = Measured(source, **terms)
+            rest = None if "activation_bytes" in terms else _rest(found, start, setup, device)
+            if rest is None:
+                return found, notes
+            notes.append(f"activations are the rest that {source} leaves between its share and its pool")
+            return rest, notes
     others = sorted({start.engine for start in report.starts if start.engine and terms_of(start)})
     hint = f"it has those of {', '.join(others)}: --engine {others[0]}" if others else "wanted: a whole start-up"
     raise InputError(f"the log has no term of a device's memory in {engine}'s words", hint=hint)
+
+
+def _rest(found: Measured, start: Start, setup: Setup, device: Device) -> Measured | None:
+    """Activations as what the printed pool leaves of the engine's share, where a log prints the pool and not them."""
+    available, stated = start.figures.get("available"), start.stated.get("gpu_memory_utilization")
+    if available is None or "kv_cache_memory_bytes" in start.stated:
+        return None
+    share = parse_utilization(stated) if stated is not None else None
+    pool = Memory(device=device, utilization=share, measured=(found, setup)).pool(setup, 1, 1)
+    working = pool.working_memory
+    assert working is not None
+    activation = max(0, working.activation_bytes + pool.kv_memory - available.bytes)
+    return replace(found, activation_bytes=activation, runtime_bytes=working.runtime_bytes)
 
 
 def contradictions(start: Start, setup: Setup) -> list[str]:

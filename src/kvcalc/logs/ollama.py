@@ -217,6 +217,20 @@ def _changes(start: Start, question: Question) -> Iterator[Change]:
     )
 
 
+def _device_terms(start: Start) -> dict[str, int]:
+    """Weights and compute graph of the device that holds the most weights."""
+    weights = {
+        name.removeprefix("model weights on "): figure.bytes
+        for name, figure in start.terms.items()
+        if name.startswith("model weights on ") and not name.endswith(" CPU")
+    }
+    if not weights:
+        return {}
+    device = max(weights, key=lambda name: weights[name])
+    graph = start.terms.get(f"compute graph on {device}")
+    return {"weights_bytes": weights[device]} | ({} if graph is None else {"activation_bytes": graph.bytes})
+
+
 LOG = EngineLog(
     "ollama",
     (
@@ -236,4 +250,5 @@ LOG = EngineLog(
     _compare,
     _changes,
     judges=("llama.cpp", "ollama"),
+    terms=_device_terms,
 )
