@@ -283,5 +283,6 @@ class Ollama(EngineOptions):
         params = launch.params(context, batch_size)
         plan = setup.plan
         assert isinstance(plan, LlamaCppPlan)
-        graph = Graph(params, flash_attn=True, n_outputs=None, keeps_inputs=False)
+        in_f16 = device.platform in ("cuda", "rocm")
+        graph = Graph(params, flash_attn=True, n_outputs=None, keeps_inputs=False, copies_to_f16=in_f16)
         return llama_cpp_working_memory(work, plan.model, Widths(setup.architecture), graph, device)
