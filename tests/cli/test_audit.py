@@ -380,6 +380,14 @@ def test_the_pipeline_stage_that_holds_the_fewest_blocks_decides(kvcalc, log):
     assert kvcalc("audit", log(text.replace("38.0", "37.0"))).code == 1
 
 
+def test_a_pool_of_other_tokens_is_shown_and_not_judged(kvcalc, log):
+    other = "KV Cache is allocated. #tokens: 1000, K size: 0.01 GB, V size: 0.01 GB\n"
+    text = SGLANG.replace("max_total", other + "max_total")
+    rows = json.loads(kvcalc("audit", log(text), "--format", "json").out)["rows"]
+    aside = [(row["reported"], row["verdict"]) for row in rows if row["figure"].startswith("another pool: ")]
+    assert aside == [("1000", "not checked"), ("0.01", "not checked"), ("0.01", "not checked")]
+
+
 def test_the_slots_of_llama_cpp_share_its_context(kvcalc, log):
     """Two of 2,048 cells each: 4 layers x 2 x 2,048 x 256 x 2 B, and 22 layers of 512 + 512 cells."""
     text = LLAMA.replace("n_seq_max     = 1", "n_seq_max     = 2").replace("1/1 seqs", "2/2 seqs")

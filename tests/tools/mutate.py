@@ -55,6 +55,7 @@ LOGS = (
     "tests/unit/test_users.py",
 )
 CONFIGS = (
+    "tests/conformance/test_quantised_checkpoints.py",
     "tests/unit/test_config_traps.py",
     "tests/unit/test_config_files.py",
     "tests/unit/test_families.py",
@@ -143,6 +144,8 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "tests/unit/test_hub.py",
     ),
     "sources/devices.py": ("tests/unit/test_devices.py", "tests/cli/test_fit.py"),
+    "sources/quantization_config.py": WEIGHTS,
+    "sources/resolve.py": ("tests/unit/test_names.py", "tests/unit/test_arguments.py", "tests/unit/test_files.py"),
     "sources/config/*.py": CONFIGS,
     "sources/*.py": (
         "tests/unit/test_files.py",

@@ -189,6 +189,46 @@ def test_indices_that_count_from_one() -> None:
         read_config(from_zero)
 
 
+def test_indexer_types_name_every_layer() -> None:
+    config = read("configs.json")["glm-5.2"]
+    types = config["indexer_types"]
+    for wrong in (types[:-1], [*types[:-1], "other"]):
+        with pytest.raises(InputError, match="full or shared for each"):
+            read_config(config | {"indexer_types": wrong})
+    assert read_config(config | {"indexer_types": [*types, "full"]}).num_layers == len(
+        types
+    )  # one of a prediction layer
+
+
+def test_the_two_lists_of_kimi_linear_are_all_layers_and_none_twice() -> None:
+    config = read("configs.json")["kimi-linear-48b-a3b"]
+    stated = config["linear_attn_config"]
+    linear, full = stated["kda_layers"], stated["full_attn_layers"]
+    for changes in ({"kda_layers": [*linear, full[0]]}, {"kda_layers": linear[1:]}):
+        with pytest.raises(InputError, match="do not add up"):
+            read_config(config | {"linear_attn_config": stated | changes})
+
+
+def test_one_layer_of_experts_among_dense_ones() -> None:
+    config = read("configs.json")["qwen3-30b-a3b"] | {"num_hidden_layers": 4}
+
+    def parameters(*dense: int) -> int:
+        return weights(read_config(config | {"mlp_only_layers": list(dense)}), None).parameters
+
+    one_of_experts = parameters(0, 2, 3) - parameters(0, 1, 2, 3)
+    assert one_of_experts > 0
+    assert parameters() - parameters(0, 1, 2, 3) == 4 * one_of_experts
+
+
+def test_a_width_of_openelm_is_kept_at_nine_tenths() -> None:
+    """make_divisible: 10 rounds to 9 of a divisor of 9, which is not below 0.9 x 10."""
+    config = read("other_configs.json")["openelm-270m"]["config"] | {"model_dim": 10, "ffn_dim_divisor": 9}
+    counted = [
+        weights(read_config(config | {"ffn_multipliers": [factor] * 16}), None).parameters for factor in (1.0, 0.9)
+    ]
+    assert counted[0] == counted[1]
+
+
 def test_a_null_in_the_file_is_the_default_of_the_class() -> None:
     gemma = {key: value for key, value in CONFIGS["gemma-2-2b"].items() if key != "tie_word_embeddings"}
     assert not any(tensor.part == "head" for tensor in read_config(gemma).tensors)

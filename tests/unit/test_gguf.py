@@ -96,6 +96,17 @@ def test_any_part_of_a_split_model_stands_for_all(tmp_path):
         assert header.metadata["general.architecture"] == "llama"
 
 
+def test_parts_that_do_not_say_their_number_are_taken_by_their_names(tmp_path):
+    write_gguf(tmp_path / "m-00001-of-00002.gguf", SMALL | {"split.count": 2}, TENSORS[:2])
+    write_gguf(tmp_path / "m-00002-of-00002.gguf", {"split.count": 2}, TENSORS[2:])
+    assert len(read_gguf(tmp_path / "m-00002-of-00002.gguf").tensors) == len(TENSORS)
+
+
+def test_a_tensor_has_up_to_four_dimensions(tmp_path):
+    path = write_gguf(tmp_path / "m.gguf", SMALL, [("w", (2, 3, 5, 7), "f32")])
+    assert read_gguf(path).tensors[0].elements == 2 * 3 * 5 * 7
+
+
 def test_a_missing_part_is_named(tmp_path):
     split(tmp_path, [TENSORS[:2], TENSORS[2:]])
     (tmp_path / "m-00002-of-00002.gguf").unlink()
@@ -171,6 +182,7 @@ def counts(tensors: int, keys: int) -> bytes:
         (counts(2**63, 0), "claims 9,223,372,036,854,775,808 tensors"),
         (counts(0, 2**63), "claims 9,223,372,036,854,775,808 metadata keys"),
         (counts(150_000, 0), "claims 150,000 tensors"),
+        (counts(10, 0), "claims 10 tensors"),  # of 24 bytes at least: the file has 88
         (counts(0, 1) + text("k") + struct.pack("<IIQ", 9, 8, 2**63), "strings"),
         (counts(0, 1) + text("k") + struct.pack("<IIQ", 9, 4, 2**63), "ends inside"),
         (counts(0, 1) + text("k") + struct.pack("<IIQQ", 9, 8, 1, 2**64 - 1), "ends inside"),

@@ -327,8 +327,16 @@ def test_weights_are_the_bytes_of_the_file_and_its_parameters_by_part(load):
         "experts": 2048 * 768 * 8,
     }
     # The table of rope factors takes bytes and is no parameter.
+    assert model.provenance.weight_elements == weights.parameters
     assert weights.parameters == sum(weights.parts.values())
     assert weights.active_parameters == weights.parameters - 2048 * 768 * 6
+
+
+def test_the_most_layers_are_the_last_that_are_read(load, monkeypatch):
+    monkeypatch.setattr("kvcalc.sources.gguf_model._MOST_LAYERS", 2)
+    assert load("llama", block_count=2, attention__head_count_kv=4).num_layers == 2
+    with pytest.raises(InputError, match="says 3 layers"):
+        load("llama", block_count=3, attention__head_count_kv=4)
 
 
 def test_another_weight_format_is_estimated_from_the_parameters(load):

@@ -125,6 +125,10 @@ def test_the_same_tensor_in_two_files_is_refused(tmp_path):
         write(tmp_path / f"{name}.safetensors", {"w": ("F16", [10], 20)})
     with pytest.raises(InputError, match="two files hold a tensor named 'w'"):
         read_weights(tmp_path)
+    for name in ("a", "b"):
+        write(tmp_path / f"{name}.safetensors", {"w": ("F16", [10], 20), "b": ("F16", [10], 20)})
+    with pytest.raises(InputError, match="two files hold a tensor named 'b'"):  # the first in the alphabet, each time
+        read_weights(tmp_path)
 
 
 W = '"dtype":"F16","shape":[4]'

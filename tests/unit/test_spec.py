@@ -18,6 +18,24 @@ def test_every_way_to_write_a_layout_is_written_back_as_it_was_read(layout):
     assert ModelSpec.model_validate(stated_fields(spec)) == spec
 
 
+def test_a_period_repeats_and_its_positions_count_from_zero():
+    tables = SMALL | {
+        "num_layers": 7,
+        "layout": {"period": 3, "global": [2]},
+        "attention": {"num_heads": 2, "window": 4},
+    }
+    model = spec_to_architecture(tables, "spec.toml")
+    assert [model.layers[index].cache.kind for index in model.order] == [*("sliding", "sliding", "full") * 2, "sliding"]
+
+
+def test_the_longest_pattern_is_the_last_that_is_read(monkeypatch):
+    monkeypatch.setattr("kvcalc.sources.building.MOST_LAYERS", 4)
+    tables = {name: value for name, value in SMALL.items() if name != "num_layers"}
+    assert spec_to_architecture(tables | {"layout": "FFFF"}, "spec.toml").num_layers == 4
+    with pytest.raises(KVCalcError, match="longer than 4 layers"):
+        spec_to_architecture(tables | {"layout": "FFFFF"}, "spec.toml")
+
+
 def test_a_spec_does_not_change_and_shows_what_it_states():
     spec = ModelSpec.model_validate(SMALL)
     assert repr(spec) == (
