@@ -116,6 +116,12 @@ def test_an_encoder_without_a_rule_is_said_to_be_left_out():
         ("mistral3", {"image_size": 1540, "patch_size": 14}, {"tokens": 3025, "numbers": 3 * 1540 * 1540}),
         ("qwen2_5_vl", {"patch_size": 14}, {"tokens": 16384, "numbers": 16384 * 3 * 2 * 28 * 28}),
         ("qwen3_vl", {"patch_size": 16}, {"tokens": 16384, "numbers": 16384 * 3 * 2 * 32 * 32}),
+        ("llama4", {"image_size": 336, "patch_size": 14}, {"tokens": 17 * 144, "numbers": 17 * 3 * 336 * 336}),
+        ("internvl", {"image_size": [448, 448]}, {"tokens": 13 * 256, "numbers": 13 * 3 * 448 * 448}),
+        ("llava_next", {"image_size": 336}, {"tokens": 5 * 576 + 48, "numbers": 5 * 3 * 336 * 336}),
+        ("llava", {"image_size": "large"}, None),
+        ("llava", {"image_size": 336, "patch_size": 400}, {"tokens": 1, "numbers": 3 * 336 * 336}),
+        ("internvl", {"image_size": 2, "patch_size": 14}, None),
         ("mllama", {}, None),
         ("gemma3", None, None),
     ],
@@ -134,3 +140,14 @@ def test_a_text_only_setup_leaves_the_encoder_out():
     assert server_line(alone.setup, "google/gemma-3-4b-it", 1024, 1).endswith("--language-model-only")
     with pytest.raises(kvcalc.KVCalcError, match="True or False"):
         kvcalc.footprint(seen, context=1024, text_only=1)
+
+
+def test_the_largest_grid_of_tiles_is_the_largest_image():
+    # granite-vision-3.3-2b: 27 x 27 patches a tile, at most ten tiles above one another, and a break after each row.
+    grids = [[384, 384], [384, 768], [768, 1152], [3840, 384], [384, 3840]]
+    config = {"model_type": "llava_next", "image_grid_pinpoints": grids}
+    vision = {"image_size": 384, "patch_size": 14}
+    image = largest_image(config | {"vision_config": vision})
+    assert image == {"tokens": 27 * 27 * 11 + 270, "numbers": 11 * 3 * 384 * 384}
+    strange = config | {"image_grid_pinpoints": 7, "vision_config": vision}
+    assert largest_image(strange) == {"tokens": 5 * 729 + 54, "numbers": 5 * 3 * 384 * 384}

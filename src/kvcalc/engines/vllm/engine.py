@@ -246,7 +246,7 @@ class Vllm(EngineOptions):
             tensor_parallel_size=setup.tensor_parallel_size,
             pipeline_stages=self.pipeline_stages,
             takes_graphs=not self.enforce_eager,
-            has_image_encoder=VISION in setup.held and any(each.part == VISION for each in setup.architecture.towers),
+            has_image_encoder=_sees(setup),
             image=setup.architecture.image,
             quantises_inputs=setup.weights.dtype in _WITH_8_BIT_INPUTS,
             experts_in_place=setup.weights.dtype == "mxfp4",
@@ -502,3 +502,9 @@ def _computes_in(setup: Setup) -> str:
     """The format of activations: that of ``--dtype`` where the weights are asked for in one, else the model's."""
     asked = setup.weights.dtype if setup.weights_dtype is not None else ""
     return asked if asked in ("float32", "float16", "bfloat16") else model_dtype(setup.architecture)
+
+
+def _sees(setup: Setup) -> bool:
+    """Whether the profile runs an encoder of images: its weights may be modelled or not."""
+    model = setup.architecture
+    return VISION in setup.held and (model.image is not None or any(each.part == VISION for each in model.towers))
