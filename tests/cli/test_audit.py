@@ -155,7 +155,7 @@ def test_a_newer_version_takes_the_newest_rule(kvcalc, log):
     ran = kvcalc("audit", log("INFO vLLM API server version 0.34.1\n" + NEW))
     assert ran.code == 0
     assert "2 of 2 figures agree" in ran.out
-    assert "note: vllm 0.34.1 is newer than the versions read: it is taken to plan as 0.33.0 does" in ran.out
+    assert "note: vllm 0.34.1 is newer than the releases read: the rule of 0.33.0 is followed" in ran.out
 
 
 def test_a_later_start_that_agrees_is_the_one_that_counts(kvcalc, log):

@@ -294,4 +294,4 @@ def test_a_release_that_was_not_read_is_answered_with_a_note() -> None:
     model = laid_out("any", "llama", [full()])
     newer = cache_of(model, 100, version="0.40.0")
     assert newer.bytes == cache_of(model, 100).bytes
-    assert newer.notes == ("mlx-lm 0.40.0 is newer than the releases read: it is taken to cache as 0.32.2 does",)
+    assert newer.notes == ("mlx-lm 0.40.0 is newer than the releases read: the rule of 0.32.2 is followed",)

@@ -114,10 +114,10 @@ def test_mla_layers_cache_the_latent_since_5_15(version: str, elements: int) -> 
 @pytest.mark.parametrize(
     ("version", "elements", "words"),
     [
-        ("4.50.0", 40960, "older than the releases read: it is taken to cache as 4.57.1 does"),
-        ("5.14.1", 40960, "not among the releases read: it is taken to cache as 5.14.0 does"),
-        ("5.16.2", 576, "not among the releases read: it is taken to cache as 5.15.0 does"),
-        ("5.99.0", 576, "newer than the releases read: it is taken to cache as 5.24.0 does"),
+        ("4.50.0", 40960, "older than the releases read: the rule of 4.57.1 is followed"),
+        ("5.14.1", 40960, "not among the releases read: the rule of 5.14.0 is followed"),
+        ("5.16.2", 576, "not among the releases read: the rule of 5.15.0 is followed"),
+        ("5.99.0", 576, "newer than the releases read: the rule of 5.24.0 is followed"),
     ],
 )
 def test_a_release_that_was_not_read_follows_the_nearest_older_one_with_a_note(

@@ -340,18 +340,18 @@ def test_versions_from_0_14_to_0_18_check_the_first_group_alone() -> None:
 @pytest.mark.parametrize(
     ("version", "as_in"),
     [
-        ("0.10.2", "older than the versions read: it is taken to plan as 0.11.0 does"),
-        ("0.13", "not among the versions read: it is taken to plan as 0.12.0 does"),
+        ("0.10.2", "older than the releases read: the rule of 0.11.0 is followed"),
+        ("0.13", "not among the releases read: the rule of 0.12.0 is followed"),
         ("0.20.2rc1.dev9+g01d4d1ad3", None),
-        ("0.21.0", "not among the versions read: it is taken to plan as 0.20.2 does"),
-        ("v0.29.1rc1", "not among the versions read: it is taken to plan as 0.29.0 does"),
+        ("0.21.0", "not among the releases read: the rule of 0.20.2 is followed"),
+        ("v0.29.1rc1", "not among the releases read: the rule of 0.29.0 is followed"),
         ("0.33.0", None),
-        ("0.34.0", "newer than the versions read: it is taken to plan as 0.33.0 does"),
+        ("0.34.0", "newer than the releases read: the rule of 0.33.0 is followed"),
     ],
 )
 def test_a_version_that_was_not_read_follows_the_nearest_older_one_and_says_so(version: str, as_in: str | None) -> None:
     notes = plan(QWEN_27B, version=version).notes
-    assert [note for note in notes if "versions read" in note] == (
+    assert [note for note in notes if "releases read" in note] == (
         [f"vllm {_short(version)} is {as_in}"] if as_in else []
     )
 
@@ -362,7 +362,7 @@ def _short(version: str) -> str:
 
 @pytest.mark.parametrize("version", ["latest", "", "0", "0.33.0.1.2.", "1234.0", "0.33/0"])
 def test_a_text_that_is_no_version_is_an_input_error(version: str) -> None:
-    with pytest.raises(InputError, match="no version of vllm"):
+    with pytest.raises(InputError, match="no version: write two or three numbers"):
         make_engine("vllm", {"version": version})
 
 

@@ -36,7 +36,7 @@ from kvcalc.derivation import Derivation, Quantity
 from kvcalc.dtypes import BFLOAT16, FLOAT16, FLOAT32
 from kvcalc.engines.base import KVCache, LayerBytes, Loads, Server, refuse_tensor_parallel
 from kvcalc.engines.options import EngineOptions
-from kvcalc.engines.releases import note_on, release
+from kvcalc.engines.releases import note_on, release, text
 from kvcalc.errors import UnsupportedError
 from kvcalc.units import MAX_TOKENS, round_up
 
@@ -44,7 +44,8 @@ if TYPE_CHECKING:
     from kvcalc.setup import Setup
 
 #: Releases whose source was read.
-_READ = ("0.32.2",)
+_READ = ((0, 32, 2),)
+_NEWEST = text(_READ[-1])
 _STEP = 256
 _SOURCE = "mlx-lm 0.32.2 models/cache.py"
 
@@ -615,10 +616,10 @@ class MlxLm(EngineOptions):
         "prompts, and tiny models of 79 types, states among them: 0 bytes of difference"
     )
     server: ClassVar[Server | None] = Server(("mlx_lm.server", "--model", "{model}"), {})
-    releases: ClassVar[tuple[tuple[str, ...], ...]] = tuple((release,) for release in reversed(_READ))
+    releases: ClassVar[tuple[tuple[str, ...], ...]] = tuple((text(each),) for each in reversed(_READ))
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {"prefill_step_size": (1024, 512)}
 
-    version: str = Field(_READ[-1], description="release whose rule is followed")
+    version: str = Field(_NEWEST, description="release whose rule is followed")
     prefill_step_size: int = Field(2048, ge=1, le=MAX_TOKENS, description="tokens of a prefill chunk")
     decode_tokens: int = Field(
         1, ge=0, le=MAX_TOKENS, description="generated tokens that are fed back, after the last prompt token"
@@ -838,6 +839,6 @@ def _state_bytes(model: Architecture, state: State, element_bytes: int) -> int:
 
 def _no_class(model: Architecture, what: str) -> UnsupportedError:
     return UnsupportedError(
-        f"no class of mlx-lm {_READ[-1]} keeps {what} for model type {model.model_type} (mlx_lm/utils.py:224)",
+        f"no class of mlx-lm {_NEWEST} keeps {what} for model type {model.model_type} (mlx_lm/utils.py:224)",
         hint="use ideal for the report's accounting",
     )

@@ -8,9 +8,9 @@ from dataclasses import replace
 from decimal import Decimal
 
 from kvcalc.architecture import Architecture
+from kvcalc.engines.releases import text as version_text
 from kvcalc.engines.vllm import VllmPlan
 from kvcalc.engines.vllm.versions import SPANS
-from kvcalc.engines.vllm.versions import text as version_text
 from kvcalc.errors import InputError
 from kvcalc.logs.base import (
     COUNT,

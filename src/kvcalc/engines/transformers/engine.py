@@ -32,7 +32,7 @@ from kvcalc.architecture import (
 from kvcalc.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType, parse_dtype
 from kvcalc.engines.base import Loads, WorkingMemory, refuse_tensor_parallel
 from kvcalc.engines.options import EngineOptions
-from kvcalc.engines.releases import note_on, release
+from kvcalc.engines.releases import Release, note_on, release, text
 from kvcalc.engines.transformers.plan import SOURCE, LayerCost, Part, TransformersPlan, summed
 from kvcalc.engines.transformers_memory import Forward, transformers_working_memory
 from kvcalc.errors import NotModelledError, UnsupportedError
@@ -47,11 +47,11 @@ CacheClass = Literal["dynamic", "static", "quantized", "dynamic_unconfigured"]
 Backend = Literal["quanto", "hqq", "fp8"]
 
 #: Releases whose source was read. One between two of them follows the older, and a note says so.
-_READ = (
-    *("4.57.1", "5.0.0", "5.12.0", "5.13.0", "5.14.0", "5.15.0", "5.17.0", "5.18.0", "5.20.0", "5.22.0", "5.23.0"),
-    "5.24.0",
+_READ: tuple[Release, ...] = (
+    *((4, 57, 1), (5, 0, 0)),
+    *((5, minor, 0) for minor in (12, 13, 14, 15, 17, 18, 20, 22, 23, 24)),
 )
-_NEWEST = _READ[-1]
+_NEWEST = text(_READ[-1])
 #: MLA layers cache the latent since this release, before it every decompressed head.
 _LATENT_SINCE = (5, 15, 0)
 #: The same of MLA layers with an indexer (modeling_deepseek_v32.py, modeling_glm_moe_dsa.py), which were later.
@@ -106,7 +106,7 @@ class Transformers(EngineOptions):
     not_modelled: ClassVar[tuple[str, ...]] = (
         "QuantizedCache with axis_key or axis_value other than 0, and the copy that it dequantises in every step",
         "the second copy of one layer's K or V that torch.cat needs for a moment in every decode step",
-        "the CUDA allocator's rounding of each tensor to 512 bytes",
+        "the CUDA allocator's rounding of each tensor to 512 bytes, and up to 1 MiB of a block that it does not split",
         "a sequence that generate() ends: its last token is never cached, so P prompt and G new tokens are P + G - 1",
         "multi-token-prediction layers: transformers does not run them",
     )
@@ -115,7 +115,7 @@ class Transformers(EngineOptions):
         "source); its QuantizedCache and DeepSeek V4's classes likewise; the CUDA allocator's count of 5.17.0 on an "
         "H200 within 512 bytes a tensor"
     )
-    releases: ClassVar[tuple[tuple[str, ...], ...]] = tuple((release,) for release in reversed(_READ))
+    releases: ClassVar[tuple[tuple[str, ...], ...]] = tuple((text(each),) for each in reversed(_READ))
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "cache": ("dynamic", "static"),
         "prefill_chunk": (8192, 2048),

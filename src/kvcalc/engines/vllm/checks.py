@@ -20,8 +20,9 @@ from kvcalc.architecture import (
     State,
     window_of,
 )
+from kvcalc.engines.releases import Release, note_on, release, text
 from kvcalc.engines.vllm.groups import model_dtype
-from kvcalc.engines.vllm.versions import Version, note_on, parsed, text
+from kvcalc.engines.vllm.versions import READ
 from kvcalc.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ _KV_DTYPES = frozenset(
 )
 
 # The last version with a class for a model type (vllm 0.33.0 models/registry.py, _PREVIOUSLY_SUPPORTED_MODELS).
-_LAST_VERSION: dict[str, Version] = {
+_LAST_VERSION: dict[str, Release] = {
     "phi4flash": (0, 10, 2),
     "motif": (0, 10, 2),
     "mllama": (0, 10, 2),
@@ -176,10 +177,10 @@ def _refuse_states(engine: Vllm, setup: Setup) -> None:
 
 def notes_on(engine: Vllm, setup: Setup) -> list[str]:
     architecture, tp = setup.architecture, setup.tensor_parallel_size
-    version = note_on(engine.version)
+    version = note_on(engine.name, engine.version, READ)
     notes = [version] if version else []
     last = _LAST_VERSION.get(architecture.model_type)
-    if last is not None and parsed(engine.version) > last:
+    if last is not None and release(engine.version) > last:
         notes.append(f"vllm has no class of its own for this model after {text(last)}: planned as that version did")
     kinds = _attention_kinds(architecture)
     heads = [kind.num_kv_heads for kind in kinds if isinstance(kind, Full | Sliding | Chunked | Cross)]

@@ -16,6 +16,7 @@ from kvcalc.derivation import Quantity
 from kvcalc.dtypes import DTYPES, DType
 from kvcalc.engines.base import Loads, Server, WorkingMemory
 from kvcalc.engines.options import EngineOptions
+from kvcalc.engines.releases import release
 from kvcalc.engines.vllm.blocks import Blocks
 from kvcalc.engines.vllm.checks import hybrid_off_note, notes_on, refuse
 from kvcalc.engines.vllm.groups import (
@@ -32,7 +33,7 @@ from kvcalc.engines.vllm.groups import (
     with_raised_block,
 )
 from kvcalc.engines.vllm.plan import VllmPlan
-from kvcalc.engines.vllm.versions import NEWEST, Rules, parsed, releases_by_rules, rules_of
+from kvcalc.engines.vllm.versions import NEWEST, Rules, releases_by_rules, rules_of
 from kvcalc.engines.vllm_loading import mxfp4_loading
 from kvcalc.engines.vllm_memory import Step, vllm_working_memory
 from kvcalc.errors import NotModelledError, UnsupportedError
@@ -182,7 +183,7 @@ class Vllm(EngineOptions):
     @field_validator("version")
     @classmethod
     def _known_version(cls, version: str) -> str:
-        parsed(version)  # raises InputError, which pydantic lets through
+        release(version)  # raises ValueError where the text is no version
         return version
 
     @property
@@ -221,7 +222,7 @@ class Vllm(EngineOptions):
         model = setup.architecture
         if setup.weights.dtype != "mxfp4" or model.model_type != "gpt_oss" or device.platform != "cuda":
             return ()
-        version, tp = parsed(self.version)[:2], setup.tensor_parallel_size
+        version, tp = release(self.version)[:2], setup.tensor_parallel_size
         return tuple(mxfp4_loading(version, Widths(model), tp, device).quantities)
 
     def required_with_prefix(self, setup: Setup, context: int, batch_size: int, prefix: int) -> int:
@@ -251,7 +252,7 @@ class Vllm(EngineOptions):
             quantises_inputs=setup.weights.dtype in _WITH_8_BIT_INPUTS,
             experts_in_place=setup.weights.dtype == "mxfp4",
         )
-        model, version = setup.architecture, parsed(self.version)[:2]
+        model, version = setup.architecture, release(self.version)[:2]
         # The same for every context and batch, which an inverse tries by the dozen.
         return model.memo(
             ("working memory", version, step, device), lambda: vllm_working_memory(version, Widths(model), step, device)

@@ -6,13 +6,10 @@ the newest and an older one the oldest, and a note says so.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from kvcalc.errors import InputError, quote
-
-Version = tuple[int, int, int]
+from kvcalc.engines.releases import Release, release, text
 
 #: The version that answers where none is named.
 NEWEST = "0.33.0"
@@ -43,7 +40,7 @@ class Rules:
             last whole block ends (Mamba-2; gated delta nets with FlashInfer's kernels).
     """
 
-    first: Version
+    first: Release
     utilization_percent: int
     counts_every_batch: bool
     tokens_by_group: bool
@@ -107,7 +104,7 @@ _0_33 = replace(_0_32, first=(0, 33, 0), checkpoints_gdn=True)
 SPANS = (_0_11, _0_12, _0_14, _0_17, _0_18, _0_19, _0_20, _0_20_1, _0_24, _0_26, _0_27, _0_28, _0_29, _0_32, _0_33)
 
 #: The releases whose planner was read, oldest first.
-READ: tuple[Version, ...] = (
+READ: tuple[Release, ...] = (
     (0, 11, 0),
     (0, 11, 2),
     (0, 12, 0),
@@ -130,23 +127,6 @@ READ: tuple[Version, ...] = (
     (0, 32, 0),
     (0, 33, 0),
 )
-# A release, and what a build adds to it (0.20.2rc1.dev9+g01d4d1ad3).
-_VERSION = re.compile(r"v?(\d{1,3})\.(\d{1,3})(?:\.(\d{1,3}))?(?:\.?(?:a|b|rc|dev|post|\+)[a-z0-9.+]{0,40})?", re.ASCII)
-
-
-def parsed(version: str) -> Version:
-    """The release of a version's text.
-
-    Raises:
-        InputError: the text is no version.
-
-    >>> parsed("0.20.2rc1.dev9+g01d4d1ad3")
-    (0, 20, 2)
-    """
-    match = _VERSION.fullmatch(version)
-    if match is None:
-        raise InputError(f"{quote(version)} is no version of vllm", hint=f"as in version={NEWEST}")
-    return int(match[1]), int(match[2]), int(match[3] or 0)
 
 
 def rules_of(version: str) -> Rules:
@@ -155,7 +135,7 @@ def rules_of(version: str) -> Rules:
     >>> rules_of("0.25.1").counts_every_batch, rules_of("0.26.0").counts_every_batch
     (False, True)
     """
-    found = parsed(version)
+    found = release(version)
     return next((rules for rules in reversed(SPANS) if rules.first <= found), SPANS[0])
 
 
@@ -165,22 +145,7 @@ def releases_by_rules() -> tuple[tuple[str, ...], ...]:
     >>> releases_by_rules()[-1]
     ('0.11.2', '0.11.0')
     """
-    spans: dict[Version, list[str]] = {}
-    for release in reversed(READ):
-        spans.setdefault(rules_of(text(release)).first, []).append(text(release))
+    spans: dict[Release, list[str]] = {}
+    for each in reversed(READ):
+        spans.setdefault(rules_of(text(each)).first, []).append(text(each))
     return tuple(map(tuple, spans.values()))
-
-
-def note_on(version: str) -> str | None:
-    """What a reader must know of a version that was not itself read."""
-    found = parsed(version)
-    if found in READ:
-        return None
-    nearest = max((each for each in READ if each <= found), default=READ[0])
-    place = "newer than" if found > READ[-1] else "older than" if found < READ[0] else "not among"
-    return f"vllm {text(found)} is {place} the versions read: it is taken to plan as {text(nearest)} does"
-
-
-def text(version: Version) -> str:
-    """A version as it is written."""
-    return ".".join(map(str, version))
