@@ -1,0 +1,399 @@
+"""transformers' own classes beside kvcalc: what a cache keeps alive after each forward, for models of every type.
+
+Each case is a model type with a random configuration, built on the meta device: no memory and no GPU, but every shape,
+stride and storage as it is. A prompt is fed in chunks, and one token more; after each forward the storages behind the
+cached tensors are added up. Quantised caches need values: those are driven on the CPU, without a model.
+
+On a bare machine, in this repository::
+
+# needs: install torch==2.13.0 transformers==5.24.0 optimum-quanto==0.2.7 hypothesis
+# needs: install --no-deps hqq==0.2.8.post1 termcolor tqdm
+    python tests/oracles/transformers.py                # 1,500 cases, about ten minutes
+    python tests/oracles/transformers.py 100 --types qwen3_next,gemma3n_text --seed 7
+
+The last lines are the counts; where the two differ, the smallest case that differs stands above them. ``--fault`` makes
+one of kvcalc's slots a byte too wide, which has to be found.
+"""
+
+# ruff: noqa: E402 - imports after the path is mended; configurations that a class refuses are drawn again
+from __future__ import annotations
+
+import argparse
+import inspect
+import random
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+HERE = str(Path(__file__).resolve().parent)
+sys.path[:] = [each for each in sys.path if str(Path(each).resolve()) != HERE]  # this file has the package's name
+warnings.filterwarnings("ignore")
+
+import torch
+import transformers
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+
+sys.path.append(HERE)
+
+from parameters import KNOBS, build, plain, reads_an_encoder, types
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from kvcalc import read_config
+from kvcalc.architecture import Full, Latent
+from kvcalc.engines.transformers.plan import Part
+from kvcalc.errors import KVCalcError
+from kvcalc.setup import prepare
+
+#: Small numbers for what a class has a large default of; a case draws some of KNOBS beside them.
+SMALL: dict[str, Any] = {
+    "num_hidden_layers": 4,
+    "n_layer": 3,
+    "decoder_layers": 2,
+    "encoder_layers": 1,
+    "hidden_size": 256,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "moe_intermediate_size": 32,
+    "vocab_size": 512,
+    "pad_token_id": 0,
+    "o_groups": 2,
+}
+#: Numbers of layers of each model type that has to have several kinds among them.
+LAYERS = (2, 4, 5, 8, 9)
+#: Text models inside of wrappers that no mapping of transformers names by itself.
+INNER = {"minimax_m3_vl_text": "MiniMaxM3VLForCausalLM"}
+#: Where the two differ by definition, and why.
+BY_DEFINITION = {
+    "openai-gpt": "the class keeps no cache at all",
+}
+QUANTIZED = ("llama", "qwen3", "deepseek_v3")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, and a prompt fed in chunks."""
+
+    model_type: str
+    changes: tuple[tuple[str, Any], ...]
+    cache: str
+    dtype: str
+    batch_size: int
+    context: int
+    chunk: int | None
+    encoder_tokens: int
+    quantized: tuple[tuple[str, Any], ...] = ()
+
+    def config(self) -> Any:
+        """The configuration, as its class makes it.
+
+        Raises:
+            Exception: whatever the class raises.
+        """
+        stated = defaults(self.model_type)
+        given = {key: value for key, value in SMALL.items() if key in stated} | dict(self.changes)
+        if "kv_lora_rank" in stated:  # every query head has keys of its own
+            given["num_key_value_heads"] = given.get("num_attention_heads", SMALL["num_attention_heads"])
+        return CONFIG_MAPPING[self.model_type](**given)
+
+    def chunks(self, tokens: int) -> list[int]:
+        """Tokens of each forward of a prefill."""
+        size = self.chunk or tokens
+        return [min(size, tokens - start) for start in range(0, tokens, size)]
+
+
+@cache
+def defaults(model_type: str) -> dict[str, Any]:
+    """What the default configuration of a type states; nothing where there is none."""
+    try:
+        stated: dict[str, Any] = CONFIG_MAPPING[model_type]().to_dict()
+    except Exception:
+        return {}
+    return stated
+
+
+def tensors(kept: Any, seen: set[int]) -> Iterator[torch.Tensor]:
+    """Every tensor that an object refers to: a cache, its layers, their dictionaries of states."""
+    if id(kept) in seen:
+        return
+    seen.add(id(kept))
+    if hasattr(kept, "__tensor_flatten__") and type(kept) is not torch.Tensor:  # quanto's: a wrapper around others
+        yield from (each for name in kept.__tensor_flatten__()[0] for each in tensors(getattr(kept, name), seen))
+    elif isinstance(kept, torch.Tensor):
+        yield kept
+    elif isinstance(kept, dict):
+        for each in kept.values():
+            yield from tensors(each, seen)
+    elif isinstance(kept, list | tuple):
+        for each in kept:
+            yield from tensors(each, seen)
+    elif type(kept).__module__.startswith(("transformers", "optimum")) and hasattr(kept, "__dict__"):
+        yield from tensors(vars(kept), seen)
+
+
+def held(cache: Any) -> tuple[int, int]:
+    """Bytes of the storages behind a cache's tensors, and of the tensors' own shapes; counters are no cache."""
+    kept = [each for each in tensors(cache, set()) if each.dtype != torch.long]
+    storages = {each.untyped_storage()._cdata: each.untyped_storage().nbytes() for each in kept}
+    return sum(storages.values()), sum(each.numel() * each.element_size() for each in kept)
+
+
+@torch.inference_mode()
+def asked(case: Case) -> dict[str, int]:
+    """What transformers keeps: the most after a chunk, after the last one by shapes, and after a decode step.
+
+    Raises:
+        Exception: the class cannot be built, run or cached so.
+    """
+    feed = quantizing(case) if case.cache == "quantized" else running(case)
+
+    def after(chunks: list[int]) -> list[tuple[int, int]]:
+        kept: Any = None
+        sizes = []
+        for count in chunks:
+            kept = feed(kept, count)
+            sizes.append(held(kept))
+        return sizes
+
+    prefill = after(case.chunks(case.context))
+    answer = {"bytes": max(size for size, _ in prefill), "logical_bytes": prefill[-1][1]}
+    if case.cache == "static":
+        return {**answer, "steady_bytes": answer["bytes"]}
+    answer["steady_bytes"] = after([*case.chunks(case.context - 1), 1])[-1][0]
+    if case.cache == "quantized":  # the first token that waits makes it larger
+        answer["bytes"] = max(answer["bytes"], answer["steady_bytes"])
+        del answer["logical_bytes"]
+    return answer
+
+
+def running(case: Case) -> Callable[[Any, int], Any]:
+    """A forward of the model on the meta device: a cache (None: a new one) and tokens to what the cache becomes."""
+    config = case.config()
+    torch.set_default_dtype(getattr(torch, case.dtype))
+    try:
+        model = build(CLASSES[case.model_type], config)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for part in (config, config.get_text_config(decoder=True)):
+        part._attn_implementation = "eager"
+        part._experts_implementation = "batched_mm"
+    seq2seq = reads_an_encoder(plain(config.to_dict()))
+    name = next(name for name in ("cache", "past_key_values", "cache_params") if name in parameters_of(model))
+
+    def new_cache() -> Any:
+        if case.cache == "dynamic":
+            return None  # the model makes its own, as generate() does
+        made = [
+            transformers.StaticCache(config=config, max_cache_len=tokens)
+            if case.cache == "static"
+            else transformers.DynamicCache()
+            for tokens in (case.context, case.encoder_tokens)[: 1 + seq2seq]
+        ]
+        return transformers.EncoderDecoderCache(*made) if seq2seq else made[0]
+
+    def feed(kept: Any, count: int) -> Any:
+        ids = torch.ones((case.batch_size, count), dtype=torch.long, device="meta")
+        encoder_ids = torch.ones((case.batch_size, case.encoder_tokens), dtype=torch.long, device="meta")
+        texts = {"input_ids": encoder_ids, "decoder_input_ids": ids} if seq2seq else {"input_ids": ids}
+        output = model(**texts, **{name: new_cache() if kept is None else kept}, use_cache=True)
+        return getattr(output, name)
+
+    return feed
+
+
+def parameters_of(model: Any) -> Mapping[str, Any]:
+    """What a model's forward takes, its deprecated names left out."""
+    return inspect.signature(inspect.unwrap(model.forward)).parameters
+
+
+def quantizing(case: Case) -> Callable[[Any, int], Any]:
+    """Random K and V of every layer into a QuantizedCache on the CPU: it looks at their values."""
+    config = case.config()
+    kinds = [layer.cache for layer in read_config(plain(config.to_dict())).layers]
+    options = {
+        name: value for name, value in case.quantized if name == "backend" or dict(case.quantized)["backend"] != "fp8"
+    }
+
+    def feed(kept: Any, count: int) -> Any:
+        filled = transformers.QuantizedCache(config=config, **options) if kept is None else kept
+        for at in range(config.num_hidden_layers):
+            kind = kinds[min(at, len(kinds) - 1)]
+            if isinstance(kind, Latent):
+                shapes = ((1, count, kind.rank), (1, count, kind.rope_dim))
+            else:
+                assert isinstance(kind, Full)
+                shapes = ((kind.num_kv_heads, count, kind.head_dim), (kind.num_kv_heads, count, kind.v_head_dim))
+            keys, values = (torch.randn(case.batch_size, *shape).to(getattr(torch, case.dtype)) for shape in shapes)
+            filled.update(keys, values, at)
+        return filled
+
+    return feed
+
+
+def told(case: Case) -> dict[str, int]:
+    """The same of kvcalc.
+
+    Raises:
+        KVCalcError: it refuses the configuration, or the cache.
+    """
+    file = plain(case.config().to_dict())
+    options = {"cache": case.cache, "prefill_chunk": case.chunk, "version": transformers.__version__}
+    setup = prepare(
+        read_config(file),
+        engine="transformers",
+        engine_options={name: value for name, value in (*options.items(), *case.quantized) if value is not None},
+        kv_cache_dtype=case.dtype,
+        encoder_tokens=case.encoder_tokens if reads_an_encoder(file) else 0,
+    )
+    cache = setup.plan.allocate(case.context, case.batch_size)
+    answer = {"bytes": cache.bytes, "steady_bytes": cache.steady_bytes}
+    if case.cache != "quantized":
+        answer["logical_bytes"] = setup.plan.report(case.context, case.batch_size, 0)["logical_bytes"]
+    return answer
+
+
+# ---- random cases -----------------------------------------------------------------------------------------------
+
+#: The types whose configuration states the text model itself, and the class of each.
+CLASSES = {
+    name: class_name
+    for name, class_name in sorted((types() | INNER).items())
+    if name in CONFIG_MAPPING and defaults(name) and "text_config" not in defaults(name)
+}
+
+
+@st.composite
+def cases(draw: Callable[..., Any], names: tuple[str, ...]) -> Case:
+    """A case of one of these model types."""
+    model_type = draw(st.sampled_from(names))
+    cache_class = draw(st.sampled_from(["dynamic", "dynamic", "dynamic", "static", "dynamic_unconfigured"]))
+    if model_type in QUANTIZED and draw(st.booleans()):
+        cache_class = "quantized"
+    stated = defaults(model_type)
+    knobs = [key for key in KNOBS if key in stated and key not in ("num_hidden_layers", "vocab_size")]
+    chosen = draw(st.lists(st.sampled_from(knobs), max_size=3, unique=True)) if knobs else []
+    changes = {key: draw(st.sampled_from(KNOBS[key])) for key in chosen}
+    if "num_hidden_layers" in stated:
+        changes["num_hidden_layers"] = draw(st.sampled_from(LAYERS))
+    if cache_class == "quantized":
+        changes["num_hidden_layers"] = draw(st.sampled_from([1, 2]))
+    backend = draw(st.sampled_from(["quanto", "hqq", "fp8"]))
+    quantized = {
+        "backend": backend,
+        "nbits": draw(st.sampled_from([2, 4] if backend == "quanto" else [1, 2, 3, 4, 8])),
+        "q_group_size": draw(st.sampled_from([16, 32, 64])),
+        "residual_length": draw(st.sampled_from([1, 5, 128])),
+    }
+    return Case(
+        model_type,
+        tuple(sorted(changes.items())),
+        cache_class,
+        draw(st.sampled_from(["bfloat16", "bfloat16", "float16", "float32"])),
+        draw(st.sampled_from([1, 1, 2, 3])),
+        draw(st.sampled_from([2, 7, 16, 40, 129, 300])),
+        draw(st.sampled_from([None, None, 1, 5, 16, 50, 128])),
+        draw(st.sampled_from([1, 9])),
+        tuple(quantized.items()) if cache_class == "quantized" else (),
+    )
+
+
+class Different(AssertionError):
+    pass
+
+
+def compared(case: Case, counts: Counter[str], reasons: Counter[str]) -> None:
+    """Ask both, and count how it ended."""
+    try:
+        ours: dict[str, int] | Exception = told(case)
+    except KVCalcError as error:
+        ours = error
+    except Exception:
+        counts["no such configuration"] += 1
+        return
+    try:
+        theirs: dict[str, int] | Exception = asked(case)
+    except Exception as error:
+        theirs = error
+    if isinstance(ours, Exception) or isinstance(theirs, Exception):
+        refused = ("kvcalc", ours) if isinstance(ours, Exception) else ("transformers", theirs)
+        both = isinstance(ours, Exception) and isinstance(theirs, Exception)
+        counts["refused by both" if both else f"refused by {refused[0]} alone"] += 1
+        if not both:
+            reasons[f"{refused[0]}: {case.model_type}, {case.cache}: {shape_of(refused[1])}"] += 1
+    elif case.model_type in BY_DEFINITION:
+        counts["different by definition"] += 1
+    elif ours != theirs:
+        raise Different(f"transformers {theirs}\nkvcalc {ours}")
+    else:
+        counts["equal"] += 1
+        counts[f"equal, {case.cache}"] += 1
+
+
+def shape_of(error: object) -> str:
+    """A message without its numbers."""
+    text = f"{type(error).__name__} {str(error).splitlines()[0] if str(error) else ''}"
+    return "".join("N" if letter.isdigit() else letter for letter in text)[:100]
+
+
+def say(*lines: object) -> None:
+    """Write lines to the standard output at once."""
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
+    sys.stdout.flush()
+
+
+def main() -> int:
+    """Run the cases and print the counts."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("cases", type=int, nargs="?", default=2000)
+    arguments.add_argument("--types", default="", help="model types with commas between them (default: all)")
+    arguments.add_argument("--fault", action="store_true", help="make a slot of kvcalc's a byte too wide: to be found")
+    arguments.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    asked_for = arguments.parse_args()
+    torch.set_num_threads(1)
+    if asked_for.fault:
+        right = Part.__init__
+        Part.__init__ = lambda self, slots, slot_bytes, *rest, **more: right(self, slots, slot_bytes + 1, *rest, **more)  # type: ignore[method-assign]
+    names = tuple(asked_for.types.split(",")) if asked_for.types else tuple(CLASSES)
+    counts: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+
+    @seed(asked_for.seed)
+    @settings(
+        max_examples=asked_for.cases,
+        deadline=None,
+        database=None,
+        phases=(Phase.generate, Phase.shrink),
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(cases(names))
+    def run(case: Case) -> None:
+        counts["cases"] += 1
+        compared(case, counts, reasons)
+
+    say(
+        f"transformers {transformers.__version__}, torch {torch.__version__}, {len(names)} types, seed {asked_for.seed}"
+    )
+    different = False
+    try:
+        run()
+    except Different as found:
+        different = True
+        say(f"the smallest case that differs: {found}", *getattr(found, "__notes__", ()))
+    rows = ["cases", "no such configuration", *sorted(name for name in counts if name.startswith("equal"))]
+    rows += ["refused by both", "refused by kvcalc alone", "refused by transformers alone", "different by definition"]
+    for name in rows:
+        say(f"{name:32} {counts[name]:8,}")
+    say(f"{'different':32} {'1, shrunk above' if different else '0':>8}")
+    for reason, count in reasons.most_common(30):
+        say(f"  {count:6,} {reason}")
+    return 1 if different else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
