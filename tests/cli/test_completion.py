@@ -9,6 +9,25 @@ from kvcalc.cli import complete
 from kvcalc.cli.app import COMMANDS
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["gemma-3-27b", "@", "5", ":"], ["1", "1/sw=1024"]),
+        (["gemma-3-27b", "@"], ["@global", "@1:1", "@3:1", "@5:1", "@7:1", "@5:1/sw=1024", "@sw=1024"]),
+        (["gemma-3-27b", "@", "gl"], ["@global"]),
+        (["gemma-3-27b", "--engine", "=", "ol"], ["ollama"]),
+        (["-e", "vllm", "-E", "block_size", "="], []),
+        (["gemma-3-27b", "@", "global", "-e", "ol"], ["ollama"]),
+    ],
+)
+def test_bash_completes_behind_the_marks_at_which_it_breaks_words(kvcalc, monkeypatch, words, expected):
+    line = ["kvcalc", "show", *words]
+    for name, value in asked_by_bash("\n".join(line)).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("COMP_CWORD", str(len(line) - 1))
+    assert kvcalc().out.split() == expected
+
+
 def asked_by_bash(line: str) -> dict[str, str]:
     """How bash asks for the last word of a line (of a line that ends with a blank: for a new word)."""
     return {"_KVCALC_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}

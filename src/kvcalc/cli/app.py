@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from importlib import import_module
@@ -12,6 +13,7 @@ from typer.core import TyperCommand
 
 from kvcalc import __version__
 from kvcalc.cli.command import Command, CommandGroup
+from kvcalc.cli.complete import mend_words
 from kvcalc.cli.process import complain, complain_about, drop_what_cannot_be_written, interrupted
 from kvcalc.cli.words import COMMAND, option_name, usual
 from kvcalc.errors import KVCalcError, did_you_mean, printable
@@ -106,6 +108,7 @@ def run(arguments: list[str] | None = None) -> int:
     typed = sys.argv[1:] if arguments is None else arguments
     COMMAND.set(("kvcalc", *typed))
     READ.set(set())
+    mend_words(os.environ)
     try:
         code = make_app()(usual(typed, COMMANDS), prog_name="kvcalc", standalone_mode=False)
         sys.stdout.flush()

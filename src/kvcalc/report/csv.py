@@ -48,6 +48,7 @@ def render(document: Document) -> Iterator[str]:
 def _write_lines(records: Iterable[object], columns: dict[str, int], writer: Writer) -> list[tuple[int, int]]:
     """Write a line for each record, and learn the columns; returned is from which line on how many were known."""
     places: dict[tuple[object, ...], list[int]] = {}
+    whole: set[tuple[object, ...]] = set()
     widths: list[tuple[int, int]] = []
     for number, record in enumerate(records):
         shape: list[object] = []
@@ -58,9 +59,13 @@ def _write_lines(records: Iterable[object], columns: dict[str, int], writer: Wri
             at = places[key] = [columns.setdefault(path, len(columns)) for path in _paths(record)]
             if not widths or widths[-1][1] != len(columns):
                 widths.append((number, len(columns)))
-        row: list[object] = [""] * len(columns)
-        for place, leaf in zip(at, leaves, strict=True):
-            row[place] = leaf
+            if at == list(range(len(columns))):  # nearly every row of a long table: it is the columns, in their order
+                whole.add(key)
+        row = leaves
+        if key not in whole or len(leaves) < len(columns):
+            row = [""] * len(columns)
+            for place, leaf in zip(at, leaves, strict=True):
+                row[place] = leaf
         writer.writerow(row)
     return widths
 
