@@ -127,6 +127,8 @@ _ALIASES = {
     "float8_e5m2": "fp8_e5m2",
     "f8_e5m2": "fp8_e5m2",
     "i8": "int8",
+    "q4": "q4_0",
+    "q8": "q8_0",
     "i4": "int4",
     "int4_g128": "int4",
     "fp8_inc": "fp8_e4m3",

@@ -458,7 +458,7 @@ def parse_utilization(value: str | float | Fraction) -> Fraction:
         part = Fraction(0) if match is None else Fraction(match[1]) / (100 if match[2] else 1)
     if not 0 < part <= 1 or isinstance(value, bool):
         reason = f"the memory utilization must be a decimal above 0, at most 1, not {quote(value)}"
-        raise InputError(reason, hint="as in --gpu-memory-utilization 0.9")
+        raise InputError(reason, hint="as in --gpu-memory-utilization 0.9, or 90%")
     return part
 
 

@@ -169,7 +169,7 @@ def parse_count(text: str, what: str = "tokens", *, least: int = 1, most: int = 
         whole, left = divmod(int(digits + fraction) * scale, 10 ** len(fraction))
     if match is None or left:
         raise InputError(
-            f"{what} must be a whole number such as 32768, 32k or 1M, not {quote(stripped)}",
+            f"{what} must be a whole number such as 8, 32768 or 32k, not {quote(stripped)}",
             hint="k is 1024 and M is 1024 x 1024; no signs or other units",
         )
     return check_count(whole, what, least=least, most=most)
@@ -202,6 +202,9 @@ def parse_counts(text: str, what: str = "tokens") -> Sequence[int]:
 
 def _parse_range(text: str, what: str) -> range:
     first, dots, rest = text.partition("..")
+    if not dots and "-" in text.strip("-"):
+        low, _, high = text.strip().partition("-")
+        raise InputError(f"{what} has no range {quote(text.strip())}", hint=f"write it {low}..{high}")
     start = parse_count(first, what)
     if not dots:
         return range(start, start + 1)
@@ -210,6 +213,15 @@ def _parse_range(text: str, what: str) -> range:
     if stop < start:
         raise InputError(f"{what} has an empty range: {quote(text.strip())}", hint="write the smaller end first")
     return range(start, stop + 1, step)
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "device"), counted(1024, "token")
+    ('1 device', '1,024 tokens')
+    """
+    return f"{count:,} {noun}{'s' * (count != 1)}"
 
 
 def format_count(count: int) -> str:

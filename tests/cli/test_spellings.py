@@ -95,3 +95,41 @@ def test_compare_says_what_fits_a_device(kvcalc):
     out = kvcalc("compare", "gemma-3-27b", "llama-3.1-8b", "-e", "vllm", "--device", "rtx-4090", "-c", "8k").out
     assert "does not fit" in out
     assert "fits, " in out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("show gemma-3-1b -e tgi", "error: not modelled: how 'tgi' allocates its cache has not been read"),
+        ("show gemma-3-1b -e llama.cpp -ngl 20", "-ngl: not modelled: a part of the layers on the CPU"),
+        ("sweep gemma-3-1b -c 1k-8k", "hint: write it 1k..8k"),
+        ("compare gemma-3-1b,gemma-3-4b", "hint: models stand apart: gemma-3-1b gemma-3-4b"),
+        ("show gemma-3-1b -e vllm -E max_model_len=8k", "hint: --context 8k"),
+        ("fit gemma-3-1b --memory 8GiB -E gpu_memory_utilization=0.9 -e vllm", "hint: --gpu-memory-utilization 0.9"),
+        (
+            "fit gemma-3-1b --memory 8GiB --gpu-memory-utilization 90",
+            "hint: as in --gpu-memory-utilization 0.9, or 90%",
+        ),
+    ],
+)
+def test_what_an_engine_calls_otherwise_is_said(kvcalc, words, said):
+    ran = kvcalc(*words.split())
+    assert ran.code == 2
+    assert said in ran.err
+
+
+def test_an_option_of_an_engine_that_has_a_common_name_stays_the_engines(kvcalc):
+    assert kvcalc("show", "gemma-3-1b", "-e", "llama.cpp", "-E", "n_ctx=8192").code == 0
+
+
+def test_one_is_no_plural(kvcalc):
+    assert "context 1 token " in kvcalc("show", "gemma-3-1b", "-c", "1").out
+    assert kvcalc("devices", "a16").out.startswith("1 device with")
+
+
+def test_q8_of_a_cache_is_q8_0(kvcalc):
+    words = ("show", "gemma-3-1b", "-e", "llama.cpp", "-c", "8k", "--json", "--kv-cache-dtype")
+    made = [
+        json.loads(kvcalc(*words, name).out)["rows"][0]["kv_cache"]["bytes"] for name in ("q8", "q8_0", "q4", "q4_0")
+    ]
+    assert made[0] == made[1] > made[2] == made[3]

@@ -12,6 +12,7 @@ from kvcalc.errors import InputError, quote
 from kvcalc.names import within, words
 from kvcalc.report.document import Column, Document, Section
 from kvcalc.sources.devices import devices as all_devices
+from kvcalc.units import counted
 
 if TYPE_CHECKING:
     from kvcalc.report.shapes import DeviceRecord
@@ -43,7 +44,7 @@ def devices(
     )
     named = "" if word is None else f" with {word!r}"
     document = Document(
-        title=f"{len(rows)} devices{named}",
+        title=f"{counted(len(rows), 'device')}{named}",
         assumptions=("memory as a program sees it: CUDA's or ROCm's total, Metal's working set",),
         sections=(Section(columns, rows),),
         records=rows,

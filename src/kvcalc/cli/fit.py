@@ -266,7 +266,7 @@ def _place(
     """Where the model is to run, or None where that is asked."""
     named = sum(each is not None for each in (memory, device, devices, kv_memory))
     if named > 1:
-        raise InputError("one memory is enough", hint="--memory, --device, --devices or --kv-memory, one of them")
+        raise InputError("one memory is enough", hint="one of --memory, --device, --devices 2xNAME, --kv-memory")
     if kv_memory is not None:
         return Place(Memory(kv_memory, None, utilization, reserve), f"a KV cache of {exact_bytes(kv_memory)}")
     if memory is not None:

@@ -19,6 +19,7 @@ from kvcalc.sources.checkpoint import LARGEST_CONFIG, parse_config
 from kvcalc.sources.config import config_to_spec
 from kvcalc.sources.files import read_bytes
 from kvcalc.sources.preset import export_spec, find_preset, load_preset, preset_tables, preset_text
+from kvcalc.units import counted
 from kvcalc.weights import weights
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def _list(rows: list[PresetRecord]) -> Document:
         Column("longest context", lambda row: row["max_context"], "count", drop_order=3),
     )
     return Document(
-        title=f"{len(rows)} models",
+        title=counted(len(rows), "model"),
         assumptions=("bytes per token: the layers whose cache still grows at the model's longest context", "bfloat16"),
         sections=(Section(columns, rows),),
         records=rows,

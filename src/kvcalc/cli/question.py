@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Literal
 
 from kvcalc.cli.options import OWN_CONTEXT
 from kvcalc.cli.process import complain
-from kvcalc.cli.words import COMMAND
-from kvcalc.engines import REGISTRY, engine_name
+from kvcalc.cli.words import COMMAND, COMMON_OPTIONS, option_name
+from kvcalc.engines import REGISTRY, engine_class, engine_name
 from kvcalc.errors import InputError, printable, quote
 from kvcalc.report.document import Derivation, Document
 from kvcalc.report.files import check_outputs, write, write_file
 from kvcalc.report.formats import FORMATS, PICTURES, format_of_file, render
+from kvcalc.units import counted
 
 if TYPE_CHECKING:
     from kvcalc.architecture import Architecture
@@ -90,6 +91,9 @@ def parse_engines(names: Sequence[str], options: Sequence[str]) -> list[tuple[st
         key = key.replace("-", "_")
         if owner not in given:
             raise InputError(f"option {quote(text)} is for {owner}, which was not asked for", hint=f"--engine {owner}")
+        own = option_name(key)
+        if own in COMMON_OPTIONS and key not in {option.name for option in engine_class(owner).option_help()}:
+            raise InputError(f"{quote(key)} is no option of {owner} here", hint=f"--{own} {value}")
         if key in given[owner]:
             raise InputError(f"engine option {quote(key)} is given twice")
         given[owner][key] = value
@@ -132,6 +136,8 @@ def load_with_hints(reference: str) -> Architecture:
     """The architecture of a reference; its hints go to standard error."""
     from kvcalc.sources.resolve import load  # what a help page does not need
 
+    if "," in reference and not Path(reference).exists():
+        raise InputError(f"{quote(reference)} is no model", hint=f"models stand apart: {reference.replace(',', ' ')}")
     architecture = load(reference)
     for hint in architecture.provenance.hints:
         say(f"hint: {hint}")
@@ -168,7 +174,7 @@ def assumptions(asked: Sequence[Setup], context: int | None, batch_size: int | N
     """What holds for every row, stated once; what differs between rows is left to them."""
     stated = []
     if context is not None:
-        stated.append(f"context {context:,} tokens")
+        stated.append(f"context {counted(context, 'token')}")
     if batch_size is not None:
         stated.append(f"batch size {batch_size:,}")
     for what, describe in _DIFFERENCES:
@@ -188,8 +194,7 @@ def titled(setup: Setup) -> str:
 def engine_label(setup: Setup) -> str:
     """An engine with its version and the options that were given."""
     engine = setup.engine
-    given = {key: value for key, value in engine.given_options.items() if key != "version"}
-    listed = "".join(f" {key}={value}" for key, value in given.items())
+    listed = "".join(f" {key}={value}" for key, value in engine.given_options.items())
     version = "" if engine.name == "ideal" else f" {engine.followed_version}"
     return f"{engine.name}{version}{listed}"
 

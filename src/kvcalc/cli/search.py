@@ -26,7 +26,7 @@ from kvcalc.report.document import Document
 from kvcalc.search import Found, Grid
 from kvcalc.setup import options_on
 from kvcalc.sources.resolve import split_variant
-from kvcalc.units import exact_bytes, parse_count, parse_counts
+from kvcalc.units import counted, exact_bytes, parse_count, parse_counts
 
 if TYPE_CHECKING:
     from kvcalc.report.shapes import FoundRecord
@@ -197,7 +197,7 @@ def _title(model: str, label: str, size: int, found: Found) -> str:
     where = f" in {label}" if label else ""
     if found.interrupted:
         return f"{found.walked:,} of {size:,} candidates for {model}{where}: interrupted, the best so far"
-    return f"{size:,} candidate{'s' * (size != 1)} for {model}{where}"
+    return f"{counted(size, 'candidate')} for {model}{where}"
 
 
 def _base(model: str, grid: Grid) -> str:

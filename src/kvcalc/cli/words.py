@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 
+from kvcalc.errors import NotModelledError
+
 #: The program's name and its arguments, as they were typed.
 COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())
 
@@ -51,6 +53,8 @@ _OPTIONS = {
     "weight-dtype": "weights-dtype",
     "unit": "units",
 }
+#: Options of the commands that people know as an engine's.
+COMMON_OPTIONS = frozenset(_OPTIONS.values())
 #: Options that are another option with its value.
 _SHORTHANDS = {
     "--csv": ("--format", "csv"),
@@ -63,6 +67,8 @@ _SHORTHANDS = {
 }
 #: llama.cpp's formats of K and of V, which are one option here.
 _K_FORMAT, _V_FORMAT = ("-ctk", "--cache-type-k"), ("-ctv", "--cache-type-v")
+#: llama.cpp's layers on the device, where the others stay with the CPU.
+_OFFLOAD = ("-ngl", "--n-gpu-layers", "--gpu-layers")
 #: Other names of commands.
 _COMMANDS = {"presets": "models", "list": "models", "ls": "models", "gpus": "devices"}
 #: Commands of a list, which once had commands of their own.
@@ -82,11 +88,18 @@ def option_name(name: str) -> str:
 def usual(typed: Sequence[str], commands: Sequence[str]) -> list[str]:
     """The command line as the commands take it.
 
+    Raises:
+        NotModelledError: a part of the model on the CPU.
+
     >>> usual(["gemma-3-27b", "--json"], ["show"])
     ['show', 'gemma-3-27b', '--format', 'json']
     >>> usual(["show", "x", "-ctk", "q8_0", "-ctv", "q4_0"], ["show"])
     ['show', 'x', '--kv-cache-dtype', 'q8_0/q4_0']
     """
+    offload = next((word for word in typed if word.partition("=")[0] in _OFFLOAD), None)
+    if offload is not None:
+        hint = "leave it out: the figures are for all layers on the device"
+        raise NotModelledError(f"{offload}: not modelled: a part of the layers on the CPU", hint=hint)
     words = list(_expanded(_one_cache_format(typed)))
     if not words:
         return words

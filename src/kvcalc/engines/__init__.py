@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from kvcalc.engines.base import Engine
-from kvcalc.errors import InputError, did_you_mean, quote
+from kvcalc.errors import InputError, NotModelledError, did_you_mean, quote
 
 #: Engine name -> module and class.
 REGISTRY = {
@@ -45,6 +45,8 @@ _BUILT_ON = {
     "lmstudio": "llama.cpp (or mlx-lm, for MLX models)",
     "textgenerationwebui": "llama.cpp or transformers, by the loader that is chosen",
 }
+#: Engines of their own whose allocation nobody here has read.
+_NOT_READ = ("ctranslate2", "deepspeedmii", "exllama", "exllamav2", "exllamav3", "mlcllm", "tabbyapi", "tgi")
 
 
 def engine_name(text: str) -> str:
@@ -52,6 +54,7 @@ def engine_name(text: str) -> str:
 
     Raises:
         InputError: no such engine; for a program that runs one of ours inside, with that one as the hint.
+        NotModelledError: an engine that is known by name alone.
 
     >>> engine_name("vLLM"), engine_name("llama_cpp"), engine_name("trt-llm")
     ('vllm', 'llama.cpp', 'tensorrt-llm')
@@ -66,6 +69,9 @@ def engine_name(text: str) -> str:
         return known[letters]
     if letters in _BUILT_ON:
         raise InputError(f"{quote(text)} is no engine of its own", hint=f"it runs {_BUILT_ON[letters]}")
+    if letters in _NOT_READ:
+        reason = f"not modelled: how {quote(text)} allocates its cache has not been read"
+        raise NotModelledError(reason, hint="--engine ideal is the least that any engine takes")
     hint = did_you_mean(text, REGISTRY) or f"known engines: {', '.join(REGISTRY)};"
     raise InputError(f"unknown engine {quote(text)}", hint=f"{hint} see 'kvcalc engines'")
 
