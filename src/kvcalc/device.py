@@ -39,13 +39,18 @@ class Device(BaseModel):
 
     @property
     def inputs(self) -> dict[str, int]:
-        """What the formulas of working memory need of a CUDA device; 132 multiprocessors where their number is unknown.
+        """What an engine's formulas need of a CUDA device; 132 multiprocessors where their number is unknown.
 
         >>> from kvcalc.sources.devices import load_device
         >>> load_device("a100-80gb").inputs
-        {'hopper': 0, 'multiprocessors': 108}
+        {'hopper': 0, 'blackwell': 0, 'multiprocessors': 108}
         """
-        return {"hopper": int(self.is_hopper), "multiprocessors": self.multiprocessors or 132}
+        blackwell = (self.compute_capability or "").startswith("10.")  # of a data centre: B100 to GB300
+        return {
+            "hopper": int(self.is_hopper),
+            "blackwell": int(blackwell),
+            "multiprocessors": self.multiprocessors or 132,
+        }
 
     @property
     def is_hopper(self) -> bool:

@@ -17,15 +17,15 @@ from kvcalc.derivation import Derivation
 from kvcalc.device import Device
 from kvcalc.widths import Widths
 
-#: The first versions that: pad values to tiles of 64 bytes; no longer do; drop the file's scales; pad groups to fours.
-_PADS_VALUES, _PADS_NO_VALUES, _DROPS_SCALES, _PADS_GROUPS = (0, 17), (0, 22), (0, 25), (0, 26)
-#: The first version whose FlashInfer layout pads the intermediate width to 128 and not to 256.
-_PADS_LESS = (0, 27)
-_FILE = "E * (3 * I * H * 17 // 32 + 2 * (2 * I + H))"
+#: The first versions that: pad values to tiles of 64 bytes; no longer do; drop the file's scales; pad groups to fours;
+#: pad the intermediate width to 128 in FlashInfer's layout, and not to 256.
+_PADS_VALUES, _PADS_NO_VALUES, _DROPS_SCALES, _PADS_GROUPS, _PADS_LESS = (0, 17), (0, 22), (0, 25), (0, 26), (0, 27)
+#: Where these rules change.
+CHANGES = (_PADS_VALUES, _PADS_NO_VALUES, _DROPS_SCALES, _PADS_GROUPS, _PADS_LESS)
 
 
 def mxfp4_loading(version: tuple[int, int], widths: Widths, tensor_parallel_size: int, device: Device) -> Derivation:
-    """What one device holds of gpt-oss's experts, less their part of the file: ``loading_bytes``.
+    """What one CUDA device holds of gpt-oss's experts, less their part of the file: ``loading_bytes``.
 
     >>> from kvcalc.sources.devices import load_device
     >>> from kvcalc.sources.resolve import load
@@ -34,47 +34,41 @@ def mxfp4_loading(version: tuple[int, int], widths: Widths, tensor_parallel_size
     844922880
     """
     work = Derivation()
+    for name in ("hopper", "blackwell"):
+        work.let(name, f"1 on {name.capitalize()}, else 0", str(device.inputs[name]))
     experts = widths.num_experts * widths.architecture.num_layers
-    work.let("E", "experts of all layers", str(experts))
     work.let("tp", "devices that share every layer", str(tensor_parallel_size), "devices")
     work.let("H", "hidden size", str(widths.hidden))
-    work.let("I", "width of one expert, on one device", f"ceil_div({widths.expert_intermediate}, tp)")
-    major = (device.compute_capability or "").partition(".")[0]
-    held = _on_hopper(work, version) if major == "9" else _padded(work, version, major == "10")
-    work.let("held", "experts as the kernel has them", held, "bytes", "fused_moe/oracle/mxfp4.py")
-    work.let("file", "the same in the file: 4 bits a number, a scale for 32, biases", _FILE, "bytes")
-    work.let("loading_bytes", "what loading adds", "held - file", "bytes")
+    work.let("width", "of one expert, on one device", f"ceil_div({widths.expert_intermediate}, tp)")
+    _work_triton(work, version)
+    _work_padded(work, version)
+    held = "on_hopper if hopper else elsewhere"
+    work.let("expert_held", "one expert as the device's kernel has it", held, "bytes", "fused_moe/oracle/mxfp4.py")
+    file = "3 * width * H * 17 // 32 + 2 * (2 * width + H)"
+    work.let("expert_file", "the same in the file: 4 bits a number, a scale for 32, biases", file, "bytes")
+    work.let("loading_bytes", "what loading adds", f"{experts} * (expert_held - expert_file)", "bytes")
     return work
 
 
-def _on_hopper(work: Derivation, version: tuple[int, int]) -> str:
+def _work_triton(work: Derivation, version: tuple[int, int]) -> None:
     """Triton's layout: rows of scales in 256, and in some versions values in tiles of 64 bytes."""
     tile = 64 if _PADS_VALUES <= version < _PADS_NO_VALUES else 1
     groups = 4 if version >= _PADS_GROUPS else 2
-    work.let("Ip", "that width in whole steps of 64", "round_up(I, 64)")
-    work.let(
-        "values",
-        "values of one expert",
-        f"2 * Ip * round_up(H // 2, {tile}) + round_up(H, {tile}) * round_up(Ip // 2, {tile})",
-        "bytes",
-        "triton_kernels hopper_value.py",
-    )
-    work.let(
-        "scales",
-        "scales of one expert",
-        f"round_up(2 * Ip, 256) * round_up(H // 32, {groups}) + round_up(H, 256) * round_up(Ip // 32, {groups})",
-        "bytes",
-        "triton_kernels hopper_scale.py",
-    )
-    kept = "3 * Ip * H // 32" if version < _DROPS_SCALES else "0"
-    work.let("kept", "the file's scales, which stay beside them", kept, "bytes")
-    return "E * (values + scales + kept + 4 * (2 * Ip + H))"
+    work.let("stepped", "that width in whole steps of 64", "round_up(width, 64)")
+    values = f"2 * stepped * round_up(H // 2, {tile}) + round_up(H, {tile}) * round_up(stepped // 2, {tile})"
+    work.let("values", "on Hopper, values", values, "bytes", "triton_kernels hopper_value.py")
+    scales = f"round_up(2 * stepped, 256) * round_up(H // 32, {groups})"
+    scales += f" + round_up(H, 256) * round_up(stepped // 32, {groups})"
+    work.let("scales", "on Hopper, scales", scales, "bytes", "triton_kernels hopper_scale.py")
+    kept = "3 * stepped * H // 32" if version < _DROPS_SCALES else "0"
+    work.let("kept", "on Hopper, the file's scales, which stay beside them", kept, "bytes")
+    work.let("on_hopper", "and biases in float32", "values + scales + kept + 4 * (2 * stepped + H)", "bytes")
 
 
-def _padded(work: Derivation, version: tuple[int, int], flashinfer: bool) -> str:
+def _work_padded(work: Derivation, version: tuple[int, int]) -> None:
     """Marlin's and FlashInfer's layouts: both widths in whole steps."""
-    step = 256 if flashinfer and version < _PADS_LESS else 128
-    work.let("Ip", f"that width in whole steps of {step}", f"round_up(I, {step})")
-    work.let("Hp", "hidden size in whole steps of 256", "round_up(H, 256)")
-    bias_bytes = 4 if flashinfer else 2
-    return f"E * (3 * Ip * Hp * 17 // 32 + {bias_bytes} * (2 * Ip + Hp))"
+    step = 128 if version >= _PADS_LESS else 256
+    work.let("padded", "that width in whole steps", f"round_up(width, {step} if blackwell else 128)")
+    work.let("rows", "hidden size in whole steps of 256", "round_up(H, 256)")
+    biases = "(4 if blackwell else 2) * (2 * padded + rows)"
+    work.let("elsewhere", "values, scales and biases", f"3 * padded * rows * 17 // 32 + {biases}", "bytes")

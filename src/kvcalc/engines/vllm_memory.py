@@ -23,6 +23,10 @@ from kvcalc.units import GiB
 from kvcalc.widths import Widths
 
 _MIB = 2**20
+#: The first versions whose sampler works in place, that hold more outside of torch, and that deduct their graphs.
+_FUSES, _HOLDS_MORE, _DEDUCTS_GRAPHS = (0, 17), (0, 18), (0, 21)
+#: Where these rules change.
+CHANGES = (_FUSES, _HOLDS_MORE, _DEDUCTS_GRAPHS)
 #: Bytes of one logit in the sampler beyond the model's own: float32 logits, probabilities and a sorted copy. Since 0.17
 #: top-k and top-p run in place (v1/sample/ops/topk_topp_triton.py).
 _FUSED_SAMPLER, _SORTED_SAMPLER = 12, 36
@@ -68,7 +72,7 @@ def vllm_working_memory(version: tuple[int, int], widths: Widths, step: Step, de
         NotModelledError: recurrent states, unified memory, or a device that is not a CUDA device.
     """
     _check(widths, device)
-    work, fused = Derivation(), version >= (0, 17)
+    work, fused = Derivation(), version >= _FUSES
     _work_inputs(work, step, widths, device)
     factor = 3 if widths.is_gated else 2
     layer = f"T * b * (ceil_div({factor} * I, tp) + 4 * H)"
@@ -102,7 +106,7 @@ def vllm_working_memory(version: tuple[int, int], widths: Widths, step: Step, de
     layers = widths.architecture.num_layers
     graph_formula = f"{GiB // 2} + {layers} * {13 * GiB} // 1000" if step.takes_graphs else "0"
     graphs = work.let("graph_bytes", "CUDA graphs of the default sizes", graph_formula, "bytes", "fitted: +-0.4 GiB")
-    deducted = version >= (0, 21)
+    deducted = version >= _DEDUCTS_GRAPHS
     share = "activation_bytes + runtime_bytes" + (" + graph_bytes" if deducted else "")
     work.let("share_bytes", "the part that vllm takes out of its own share", share, "bytes")
     band = (GiB // 5 if step.has_image_encoder and step.image is None else GiB // 20) + runtime_band
@@ -116,8 +120,8 @@ def _work_inputs(work: Derivation, step: Step, widths: Widths, device: Device) -
     """The options of a step, what it needs of the device, and the widths of the model."""
     work.let("max_num_batched_tokens", "tokens of one step", str(step.tokens), "tokens", "max_num_batched_tokens")
     work.let("max_num_seqs", "sequences of one step", str(step.sequences), "sequences", "max_num_seqs")
-    for name, value in device.inputs.items():
-        work.let(name, "of the device", str(value))
+    for name in ("hopper", "multiprocessors"):
+        work.let(name, "of the device", str(device.inputs[name]))
     work.let("T", "tokens of the profiled step", "max_num_batched_tokens", "tokens")
     work.let("B", "rows that are sampled", "min(max_num_seqs, T)", "rows")
     work.let("b", "bytes of one activation", str(step.element_bytes), "bytes")
@@ -161,5 +165,5 @@ def _runtime(version: tuple[int, int], step: Step) -> tuple[str, int]:
     if step.tensor_parallel_size * step.pipeline_stages > 1:
         # NCCL's buffers; 0.18 and later hold more of them over NVLink.
         without = str(97 * GiB // 100)
-        return (f"{207 * GiB // 100} if hopper else {without}" if version >= (0, 18) else without), GiB
-    return str(GiB // 4 if version >= (0, 18) else 13 * GiB // 100), GiB // 5
+        return (f"{207 * GiB // 100} if hopper else {without}" if version >= _HOLDS_MORE else without), GiB
+    return str(GiB // 4 if version >= _HOLDS_MORE else 13 * GiB // 100), GiB // 5

@@ -212,7 +212,7 @@ function asked(data, question) {
   const own = model.engines[question.engine];
   const device = data.devices.find((each) => each.name === question.device) ?? {
     name: "", title: "a device", memory_bytes: question.memory ?? 0, platform: "cuda", unified: false, choices: {},
-    inputs: { hopper: "0", multiprocessors: "132" },
+    inputs: { hopper: "0", blackwell: "0", multiprocessors: "132" },
   };
   const group = Math.max(0, engine.releases.findIndex((each) => each.includes(question.version)));
   const choice = device.choices[question.engine] ?? 0;
@@ -265,7 +265,7 @@ function workingOf({ data, question, engine, model, own, device, group, size }) 
   return { quantities: filled(data, found, found[0], found[1]), notes: found[2].map((note) => model.texts[note]) };
 }
 
-const WORKING = ["activation_bytes", "runtime_bytes", "graph_bytes", "band_bytes", "share_bytes"];
+const WORKING = ["activation_bytes", "runtime_bytes", "graph_bytes", "band_bytes", "share_bytes", "loading_bytes"];
 
 // A plan answers for any context and batch size, as kvcalc.fitting does.
 function planOf(data, question) {
@@ -284,7 +284,8 @@ function planOf(data, question) {
     const terms = { memory, usable, reserve, weights: weights.bytes, reason: working.refusal ?? "" };
     const values = working.refusal === undefined ? evaluate(working.quantities, inputs(context, sequences)) : {};
     for (const name of WORKING) terms[name] = values[name] ?? 0n;
-    return { ...terms, values, kv_memory: usable - weights.bytes - terms.share_bytes - reserve };
+    terms.weights += terms.loading_bytes;
+    return { ...terms, values, kv_memory: usable - terms.weights - terms.share_bytes - reserve };
   }
   const [mostSequences, longest] = it.engine.limits[it.choice].map((limit) => (limit === null ? null : BigInt(limit)));
   function required(context, sequences) {

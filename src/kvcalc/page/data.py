@@ -282,7 +282,8 @@ class _Model:
         if working is None or pool.not_modelled:
             return -1 - self.texts.of(pool.not_modelled.replace(device.title, "{device}"))
         notes = tuple(self.texts.of(note) for note in working.notes)
-        return self.steps.of((*self._shape(working.quantities), notes))
+        # What loading adds to weights depends on the device as they do.
+        return self.steps.of((*self._shape((*working.quantities, *pool.loading)), notes))
 
     def _shape(self, quantities: Iterable[Quantity]) -> tuple[int, tuple[int | str, ...]]:
         """Where the texts of a derivation are, and its numbers; an input has none, because the page gives it."""

@@ -220,7 +220,8 @@ class Vllm(EngineOptions):
     def loading(self, setup: Setup, device: Device) -> tuple[Quantity, ...]:
         """gpt-oss's experts in the layout of the kernel that serves them on this device."""
         model = setup.architecture
-        if setup.weights.dtype != "mxfp4" or model.model_type != "gpt_oss" or device.platform != "cuda":
+        served = model.model_type == "gpt_oss" and device.platform == "cuda" and not device.unified
+        if not served or setup.weights.dtype != "mxfp4":
             return ()
         version, tp = release(self.version)[:2], setup.tensor_parallel_size
         return tuple(mxfp4_loading(version, Widths(model), tp, device).quantities)

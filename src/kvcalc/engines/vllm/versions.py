@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from kvcalc.engines import vllm_loading, vllm_memory
 from kvcalc.engines.releases import Release, release, text
 
 #: The version that answers where none is named.
@@ -140,12 +141,13 @@ def rules_of(version: str) -> Rules:
 
 
 def releases_by_rules() -> tuple[tuple[str, ...], ...]:
-    """The releases that were read, the newest first, those of one span together.
+    """The releases that were read, the newest first, those together that plan, load and profile by the same rules.
 
     >>> releases_by_rules()[-1]
     ('0.11.2', '0.11.0')
     """
-    spans: dict[Release, list[str]] = {}
+    alike: dict[tuple[Release, int], list[str]] = {}
     for each in reversed(READ):
-        spans.setdefault(rules_of(text(each)).first, []).append(text(each))
-    return tuple(map(tuple, spans.values()))
+        changed = sum(each[:2] >= change for change in (*vllm_loading.CHANGES, *vllm_memory.CHANGES))
+        alike.setdefault((rules_of(text(each)).first, changed), []).append(text(each))
+    return tuple(map(tuple, alike.values()))
