@@ -216,7 +216,10 @@ function asked(data, question) {
   };
   const group = Math.max(0, engine.releases.findIndex((each) => each.includes(question.version)));
   const choice = device.choices[question.engine] ?? 0;
-  const inputs = { ...engine.inputs, ...device.inputs, ...engine.choices[choice] };
+  // llama.cpp's attention reads K and V in f16, and copies what is in another format.
+  const [key, value = key] = (question.kv || own.default).split("/");
+  const copied = { k_copied: Number(key !== "float16"), v_copied: Number(value !== "float16") };
+  const inputs = { ...engine.inputs, ...device.inputs, ...engine.choices[choice], ...copied };
   const size = data.sizes.indexOf(question.size ?? 1);
   return { data, question, engine, model, own, device, group, choice, inputs, size };
 }

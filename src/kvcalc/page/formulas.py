@@ -11,7 +11,12 @@ from kvcalc.errors import NotModelledError
 from kvcalc.setup import Setup
 
 #: Quantities that a page replaces where their formula is a number: the question, and what engines take of a device.
-INPUTS = frozenset({"T", "B", "max_num_batched_tokens", "max_num_seqs", "hopper", "blackwell", "multiprocessors"})
+INPUTS = frozenset(
+    {
+        *("T", "B", "k_copied", "v_copied"),
+        *("max_num_batched_tokens", "max_num_seqs", "hopper", "blackwell", "multiprocessors"),
+    }
+)
 #: Questions at which a derivation must be the same text: the shortest context, and a long one that ends in a chunk.
 _ONE, _SEVERAL = ((1, 1), (2**31 + 11, 1)), ((1, 2), (2**31 + 11, 4096))
 #: A number that stands alone: neither a part of a symbol (``layers_1``) nor of another number.

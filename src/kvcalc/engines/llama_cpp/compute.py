@@ -177,14 +177,16 @@ def _derive_f16_copies(work: Derivation, model: ModelCache, widths: Widths, grap
     Llama 3.1 8B, 131,072 cells in q8_0: 2 x 2 x 131,072 x 1,024 = 512 MiB of the 672 MiB that a CUDA build plans.
     Source: llama.cpp 0c1e57098 ggml/src/ggml-cuda/fattn.cu:722 (ggml_cuda_flash_attn_ext_get_alloc_size).
     """
-    if not graph.copies_to_f16 or {model.k_type, model.v_type} == {"f16"}:
+    if not graph.copies_to_f16:
         return []
+    work.let("k_copied", "1 where K is not f16, else 0", str(int(model.k_type != "f16")))
+    work.let("v_copied", "1 where V is not f16, else 0", str(int(model.v_type != "f16")))
     copies = []
     for layer in model.layers:
         kind = layer.kind
         if isinstance(kind, Full | Sliding | Chunked):
-            numbers = (model.k_type != "f16") * kind.head_dim + (model.v_type != "f16") * kind.v_head_dim
-            copies.append(f"{layer.stores[0].cells} * {kind.num_kv_heads * numbers}")
+            numbers = f"({kind.head_dim} * k_copied + {kind.v_head_dim} * v_copied)"
+            copies.append(f"{layer.stores[0].cells} * {kind.num_kv_heads} * {numbers}")
     copied = f"2 * streams * max({', '.join(copies)})" if len(copies) > 1 else f"2 * streams * {copies[0]}"
     work.let("copies", "K and V of one layer in f16", copied, "bytes", "llama.cpp ggml/src/ggml-cuda/fattn.cu:722")
     rows = f"2 * (E + {_query_width(widths)})"
@@ -192,7 +194,8 @@ def _derive_f16_copies(work: Derivation, model: ModelCache, widths: Widths, grap
         rows += f" + E + {_dense(widths)}"
     elif _has_narrow_experts(widths):
         rows += f" + {_experts(widths)}"
-    work.let("converted", "attention over them", f"ub * (4 * ({rows}) + inputs + mask) + copies", "bytes", _GRAPH)
+    moment = f"max(k_copied, v_copied) * (ub * (4 * ({rows}) + inputs + mask) + copies)"
+    work.let("converted", "attention over them", moment, "bytes", _GRAPH)
     return ["converted"]
 
 
