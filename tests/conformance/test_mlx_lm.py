@@ -170,9 +170,10 @@ def test_minimax_m3_keeps_its_index_keys_once_and_is_not_quantised() -> None:
         assert predicted.why == "buffers grow by 256 slots; counted up to 1 generated token"
 
 
-def test_a_class_that_computes_with_the_cached_keys_is_not_quantised() -> None:
-    with pytest.raises(UnsupportedError, match=r"models/stablelm.py:120"):
-        cache_of(laid_out("stablelm-2", "stablelm", [full()]), 1024, kv_bits=8)
+@pytest.mark.parametrize(("model_type", "line"), [("gemma2", 89), ("olmo", 91), ("phi3small", 131), ("stablelm", 120)])
+def test_a_class_that_computes_with_the_cached_keys_is_not_quantised(model_type: str, line: int) -> None:
+    with pytest.raises(UnsupportedError, match=rf"models/{model_type}.py:{line}"):
+        cache_of(laid_out("any", model_type, [full()]), 1024, kv_bits=8)
 
 
 @pytest.mark.parametrize(

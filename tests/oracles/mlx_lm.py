@@ -90,6 +90,7 @@ def files() -> dict[str, dict[str, Any]]:
 FILES = files()
 #: Files that mlx-lm's class does not take for what they are, though kvcalc does, and why.
 BY_DEFINITION = {
+    "embeddinggemma": "an encoder here; the class gives it the cache of a Gemma 3",
     "phi-1.5-msft": "phixtral reads none of its keys, so that the class's defaults would be the model",
     "mistral-large-3": "mistral3 takes a text part of type deepseek_v3 for a Llama",
     "nemotron-nano-9b-v2": "the compact file lacks head_dim, which the published one states",

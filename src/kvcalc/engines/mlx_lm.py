@@ -157,8 +157,8 @@ _WITH_INDEXER = frozenset({"deepseek_v32", "glm_moe_dsa"})
 _WITH_INDEX_KEYS = frozenset({"minimax_m3", "minimax_m3_vl"})
 #: Their layers keep a CacheList, which has no to_quantized: kv_bits leaves it as it is.
 _CACHE_LISTS = _WITH_INDEXER | _WITH_INDEX_KEYS | {"baichuan_m1", "falcon_h1", "longcat_flash"}
-#: Their attention asks the cached keys for more than their quantised form has (stablelm.py:120).
-_NEVER_QUANTIZED = frozenset({"stablelm"})
+#: Their attention computes with the cached keys itself, which the quantised ones do not allow: the line that fails.
+_NEVER_QUANTIZED = {"gemma2": 89, "olmo": 91, "phi3small": 131, "stablelm": 120}
 #: Their recurrent state is float32: gated_delta.py allocates it so, and in ssm.py (Mamba-2) the step size is float32.
 #: In every other class it has the model's format.
 _FLOAT32_STATE = frozenset(
@@ -731,17 +731,18 @@ class MlxLm(EngineOptions):
         return kind.window
 
     def _refuse_quantized(self, model: Architecture, window: int | None) -> None:
-        if model.model_type in _NEVER_QUANTIZED:
-            raise UnsupportedError(
-                f"mlx-lm cannot run {model.name} with a quantised cache (models/{model.model_type}.py:120)",
-                hint="leave kv_bits out",
-            )
+        reason = ""
         if window is not None:
-            raise UnsupportedError(
-                f"mlx-lm cannot quantise the rotating buffers of {model.name}: RotatingKVCache.to_quantized raises "
-                f"NotImplementedError once {self.quantized_kv_start:,} tokens are cached",
-                hint="leave kv_bits out" + (", or max_kv_size" if self.max_kv_size is not None else ""),
+            reason = (
+                f"the rotating buffers of {model.name}: RotatingKVCache.to_quantized raises NotImplementedError once "
+                f"{self.quantized_kv_start:,} tokens are cached"
             )
+        elif model.model_type in _NEVER_QUANTIZED:
+            line = _NEVER_QUANTIZED[model.model_type]
+            reason = f"the cache of {model.name}: its class computes with it (models/{model.model_type}.py:{line})"
+        if reason:
+            hint = "leave kv_bits out" + (", or max_kv_size" if self.max_kv_size is not None else "")
+            raise UnsupportedError(f"mlx-lm cannot quantise {reason}", hint=hint)
 
     def _quantized(self, elements: int, element_bytes: int) -> int:
         """Bytes of one head's K or V of one token: packed bits, and a scale and a bias a group."""
