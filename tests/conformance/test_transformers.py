@@ -306,6 +306,50 @@ def test_a_quantised_cache_says_what_waits_and_what_is_quantised() -> None:
     assert predicted.bytes == 32 * 2 * 1024 * (32767 * 9 + 32) // 16
 
 
+#: transformers 5.24.0's offloaded caches, driven with an imagined host: layers (s slides over 16 tokens; two heads of
+#: 64), cache, tokens, chunk, batch; the most that the device held at a time, and in a decode step.
+OFFLOADED = {
+    ("sffs", "offloaded", 300, None, 2): (613_376, 613_376),
+    ("sffs", "offloaded", 300, 50, 1): (306_688, 306_688),
+    ("fsss", "offloaded", 129, None, 1): (132_096, 74_240),
+    ("sffs", "offloaded_static", 300, None, 2): (647_168, 647_168),
+    ("f", "offloaded", 40, 16, 3): (61_440, 61_440),
+    ("ss", "offloaded", 129, 50, 1): (40_960, 15_872),
+}
+
+
+@pytest.mark.parametrize("question", OFFLOADED, ids=str)
+def test_an_offloaded_cache_has_two_layers_on_the_device(question: tuple[str, str, int, int | None, int]) -> None:
+    layers, cache, tokens, chunk, batch_size = question
+    kinds = [sliding(16, 2) if letter == "s" else full(2) for letter in layers]
+    options = {"cache": cache, "prefill_chunk": chunk}
+    plan = prepare(laid_out("any", "gemma3", kinds), engine="transformers", engine_options=options).plan
+    predicted = plan.allocate(tokens, batch_size)
+    assert (predicted.bytes, predicted.steady_bytes) == OFFLOADED[question]
+    assert sum(row.bytes for row in predicted.layers) == predicted.bytes == plan.kv_bytes(tokens, batch_size)
+    assert evaluate(plan.explain(tokens, batch_size))["kv_bytes"] == plan.required_kv_memory(tokens, batch_size)
+    assert plan.report(tokens, batch_size, 0) == {}
+
+
+def test_states_stay_on_the_device_and_readers_of_another_layer_take_nothing() -> None:
+    linear, reader = state(recurrent_elements=64), {"kind": "shared"}
+    predicted = cache_of(laid_out("hybrid", "qwen3_next", [linear, full(), full(), reader]), 100, cache="offloaded")
+    assert [row.bytes for row in predicted.layers] == [4 * 64, 2 * 100 * 256]
+    assert predicted.why == "the host keeps 2 layers, the device two at a time"
+    alone = prepare(
+        laid_out("states", "mamba2", [linear]), engine="transformers", engine_options={"cache": "offloaded"}
+    )
+    assert alone.plan.allocate(100, 1).bytes == evaluate(alone.plan.explain(100, 1))["kv_bytes"] == 4 * 64
+
+
+def test_what_an_offloaded_cache_does_with_other_layers_is_not_modelled() -> None:
+    for kind in (latent(indexer_dim=128), {"kind": "compressed", "width": 512, "window": 128}):
+        with pytest.raises(NotModelledError, match="layers in an offloaded cache"):
+            cache_of(laid_out("other", "custom", [kind]), 100, cache="offloaded")
+    with pytest.raises(UnsupportedError, match="a StaticCache offloads full layers alone"):
+        cache_of(laid_out("sliding", "mistral", [sliding(128)]), 100, cache="offloaded_static")
+
+
 def test_latents_are_quantised_as_keys_and_values_and_so_were_decompressed_heads() -> None:
     model = laid_out("mla", "deepseek_v3", [latent(num_heads=16)])
     assert cache_of(model, 128, cache="quantized", residual_length=1).bytes == 128 * (512 + 64) * 9 // 16
@@ -320,7 +364,14 @@ def test_a_quantised_cache_before_5_14_took_every_layer_for_a_full_one() -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "today"), [("sliding_window", "static"), ("hybrid_chunked", "static"), ("hybrid", "dynamic")]
+    ("name", "today"),
+    [
+        ("sliding_window", "static"),
+        ("hybrid_chunked", "static"),
+        ("hybrid", "dynamic"),
+        ("offloaded_hybrid", "offloaded_static"),
+        ("offloaded_hybrid_chunked", "offloaded_static"),
+    ],
 )
 def test_generates_older_names_of_caches_are_taken(name: str, today: str) -> None:
     model = published("gemma-3-1b")

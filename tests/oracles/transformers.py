@@ -26,9 +26,10 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock, patch
 
 HERE = str(Path(__file__).resolve().parent)
 sys.path[:] = [each for each in sys.path if str(Path(each).resolve()) != HERE]  # this file has the package's name
@@ -45,7 +46,7 @@ from parameters import KNOBS, build, plain, reads_an_encoder, types
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from kvcalc import read_config
-from kvcalc.architecture import Full, Latent
+from kvcalc.architecture import Latent
 from kvcalc.engines.transformers.plan import Part
 from kvcalc.errors import KVCalcError
 from kvcalc.setup import prepare
@@ -73,7 +74,9 @@ INNER = {"minimax_m3_vl_text": "MiniMaxM3VLForCausalLM"}
 BY_DEFINITION = {
     "openai-gpt": "the class keeps no cache at all",
 }
-QUANTIZED = ("llama", "qwen3", "deepseek_v3")
+#: Types whose caches are driven without a model, and those caches.
+QUANTIZED, OFFLOADED = ("llama", "qwen3", "deepseek_v3"), ("llama", "gemma3_text", "mistral", "gpt_oss", "deepseek_v3")
+DRIVEN = ("quantized", "offloaded", "offloaded_static")
 
 
 @dataclass(frozen=True)
@@ -139,6 +142,8 @@ def tensors(kept: Any, seen: set[int]) -> Iterator[torch.Tensor]:
 
 def held(cache: Any) -> tuple[int, int]:
     """Bytes of the storages behind a cache's tensors, and of the tensors' own shapes; counters are no cache."""
+    if isinstance(cache, Offloading):
+        return cache.most, cache.most
     kept = [each for each in tensors(cache, set()) if each.dtype != torch.long]
     storages = {each.untyped_storage()._cdata: each.untyped_storage().nbytes() for each in kept}
     return sum(storages.values()), sum(each.numel() * each.element_size() for each in kept)
@@ -151,7 +156,9 @@ def asked(case: Case) -> dict[str, int]:
     Raises:
         Exception: the class cannot be built, run or cached so.
     """
-    feed = quantizing(case) if case.cache == "quantized" else running(case)
+    feed = {"quantized": quantizing, "offloaded": offloading, "offloaded_static": offloading}.get(case.cache, running)(
+        case
+    )
 
     def after(chunks: list[int]) -> list[tuple[int, int]]:
         kept: Any = None
@@ -166,7 +173,7 @@ def asked(case: Case) -> dict[str, int]:
     if case.cache == "static":
         return {**answer, "steady_bytes": answer["bytes"]}
     answer["steady_bytes"] = after([*case.chunks(case.context - 1), 1])[-1][0]
-    if case.cache == "quantized":  # the first token that waits makes it larger
+    if case.cache in DRIVEN:  # a decode step may hold more than the prefill did
         answer["bytes"] = max(answer["bytes"], answer["steady_bytes"])
         del answer["logical_bytes"]
     return answer
@@ -212,6 +219,13 @@ def parameters_of(model: Any) -> Mapping[str, Any]:
     return inspect.signature(inspect.unwrap(model.forward)).parameters
 
 
+def shapes_of(kind: Any, count: int) -> tuple[tuple[int, int, int], ...]:
+    """K and V of so many tokens of one sequence."""
+    if isinstance(kind, Latent):
+        return (1, count, kind.rank), (1, count, kind.rope_dim)
+    return (kind.num_kv_heads, count, kind.head_dim), (kind.num_kv_heads, count, kind.v_head_dim)
+
+
 def quantizing(case: Case) -> Callable[[Any, int], Any]:
     """Random K and V of every layer into a QuantizedCache on the CPU: it looks at their values."""
     config = case.config()
@@ -223,15 +237,59 @@ def quantizing(case: Case) -> Callable[[Any, int], Any]:
     def feed(kept: Any, count: int) -> Any:
         filled = transformers.QuantizedCache(config=config, **options) if kept is None else kept
         for at in range(config.num_hidden_layers):
-            kind = kinds[min(at, len(kinds) - 1)]
-            if isinstance(kind, Latent):
-                shapes = ((1, count, kind.rank), (1, count, kind.rope_dim))
-            else:
-                assert isinstance(kind, Full)
-                shapes = ((kind.num_kv_heads, count, kind.head_dim), (kind.num_kv_heads, count, kind.v_head_dim))
+            shapes = shapes_of(kinds[min(at, len(kinds) - 1)], count)
             keys, values = (torch.randn(case.batch_size, *shape).to(getattr(torch, case.dtype)) for shape in shapes)
             filled.update(keys, values, at)
         return filled
+
+    return feed
+
+
+class Offloading:
+    """A cache whose host is imagined: what a layer sends there is copied and marked, so that it can run anywhere."""
+
+    def __init__(self, cache: Any) -> None:
+        self.cache, self.most = cache, 0
+        cache.offloading, cache.only_non_sliding = True, isinstance(cache, transformers.StaticCache)
+        cache.prefetch_stream = MagicMock()
+        for layer in cache.layers:
+            layer.on_host = False
+            layer.offload, layer.prefetch = partial(self.move, layer, True), partial(self.move, layer, False)
+
+    def move(self, layer: Any, to_host: bool) -> None:
+        """Copy K and V of a layer that has some, and note what the device holds before they go."""
+        if to_host:
+            layers = [each for each in self.cache.layers if not each.on_host]
+            self.most = max(self.most, held([tensors_of(each) for each in layers])[0])
+        if layer.is_initialized and layer.on_host != to_host:
+            layer.keys, layer.values = layer.keys.clone(), layer.values.clone()
+            layer.on_host = to_host
+
+
+def tensors_of(layer: Any) -> list[torch.Tensor]:
+    return [layer.keys, layer.values] if layer.is_initialized else []
+
+
+def offloading(case: Case) -> Callable[[Any, int], Any]:
+    """K and V without values of every layer into an offloaded cache, whose own code decides which layers move when."""
+    config = case.config()
+    model = read_config(plain(config.to_dict()))
+    kinds = [model.layers[at].cache for at in model.order]
+
+    def feed(kept: Any, count: int) -> Any:
+        if kept is None:
+            static = transformers.StaticCache(config=config, max_cache_len=case.context)
+            kept = Offloading(static if case.cache == "offloaded_static" else transformers.DynamicCache(config=config))
+        kept.most = 0 if case.cache == "offloaded" else kept.most
+        with patch("torch.cuda.default_stream", MagicMock()):
+            for at, kind in enumerate(kinds):
+                shapes = shapes_of(kind, count)
+                keys, values = (
+                    torch.empty(case.batch_size, *each, dtype=getattr(torch, case.dtype), device="meta")
+                    for each in shapes
+                )
+                kept.cache.update(keys, values, at)
+        return kept
 
     return feed
 
@@ -253,7 +311,7 @@ def told(case: Case) -> dict[str, int]:
     )
     cache = setup.plan.allocate(case.context, case.batch_size)
     answer = {"bytes": cache.bytes, "steady_bytes": cache.steady_bytes}
-    if case.cache != "quantized":
+    if case.cache not in DRIVEN:
         answer["logical_bytes"] = setup.plan.report(case.context, case.batch_size, 0)["logical_bytes"]
     return answer
 
@@ -275,6 +333,8 @@ def cases(draw: Callable[..., Any], names: tuple[str, ...]) -> Case:
     cache_class = draw(st.sampled_from(["dynamic", "dynamic", "dynamic", "static", "dynamic_unconfigured"]))
     if model_type in QUANTIZED and draw(st.booleans()):
         cache_class = "quantized"
+    elif model_type in OFFLOADED and draw(st.booleans()):
+        cache_class = draw(st.sampled_from(["offloaded", "offloaded", "offloaded_static"]))
     stated = defaults(model_type)
     knobs = [key for key in KNOBS if key in stated and key not in ("num_hidden_layers", "vocab_size")]
     chosen = draw(st.lists(st.sampled_from(knobs), max_size=3, unique=True)) if knobs else []

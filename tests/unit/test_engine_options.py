@@ -106,7 +106,11 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
         ),
     },
     "transformers": {
-        "cache": ("dynamic", ("static", "quantized", "dynamic_unconfigured", "hybrid"), ("paged", 2)),
+        "cache": (
+            "dynamic",
+            ("static", "quantized", "offloaded", "offloaded_static", "dynamic_unconfigured", "hybrid"),
+            ("paged", 2),
+        ),
         "backend": ("quanto", ("hqq", "fp8"), ("gguf", 2)),
         "nbits": (4, (2,), (1, 3, 8, 16)),
         "attn_implementation": ("sdpa", ("eager",), ("flash_attention_2", 2)),

@@ -33,6 +33,7 @@ from kvcalc.dtypes import BFLOAT16, FLOAT16, FLOAT32, DType, parse_dtype
 from kvcalc.engines.base import Loads, WorkingMemory, refuse_tensor_parallel
 from kvcalc.engines.options import EngineOptions
 from kvcalc.engines.releases import Release, note_on, release, text
+from kvcalc.engines.transformers.offloaded import OffloadedPlan, neighbours
 from kvcalc.engines.transformers.plan import SOURCE, LayerCost, Part, TransformersPlan, summed
 from kvcalc.engines.transformers_memory import Forward, transformers_working_memory
 from kvcalc.errors import NotModelledError, UnsupportedError
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from kvcalc.device import Device
     from kvcalc.setup import Setup
 
-CacheClass = Literal["dynamic", "static", "quantized", "dynamic_unconfigured"]
+CacheClass = Literal["dynamic", "static", "quantized", "offloaded", "offloaded_static", "dynamic_unconfigured"]
 Backend = Literal["quanto", "hqq", "fp8"]
 
 #: Releases whose source was read. One between two of them follows the older, and a note says so.
@@ -65,7 +66,13 @@ _STATIC_V_SINCE = (5, 0, 0)
 #: ... and a QuantizedCache refuses all but full attention, and knows fp8, since these.
 _QUANTIZED_CHECKS_SINCE, _FP8_SINCE = (5, 14, 0), (5, 22, 0)
 #: Names of caches that generate() still takes (generation/configuration_utils.py:50, generation/utils.py:2123).
-_OLD_NAMES = {"sliding_window": "static", "hybrid_chunked": "static", "hybrid": "dynamic"}
+_OLD_NAMES = {
+    "sliding_window": "static",
+    "hybrid": "dynamic",
+    "hybrid_chunked": "static",
+    "offloaded_hybrid": "offloaded_static",
+    "offloaded_hybrid_chunked": "offloaded_static",
+}
 #: Bits that a backend quantises to (cache_utils.py:928, :977).
 _BITS: dict[Backend, tuple[int, ...]] = {"quanto": (2, 4), "hqq": (1, 2, 3, 4, 8), "fp8": (8,)}
 #: MiniMaxCache keeps the lightning attention's states in the model's format (modeling_minimax.py:202-209).
@@ -87,6 +94,7 @@ class Transformers(EngineOptions):
         "dynamic_unconfigured: every layer full\n"
         "quantized: full layers alone, an element takes nbits / 8 + 2 x element bytes / q_group_size; the last tokens\n"
         "  (fewer than residual_length) stay as they are; fp8: one byte an element and 8 a layer\n"
+        "offloaded: states, and the largest two layers in a row; offloaded_static: sliding layers stay, too\n"
         "compressed (DeepSeek V4): K = V of the window, one entry for ratio tokens, and the tokens that wait for one\n"
         "state layers: conv channels x kernel x element bytes + recurrent elements x 4"
     )
@@ -100,7 +108,7 @@ class Transformers(EngineOptions):
         "transformers 4.57.1, 5.0.0, 5.12.0 cache_utils.py: the same views",
         "MLA: decompressed heads in 4.57.1 to 5.14.0, the latent since 5.15.0 (with an indexer since 5.18.0)",
         "transformers 5.24.0 cache_utils.py:316, :670: one indexer key a token in layers that own an indexer",
-        "transformers 5.24.0 cache_utils.py:750-1060 (quantised), optimum-quanto 0.2.7, hqq 0.2.8",
+        "transformers 5.24.0 cache_utils.py:750-1060 (quantised: optimum-quanto 0.2.7, hqq 0.2.8), :1558 (offloaded)",
         "transformers 5.12.0 to 5.24.0 models/deepseek_v4, models/minimax_m3_vl: caches of their own, the same in all",
     )
     not_modelled: ClassVar[tuple[str, ...]] = (
@@ -173,7 +181,12 @@ class Transformers(EngineOptions):
         )
         return transformers_working_memory(Widths(setup.architecture), context, self.prefill_chunk, one, device)
 
-    def prepare(self, setup: Setup) -> TransformersPlan:
+    @property
+    def is_static(self) -> bool:
+        """A StaticCache, whose tensors have their full length from the start."""
+        return self.cache in ("static", "offloaded_static")
+
+    def prepare(self, setup: Setup) -> TransformersPlan | OffloadedPlan:
         """Compute the parts of each distinct kind once.
 
         Raises:
@@ -185,15 +198,44 @@ class Transformers(EngineOptions):
         for dtype in (setup.k_dtype, setup.v_dtype):
             refuse_other_than_float(self.name, dtype, "transformers caches what the model computes; use bfloat16")
         costs = tuple(self._cost(architecture, kind, count, setup) for kind, count in architecture.caches)
+        if self.cache in ("offloaded", "offloaded_static"):
+            return self._offloaded(architecture, costs, self._notes(architecture, setup))
         keeps_some = self.cache == "quantized" and self.backend != "fp8"
         return TransformersPlan(
             costs=costs,
             parts=summed(costs),
-            static=self.cache == "static",
+            static=self.is_static,
             prefill_chunk=self.prefill_chunk,
             residual_length=self.residual_length if keeps_some else 0,
             outside_bytes=_outside_bytes(architecture, setup),
             notes=self._notes(architecture, setup),
+        )
+
+    def _offloaded(self, model: Architecture, costs: tuple[LayerCost, ...], notes: tuple[str, ...]) -> OffloadedPlan:
+        """States stay on the device, and so do the sliding layers of a StaticCache; the host keeps all others."""
+        resident: list[LayerCost] = []
+        moved: dict[LayerKind, tuple[Part, ...]] = {}
+        for cost in costs:
+            match cost.kind:
+                case State() if not _keeps_state_outside(model):
+                    resident.append(cost)
+                case Sliding() | Chunked() if self.is_static:
+                    resident.append(cost)
+                case Full(indexer_dim=0) | Sliding() | Chunked() | Latent(indexer_dim=0):
+                    moved[cost.kind] = cost.parts
+                case Shared() | NoCache():
+                    pass
+                case _:
+                    raise _unknown(model, f"{kind_label(cost.kind)} layers in an offloaded cache", "use cache=dynamic")
+        order = [model.layers[at].cache for at in model.order]
+        layers = [moved[kind] for kind in order if kind in moved]
+        if not layers and any(cost.window for cost in resident):
+            raise UnsupportedError(
+                f"a StaticCache offloads full layers alone, and {model.name} has none (cache_utils.py:1575)",
+                hint="use cache=static",
+            )
+        return OffloadedPlan(
+            tuple(resident), neighbours(layers), len(layers), self.is_static, self.prefill_chunk, notes
         )
 
     def _cost(self, model: Architecture, kind: LayerKind, count: int, setup: Setup) -> LayerCost:
@@ -226,7 +268,7 @@ class Transformers(EngineOptions):
             return None
         window = kind.chunk if isinstance(kind, Chunked) else kind.window
         # A window of 1 keeps 1 - 1 = 0 tokens by the slice [-0:], which is the whole tensor.
-        return None if window == 1 and self.cache == "dynamic" else window
+        return None if window == 1 and not self.is_static else window
 
     def _attention(
         self, model: Architecture, kind: Full | Sliding | Chunked, window: int | None, key: int, value: int
@@ -246,7 +288,7 @@ class Transformers(EngineOptions):
             token_bytes += kind.indexer_dim * key
         if window is None:
             return (Part("tokens", token_bytes),)
-        return (Part("buffer" if self.cache == "static" else "window", token_bytes, window),)
+        return (Part("buffer" if self.is_static else "window", token_bytes, window),)
 
     def _compressed(self, model: Architecture, kind: Compressed, key: int, value: int) -> tuple[Part, ...]:
         """DeepSeek V4's layers: K is V, but in those of a window alone; what waits for an entry are views, too.
@@ -256,7 +298,7 @@ class Transformers(EngineOptions):
         """
         where = "models/deepseek_v4/modeling_deepseek_v4.py:1229"
         self._check_own_cache(model, "compressed entries", "store_compression_weights", where)
-        if self.cache == "static":
+        if self.is_static:
             raise UnsupportedError(f"no StaticCache has compressed layers ({where})", hint="use cache=dynamic")
         if kind.ratio is None:
             return (Part("window", kind.width * (key + value), kind.window),)
@@ -279,7 +321,7 @@ class Transformers(EngineOptions):
             )
 
     def _check_static_widths(self, model: Architecture, k_dim: int, v_dim: int) -> None:
-        if self.cache == "static" and k_dim != v_dim and release(self.version) < _STATIC_V_SINCE:
+        if self.is_static and k_dim != v_dim and release(self.version) < _STATIC_V_SINCE:
             raise UnsupportedError(
                 f"a StaticCache of transformers {self.version} gives V the width of K, and those of {model.name} "
                 "differ (cache_utils.py:283)",
@@ -381,7 +423,7 @@ class Transformers(EngineOptions):
             )
         if release(self.version) < _MEASURED_SINCE:
             raise _unknown(model, f"state layers in {self.version}", f"use version={_NEWEST}")
-        if self.cache == "static" and model.model_type in _OWN_STATE_CACHE:
+        if self.is_static and model.model_type in _OWN_STATE_CACHE:
             raise UnsupportedError(
                 f"transformers refuses a StaticCache for {model.name}, whose states need a cache class of its own",
                 hint="use cache=dynamic",

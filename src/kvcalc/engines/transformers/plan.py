@@ -103,6 +103,12 @@ class Part:
         }[self.slots]
         return f"{self.slot_bytes} * {count}"
 
+    def shown_formula(self, cached: str) -> str:
+        """:meth:`shown` of that many cached tokens, times the bytes of a slot."""
+        if self.slots == "window":
+            return f"{self.slot_bytes} * B * min({cached}, {self.size - 1})"
+        return self.formula("0", cached)
+
 
 @dataclass(frozen=True, slots=True)
 class LayerCost:
@@ -270,7 +276,7 @@ class TransformersPlan:
             if cost.parts:
                 names.append(f"layers_{number}")
                 meaning = f"{cost.count} {kind_label(cost.kind)}"
-                work.let(names[-1], meaning, f"{cost.count} * ({_sum(cost.parts)})", "bytes", SOURCE)
+                work.let(names[-1], meaning, f"{cost.count} * ({sum_of(cost.parts)})", "bytes", SOURCE)
         work.let("kv_bytes", "KV cache", " + ".join(names) or "0", "bytes", SOURCE)
         return tuple(work.quantities)
 
@@ -287,7 +293,7 @@ class TransformersPlan:
         elif chunk is not None:
             work.let("C", "tokens of a chunk", str(chunk), "tokens", "prefill_chunk")
             work.let("before", "tokens before the last chunk", "(T - 1) // C * C", "tokens")
-            last, whole = _sum(self.parts, "before", "(T - before)"), _sum(self.parts, "(before - C)", "C")
+            last, whole = sum_of(self.parts, "before", "(T - before)"), sum_of(self.parts, "(before - C)", "C")
             work.let("last", "held after the last chunk", last, "bytes", SOURCE)
             work.let("whole", "and after the whole chunk before it", f"{whole} if before else 0", "bytes", SOURCE)
             past, tokens = "before if last >= whole else before - C", "T - before if last >= whole else C"
@@ -299,7 +305,7 @@ class TransformersPlan:
 _ONE = "the prefill's one forward"
 
 
-def _sum(parts: tuple[Part, ...], past: str = "P", tokens: str = "q") -> str:
+def sum_of(parts: tuple[Part, ...], past: str = "P", tokens: str = "q") -> str:
     """Bytes of some parts after a forward."""
     return " + ".join(part.formula(past, tokens) for part in parts) or "0"
 
