@@ -6,7 +6,6 @@ so many slots of so many bytes. A sliding layer of a DynamicCache, for one, has 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from math import gcd, lcm
 from typing import Any, Literal, NamedTuple, assert_never
@@ -53,12 +52,12 @@ class Part:
         past, tokens, residual = forward
         size = self.size
         match self.slots:
-            case "fixed":
-                return batch_size
             case "tokens":
                 return batch_size * (past + tokens)
             case "window":
                 return batch_size * ((past if past < size else size - 1) + tokens)
+            case "fixed":
+                return batch_size
             case "buffer":
                 return batch_size * min(past + tokens, size)
             case "waiting":
@@ -134,11 +133,11 @@ class LayerCost:
 
     def row(self, forward: Forward, batch_size: int) -> LayerBytes:
         """All layers of the kind."""
+        first = self.parts[0] if self.parts else Part("fixed", 0)
         tokens = batch_size * self.encoder_tokens
-        if self.parts and self.parts[0].slots not in ("fixed", "groups"):
-            tokens = self.parts[0].count(forward, batch_size)
-        elif self.parts and self.parts[0].slots == "groups":
-            tokens = batch_size * (forward.past + forward.tokens)
+        if first.slots != "fixed":  # groups are of all tokens, quantised or not
+            counted = Part("tokens", 0) if first.slots == "groups" else first
+            tokens = counted.count(forward, batch_size)
         total = self.count * self.bytes_after(forward, batch_size)
         return LayerBytes(self.kind.kind, kind_label(self.kind), self.count, self.window, tokens, total)
 
@@ -176,23 +175,20 @@ class TransformersPlan:
             total += part.slot_bytes * part.count(forward, batch_size)
         return total
 
-    def _forwards(self, context: int) -> Iterator[Forward]:
+    def _forwards(self, context: int) -> list[Forward]:
         """The forwards one of which is the fullest: the last, and the whole chunks of one cycle before it.
 
         What waits to be compressed, or to be quantised, repeats with that cycle while all else grows. After a prefill
         that was quantised whole, the first token that waits makes the cache larger.
         """
         chunk = self.prefill_chunk
-        if self.residual_length and context > 1:
-            yield self._forward(context - 1, 1)
+        step = [self._forward(context - 1, 1)] if self.residual_length and context > 1 else []
         if self.static or chunk is None or chunk >= context:
-            yield Forward(0, context)
-            return
+            return [*step, Forward(0, context)]
         whole, rest = divmod(context, chunk)
-        if rest:
-            yield self._forward(whole * chunk, rest)
-        for at in range(whole - 1, max(-1, whole - 1 - self._cycle(chunk)), -1):
-            yield self._forward(at * chunk, chunk)
+        last = [self._forward(whole * chunk, rest)] if rest else []
+        starts = range(whole - 1, max(-1, whole - 1 - self._cycle(chunk)), -1)
+        return [*step, *last, *(self._forward(at * chunk, chunk) for at in starts)]
 
     def _cycle(self, chunk: int) -> int:
         """Chunks after which as many tokens wait again."""
@@ -224,7 +220,7 @@ class TransformersPlan:
         total = sum(row.bytes for row in rows)
         steady = total if self.static else self._held(self._forward(context - 1, 1), batch_size)
         notes = list(self.notes)
-        if steady < total:
+        if steady < total and self._keeps_views:
             notes.append(
                 f"views keep all {forward.tokens:,} tokens of a prefill's forward alive on sliding layers until the "
                 "next forward; steady_bytes is what one decode step leaves"
@@ -236,13 +232,16 @@ class TransformersPlan:
             )
         return KVCache(total, steady, rows, why=self._why(context, forward), notes=tuple(notes))
 
+    @property
+    def _keeps_views(self) -> bool:
+        return any(part.slots in ("window", "waiting") for part in self.parts)
+
     def _why(self, context: int, forward: Forward) -> str:
-        sorts = {part.slots for part in self.parts}
         if self.static:
             return f"allocated for {context:,} tokens; sliding layers min(context, window)"
-        if "groups" in sorts:
+        if self.residual_length:
             return f"{context - forward.residual:,} tokens quantised, {forward.residual:,} as they are"
-        if not sorts & {"window", "waiting"}:
+        if not self._keeps_views:
             return f"every layer keeps {context:,} tokens"
         if not forward.past:
             return f"one forward of {forward.tokens:,} tokens stays alive as views"
@@ -253,7 +252,7 @@ class TransformersPlan:
 
         The memory is ``allocate(...).bytes``; this is the figure that summing ``numel`` gives.
         """
-        last = next(self._forwards(context))
+        last = self._forwards(context)[0]
         return sum(part.slot_bytes * part.shown(last, batch_size) for part in self.parts)
 
     def required_kv_memory(self, context: int, batch_size: int) -> int:
