@@ -30,7 +30,7 @@ QUESTIONS = {
     "no command at all": (("xyzzy",), "no such command 'xyzzy'", "see 'kvcalc --help'"),
     "an engine's option": (("show", "gemma-2-2b", "--block-size", "16"), "no such option", "of vllm: -E block_size="),
     "unknown format": (("show", "gemma-2-2b", "-c", "1k", "--format", "jsn"), "unknown format 'jsn'", "'json'?"),
-    "unknown dtype": (("show", "gemma-2-2b", "-c", "1k", "--kv-cache-dtype", "q8_"), "unknown dtype 'q8_'", "'q8_0'?"),
+    "unknown dtype": (("show", "gemma-2-2b", "-c", "1k", "--kv-cache-dtype", "q8_"), "unknown dtype 'q8_'", "'q8_0'"),
     "unknown units": (("show", "gemma-2-2b", "-c", "1k", "--units", "binry"), "unknown --units", "'binary'?"),
     "engine option": (("show", "gemma-2-2b", "-c", "1k", "-E", "a=1"), "ideal has no option 'a'", ""),
     "no engine option": (("show", "gemma-2-2b", "-c", "1k", "-E", "a"), "is not KEY=VALUE", ""),
