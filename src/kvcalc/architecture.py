@@ -530,6 +530,19 @@ class Architecture:
         exact = self.provenance.exact_parameters and kept
         return self.changed(layers=layers, order=order, provenance=replace(self.provenance, exact_parameters=exact))
 
+    def with_window(self, window: int) -> Architecture:
+        """The same as ``with_layout`` of ``sw=window``, without looking at every layer, for a model with local layers.
+
+        A window has no weights: those that were counted are kept.
+        """
+        layout = Layout(None, None, window)
+        slid = [_laid_out(self, layer, is_local(layer.cache), layout, None) for layer in self.layers]
+        layers, places = distinct_layers(slid)  # two that differed in their windows alone are one
+        made = self.changed(layers=layers, order=tuple(places[index] for index in self.order))
+        counted = {key: found for key, found in self.derived.items() if key[0] == "weights"}
+        made.derived.update(counted)
+        return made
+
 
 def distinct_layers(ordered: list[Layer]) -> tuple[tuple[Layer, ...], tuple[int, ...]]:
     """The distinct layers of a list, and the list as indices into them."""

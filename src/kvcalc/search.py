@@ -170,12 +170,13 @@ class Walk:
             KVCalcError: an unknown engine, option or format.
         """
         grid = self._grid
+        laid_out: dict[tuple[int | None, int | None], Architecture] = {}
         for layout in grid.layouts():
             reference = self._reference if layout is None else f"{self._reference}@{layout}"
             for engine in grid.engines:
                 for kv_format in grid.kv_cache_dtypes:
                     try:
-                        model = self._model if layout is None else self._model.with_layout(layout)
+                        model = self._model if layout is None else self._laid_out(layout, laid_out)
                         setup = self._prepare(model, engine, kv_format)
                     except RefusalError as error:
                         self.refused += len(grid.weights_dtypes) * len(grid.contexts)
@@ -185,6 +186,15 @@ class Walk:
                     for weights_format in grid.weights_dtypes:
                         stored = replace(setup, weights_dtype=weights_format)
                         yield Configuration(reference, stored, kv_format, weights_format, local, attention)
+
+    def _laid_out(self, layout: Layout, known: dict[tuple[int | None, int | None], Architecture]) -> Architecture:
+        """The model in a layout; the layers are laid out once for each ratio, and for each window slid alone."""
+        ratio = layout.local, layout.global_
+        if ratio not in known:
+            known[ratio] = self._model.with_layout(layout)
+        elif layout.window is not None:
+            return known[ratio].with_window(layout.window)
+        return known[ratio]
 
     def _prepare(self, model: Architecture, engine: str, kv_format: str | None) -> Setup:
         return prepare(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 import kvcalc
 from kvcalc.architecture import Full, Sliding
 from kvcalc.errors import UnsupportedError
+from kvcalc.layout import parse_layout
 from kvcalc.setup import prepare
+from kvcalc.sources import shipped
 from kvcalc.weights import weights
 
 
@@ -83,3 +87,25 @@ def test_readers_of_a_global_cache_have_queries_of_its_width() -> None:
 def test_a_rewrite_without_a_meaning_is_refused(reference: str) -> None:
     with pytest.raises(UnsupportedError, match=r"no meaning|no attention layers|no local layers"):
         kvcalc.load(reference)
+
+
+@pytest.mark.parametrize("first", ["5:1/sw=512", "1:2/sw=512", "sw=512"])
+def test_another_window_is_the_layout_with_that_window(first: str) -> None:
+    compared = 0
+    for model in map(kvcalc.load, shipped.names("models")):
+        try:
+            made = model.with_layout(parse_layout(first))
+        except UnsupportedError:
+            continue  # no layout that a window could follow
+        for window in (256, 512, 4096):
+            assert made.with_window(window) == model.with_layout(replace(parse_layout(first), window=window))
+            compared += 1
+    assert compared > 60
+
+
+def test_another_window_keeps_the_weights_that_were_counted() -> None:
+    model = kvcalc.load("gemma-3-27b").with_layout(parse_layout("5:1/sw=512"))
+    counted = weights(model, None)
+    slid = model.with_window(1024)
+    assert weights(slid, None) is counted == weights(kvcalc.load("gemma-3-27b"), None)
+    assert kvcalc.kv_cache_bytes(slid, context=32768) == 3_120_562_176

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvcalc.cli import options, pictures, question
+from kvcalc.cli.progress import Progress
 from kvcalc.errors import InputError
 from kvcalc.report.document import Column, Document, Section, growth_columns
 from kvcalc.report.records import footprint_record
@@ -25,6 +26,8 @@ EXAMPLES = (
 )
 _CONTEXTS = tuple(1024 * k for k in (1, 4, 8, 16, 32, 64, 128))
 _MOST_ROWS = 10_000
+#: Contexts between two looks at the clock.
+_STRIDE = 256
 
 
 def sweep(
@@ -73,9 +76,13 @@ def sweep(
     last = [footprint_of(setup, contexts[-1], batch_size) for setup in asked]
 
     def records() -> Iterator[FootprintRecord]:
-        for tokens in contexts:
+        watch = Progress(len(contexts), "contexts")
+        for number, tokens in enumerate(contexts):
+            if number % _STRIDE == 0:
+                watch(number)
             for setup in asked:
                 yield footprint_record(setup.reference, footprint_of(setup, tokens, batch_size))
+        watch.close()
 
     rows = _rows(asked, contexts, batch_size) if shown or plot is not None else []
     one_model = len({setup.reference for setup in asked}) == 1
