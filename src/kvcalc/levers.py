@@ -145,7 +145,7 @@ def setup_levers(
     while size <= _MOST_DEVICES:
         changed = replace(setup, tensor_parallel_size=size)
         if holds(changed):
-            yield lever("devices", "tensor_parallel_size", size, f"{size} devices that share every layer", changed)
+            yield lever("devices", "tensor_parallel_size", size, f"tensor parallel over {size} devices", changed)
             break
         size *= 2
     layout, windowed = _windowed(setup, holds)

@@ -1,5 +1,6 @@
 """Exit codes that scripts can trust: streams that are missing or full, and signals at any moment."""
 
+import io
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kvcalc.cli.process import guarded, interrupted
+from kvcalc.cli.process import complain, guarded, interrupted
 
 BUDGET = '[[budget]]\nname = "small"\nmodel = "gemma-3-1b"\ncontext = "32k"\nlimit = "{limit}"\n'
 SHOW = "show gemma-2-2b -c 8k"
@@ -168,3 +169,25 @@ def test_no_other_module_leaves_the_process():
     package = Path(guarded.__code__.co_filename).parents[1]
     for path in package.rglob("*.py"):
         assert "os._exit" not in path.read_text(encoding="utf-8")
+
+
+class Terminal(io.StringIO):
+    """A stream that says it is a terminal."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_complaint_on_a_terminal_is_folded_and_its_first_word_has_a_colour(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    complain("error: no such model as this one\nhint: see: it\nwrote x.svg")
+    assert sys.stderr.getvalue() == (
+        "\x1b[1;31merror:\x1b[0m no such model as this\n  one\n\x1b[1;36mhint:\x1b[0m see: it\nwrote x.svg\n"
+    )
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setenv("NO_COLOR", "1")
+    complain("warning: far")
+    assert sys.stderr.getvalue() == "warning: far\n"

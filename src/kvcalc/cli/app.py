@@ -80,7 +80,7 @@ def make_app() -> typer.Typer:
     """The command line."""
     app = typer.Typer(
         name="kvcalc",
-        help="How much memory do the weights and the KV cache of a model take, in this engine, to the byte.",
+        help="What the weights and the KV cache of a model take in the engine that serves it, to the byte.",
         epilog=_EXAMPLES,
         context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": option_name},
         pretty_exceptions_enable=False,

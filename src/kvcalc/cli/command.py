@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from typer.core import TyperCommand, TyperGroup
@@ -13,6 +14,12 @@ class _Page(Protocol):
 
     def write(self, string: str) -> None:
         """Add a text as it stands."""
+
+    def section(self, name: str) -> AbstractContextManager[None]:
+        """Add what follows under a heading."""
+
+    def write_dl(self, rows: Sequence[tuple[str, str]], *, col_spacing: int) -> None:
+        """Add terms and what they mean, folded."""
 
 
 def _write_examples(page: _Page, examples: str | None) -> None:
@@ -38,7 +45,8 @@ class CommandGroup(TyperGroup):
     def format_commands(self, ctx: object, formatter: _Page) -> None:
         """Write each group of commands with its purpose."""
         for purpose, commands in self.purposes.items():
-            formatter.write(f"\n{purpose}:\n" + "".join(f"  {name:9} {says}\n" for name, says in commands.items()))
+            with formatter.section(purpose):
+                formatter.write_dl(list(commands.items()), col_spacing=3)
 
     def format_epilog(self, ctx: object, formatter: _Page) -> None:
         """Write the examples."""

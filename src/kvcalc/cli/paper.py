@@ -187,6 +187,6 @@ def _claims(claims: Sequence[section.Claim]) -> Section:
         Column("published", lambda row: row.published),
         Column("computed", lambda row: row.computed),
         Column("", lambda row: "holds" if row.holds else "does not hold", "verdict"),
-        Column("under", lambda row: row.assumption, drop_order=1),
+        Column("under", lambda row: row.assumption, "remark"),
     )
     return Section(columns, claims, "Claims")

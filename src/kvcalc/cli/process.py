@@ -85,10 +85,31 @@ def complain(message: str) -> None:
         return
     encoding = sys.stderr.encoding or "ascii"
     try:
+        if sys.stderr.isatty():
+            message = _on_a_terminal(message)
         sys.stderr.write(message.encode(encoding, "backslashreplace").decode(encoding) + "\n")
         sys.stderr.flush()
     except (OSError, ValueError):
         pass
+
+
+#: How the word before the colon is shown; gcc has the same, which are seen on dark screens and on light ones.
+_STYLES = {"error": "1;31", "warning": "1;35", "hint": "1;36"}
+
+
+def _on_a_terminal(message: str) -> str:
+    """Lines folded to the terminal's width, each with its first word in a colour."""
+    from kvcalc.report.formats import screen
+
+    shown = screen(sys.stderr)
+    lines = []
+    for line in message.split("\n"):
+        first, *rest = shown.folded(line, "  ")
+        word, colon, said = first.partition(":")
+        if colon and word in _STYLES:
+            first = shown.styled(f"{word}:", _STYLES[word]) + said
+        lines += [first, *rest]
+    return "\n".join(lines)
 
 
 def complain_about(error: Exception) -> None:

@@ -264,7 +264,7 @@ def audit_start(
     question = _with_known_version(_with_known_draft(log.question(start, given), architecture), architecture)
     rows = tuple(_rows(log, start, question, architecture))
     terms, why = ((), ()) if device is None else _device_terms(log, start, question, architecture, device)
-    notes = (*question.notes, *_of_version(question, architecture), *why)
+    notes = (*question.notes, *_of_engine(question, architecture), *why)
     found = Audit(start, reference, question, rows, notes=notes, layout=architecture.layout, terms=terms)
     if found.verdict != "disagrees":
         return found
@@ -308,11 +308,9 @@ def _rows(log: EngineLog, start: Start, question: Question, architecture: Archit
                 yield replace(row, figure=f"{row.figure} (DP {rank})")
 
 
-def _of_version(question: Question, architecture: Architecture) -> tuple[str, ...]:
-    """What the engine says of a version that it follows by another one's rule."""
-    named = f"{question.engine} {question.options.get('version')} "
-    cache = question.setup(architecture).plan.allocate(question.context, question.batch_size)
-    return tuple(note for note in cache.notes if note.startswith(named))
+def _of_engine(question: Question, architecture: Architecture) -> tuple[str, ...]:
+    """What the engine does with this model otherwise than one would think, and whose rule its version follows."""
+    return question.setup(architecture).plan.allocate(question.context, question.batch_size).notes
 
 
 def _with_known_draft(question: Question, architecture: Architecture) -> Question:

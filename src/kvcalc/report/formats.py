@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from kvcalc.errors import InputError, did_you_mean, quote
 from kvcalc.report.document import Document
@@ -97,15 +97,16 @@ def render(document: Document, format_name: str, *, to_file: bool = False) -> It
     return map(inert, pieces)
 
 
-def screen() -> Screen:
-    """What standard output is: a terminal with its width and colours, or a pipe."""
+def screen(stream: TextIO | None = None) -> Screen:
+    """What a stream (standard output) is: a terminal with its width and colours, or a pipe."""
     from kvcalc.report.table import PIPE_WIDTH, Screen
 
-    environment, terminal = os.environ, sys.stdout.isatty()
+    stream = stream or sys.stdout
+    environment, terminal = os.environ, stream.isatty()
     columns = environment.get("COLUMNS", "")
     width = int(columns) if columns.isdecimal() and 0 < int(columns) < 10_000 else None
     if width is None and terminal:
-        width = os.get_terminal_size(sys.stdout.fileno()).columns or 80
+        width = os.get_terminal_size(stream.fileno()).columns or 80
     forced = environment.get("FORCE_COLOR", "0") not in ("", "0") or environment.get("CLICOLOR_FORCE", "0") != "0"
     plain = environment.get("NO_COLOR") or environment.get("TERM") == "dumb"
     return Screen(width or PIPE_WIDTH, width if terminal else None, (terminal or forced) and not plain)

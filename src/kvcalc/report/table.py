@@ -59,8 +59,11 @@ class Screen:
 
     def lines(self, text: str, style: str, indent: str = "") -> str:
         """Running text, folded; the lines after the first are indented."""
-        folded = _fold(text, self.text_width, indent)
-        return "".join(f"{self.styled(line, style)}\n" for line in folded)
+        return "".join(f"{self.styled(line, style)}\n" for line in self.folded(text, indent))
+
+    def folded(self, text: str, indent: str = "") -> list[str]:
+        """The lines of a running text."""
+        return _fold(text, self.text_width, indent)
 
 
 def render(document: Document, screen: Screen = Screen()) -> Iterator[str]:
@@ -131,7 +134,7 @@ class _Drawn:
     @property
     def name(self) -> str:
         """What the column is called where it is not shown."""
-        return self.column.title or "bars"
+        return self.column.title or ("bars" if self.parts else "remarks")
 
     @cached_property
     def natural(self) -> int:
