@@ -148,7 +148,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     ),
     "sources/devices.py": ("tests/unit/test_devices.py", "tests/cli/test_fit.py"),
     "sources/quantization_config.py": WEIGHTS,
-    "sources/resolve.py": ("tests/unit/test_names.py", "tests/unit/test_arguments.py", "tests/unit/test_files.py"),
+    "sources/resolve.py": ("tests/unit/test_names.py", "tests/cli/test_platforms.py", "tests/unit/test_checkpoint.py"),
     "sources/config/*.py": CONFIGS,
     "sources/*.py": (
         "tests/unit/test_files.py",

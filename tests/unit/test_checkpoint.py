@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from configs import read
 from gguf_writer import model_metadata, write_gguf
 
 from kvcalc.errors import InputError, KVCalcError
@@ -160,3 +161,15 @@ def test_a_layout_that_changes_the_weights_does_not_keep_those_of_the_file(tmp_p
 def test_what_is_not_there_is_one_error(reference):
     with pytest.raises(KVCalcError):
         load(reference)
+
+
+@pytest.mark.parametrize(("name", "is_kept"), [("llama-3.1-8b", True), ("mimo-v2-flash", False)])
+def test_files_are_not_what_another_layout_takes_where_its_layers_have_other_weights(tmp_path, name, is_kept):
+    """MiMo's sliding layers have twice the KV heads of its global ones; all layers of Llama are alike."""
+    (tmp_path / "config.json").write_text(json.dumps(read("configs.json")[name]))
+    add_weights(tmp_path, size=20)
+    stored = load(str(tmp_path)).provenance.weight_bytes
+    assert sum(stored.values()) == 20
+    provenance = load(f"{tmp_path}@1:1/sw=64").provenance
+    assert provenance.weight_bytes == (stored if is_kept else None)
+    assert any("the layout changes the weights" in note for note in provenance.notes) != is_kept

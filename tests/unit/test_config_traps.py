@@ -220,6 +220,16 @@ def test_one_layer_of_experts_among_dense_ones() -> None:
     assert parameters() - parameters(0, 1, 2, 3) == 4 * one_of_experts
 
 
+def test_a_block_of_nemotron_that_multiplies_by_nothing_has_no_feed_forward() -> None:
+    config = read("configs.json")["nemotron-super-49b-v1"] | {"num_hidden_layers": 2}
+    block = config["block_configs"][0]
+
+    def parameters(ffn: dict[str, Any]) -> int:
+        return weights(read_config(config | {"block_configs": [block, block | {"ffn": ffn}]}), None).parameters
+
+    assert parameters({"ffn_mult": 0}) == parameters({"no_op": True}) < parameters({"ffn_mult": 1.3125})
+
+
 def test_a_width_of_openelm_is_kept_at_nine_tenths() -> None:
     """make_divisible: 10 rounds to 9 of a divisor of 9, which is not below 0.9 x 10."""
     config = read("other_configs.json")["openelm-270m"]["config"] | {"model_dim": 10, "ffn_dim_divisor": 9}

@@ -81,6 +81,26 @@ def test_the_outer_table_counts_before_that_of_the_text_part():
     }
 
 
+def test_a_static_scheme_keeps_a_scale_of_the_activations_too():
+    def size(scheme):
+        table = {"quant_method": "fp8", "activation_scheme": scheme}
+        return weights(kvcalc.read_config(LLAMA | {"quantization_config": table}), None).bytes
+
+    assert size("static") - size("dynamic") == 4 * 16 * 7  # a float32 for each of seven matrices a layer
+
+
+def test_hqq_says_its_bits_in_any_of_three_places():
+    settings = {"nbits": 2, "group_size": 128}
+    tables = ({"weight_quant_params": settings}, settings)
+    sizes = {
+        weights(kvcalc.read_config(LLAMA | {"quantization_config": {"quant_method": "hqq", **table}}), None).bytes
+        for table in ({"quant_config": tables[0]}, {"quant_config": tables[1]}, settings)
+    }
+    fewer_bits = weights(kvcalc.read_config(LLAMA | {"quantization_config": {"quant_method": "hqq"}}), None).bytes
+    assert len(sizes) == 1
+    assert sizes.pop() < fewer_bits  # 4 bits, where it says none
+
+
 def test_an_unknown_method_is_said_to_be_not_modelled():
     model = kvcalc.read_config(LLAMA | {"quantization_config": {"quant_method": "aqlm"}})
     counted = kvcalc.footprint(model, context=4096)
