@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import kvcalc
-from kvcalc.architecture import Architecture, Full, Latent, Layer, LayerKind, Shared, Sliding, State
+from kvcalc.architecture import Architecture, Compressed, Cross, Full, Latent, Layer, LayerKind, Sliding, State
 from kvcalc.derivation import evaluate
 from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines import make_engine
@@ -171,17 +171,67 @@ def test_the_shown_formula_gives_the_bytes_and_the_rows_sum_to_them(name: str, o
 @pytest.mark.parametrize(
     "kind",
     [
-        Shared(of="sliding"),
-        Full(num_kv_heads=1, head_dim=64, v_head_dim=64, indexer_dim=64),
+        Compressed(width=512, window=128),
         Full(num_kv_heads=1, head_dim=64, v_head_dim=64, extra_state_bytes=8),
+        Cross(num_kv_heads=1, head_dim=64, v_head_dim=64),
         Full(num_kv_heads=2, head_dim=64, v_head_dim=64),
     ],
 )
 def test_what_was_not_checked_is_refused(kind: LayerKind) -> None:
     plain = Full(num_kv_heads=1, head_dim=64, v_head_dim=64)
-    with pytest.raises(RefusalError, match=r"^sglang ") as refusal:
+    with pytest.raises(RefusalError, match=r"^sglang "):
         plan_of(model("some", "gemma4", (plain, 1), (kind, 1)))
-    assert refusal.value.hint
+
+
+def test_models_with_cross_attention_that_it_runs_are_not_said_to_be_unsupported() -> None:
+    plain, cross = (kind(num_kv_heads=1, head_dim=64, v_head_dim=64) for kind in (Full, Cross))
+    with pytest.raises(NotModelledError):
+        plan_of(model("some", "mllama", (plain, 1), (cross, 1)))
+    with pytest.raises(UnsupportedError):
+        plan_of(model("some", "t5", (plain, 1), (cross, 1)))
+
+
+def test_layers_that_read_anothers_cache_are_allocated_all_the_same() -> None:
+    # gemma-4-e2b: 12 + 16 sliding layers of 1 x 256, 3 + 4 full ones of 1 x 512, K and V in bfloat16.
+    pool = plan_of(kvcalc.load("gemma-4-e2b")).pool
+    assert (pool.main_bytes, pool.swa_bytes) == (7 * 2 * 512 * 2, 28 * 2 * 256 * 2)
+    # hunyuan-large: 64 layers of 8 heads of 80, of which 32 own a cache.
+    assert plan_of(kvcalc.load("hunyuan-large")).pool.main_bytes == 64 * 8 * 2 * 80 * 2
+
+
+def test_minimax_m3_has_one_index_key_beside_k_and_v() -> None:
+    assert plan_of(kvcalc.load("minimax-m3")).pool.main_bytes == 60 * 4 * 2 * 128 * 2 + 57 * 128 * 2
+
+
+def test_a_draft_adds_its_layers_and_states_that_wait_to_be_verified() -> None:
+    qwen = kvcalc.load("qwen3.5-27b")
+    engine = make_engine("sglang", {"speculative_num_draft_tokens": 4, "max_running_requests": 16})
+    plan = Setup(qwen, engine, *parse_kv_dtypes("bf16"), draft=qwen.mtp).plan
+    assert isinstance(plan, SGLangPlan) and plan.states is not None
+    assert plan.pool.main_bytes == (16 + 1) * 2 * 4 * 256 * 2  # 16 full layers and the prediction layer's
+    states = plan.states
+    each = states.slots_per_request
+    budget = 60 * GiB
+    share = budget * 0.9 / 1.9
+    assert states.slots(budget) == int((share - states.slot_bytes * 5) // (states.slot_bytes * (1 + 4 / each)))
+    for slots in (1, 40, 500):
+        waiting = 4 * (min(16, slots // each) + 1)
+        assert states.allocated_bytes(slots) == (slots + 1 + waiting) * states.slot_bytes
+    for context, batch in ((8192, 1), (32768, 3)):
+        cache = plan.allocate(context, batch)
+        values = evaluate(plan.explain(context, batch))
+        assert values["kv_bytes"] == cache.bytes == plan.kv_bytes(context, batch)
+        assert values["required_bytes"] == plan.required_kv_memory(context, batch)
+        assert plan.report(context, batch, plan.required_kv_memory(context, batch))["fits"]
+
+
+@pytest.mark.parametrize("left_out", ["speculative_num_draft_tokens", "max_running_requests"])
+def test_a_draft_beside_states_needs_both_options_that_the_server_asserts(left_out: str) -> None:
+    qwen = kvcalc.load("qwen3.5-27b")
+    given = {"speculative_num_draft_tokens": 4, "max_running_requests": 16}
+    engine = make_engine("sglang", {key: value for key, value in given.items() if key != left_out})
+    with pytest.raises(InputError, match=left_out):
+        Setup(qwen, engine, *parse_kv_dtypes("bf16"), draft=qwen.mtp).plan  # noqa: B018 - the plan is made on demand
 
 
 @pytest.mark.parametrize("dtype", ["q8_0", "fp8/bf16", "nvfp4"])

@@ -43,6 +43,7 @@ NUMBERS: dict[str, dict[str, tuple[Any, ...]]] = {
         "max_running_requests": (None, 1, 2**30, 0, 2**30 + 1),
         "chunked_prefill_size": (8192, -1, 2**30, -2, 2**30 + 1),
         "max_mamba_cache_size": (None, 1, 2**30, 0, 2**30 + 1),
+        "speculative_num_draft_tokens": (None, 1, 1024, 0, 1025),
         "mamba_full_memory_ratio": (0.9, 1e-6, 100, 0, 100.1),
     },
     "tensorrt-llm": {

@@ -33,7 +33,7 @@ from kvcalc.derivation import Derivation, Quantity
 from kvcalc.dtypes import parse_dtype
 from kvcalc.engines.base import KVCache, LayerBytes, Loads, Server, refuse_formats, refuse_kind, refuse_uneven_heads
 from kvcalc.engines.options import EngineOptions
-from kvcalc.errors import NotModelledError, UnsupportedError
+from kvcalc.errors import InputError, NotModelledError, UnsupportedError
 from kvcalc.units import GiB, ceil_div, round_up, smallest_reaching
 
 if TYPE_CHECKING:
@@ -61,9 +61,11 @@ _EVICTION_INTERVAL = 128
 #: Storage formats whose pool is elements x bytes; the fp4 and mxfp8 formats add scale buffers of their own.
 _DTYPES = frozenset({"bfloat16", "float16", "float32", "fp8_e4m3", "fp8_e5m2"})
 
+#: Model types with cross-attention that it has a class for: srt/models/mllama.py, whisper.py.
+_CROSS_MODELS = frozenset({"mllama", "whisper"})
+
 _REFUSED: dict[type, str] = {
-    Shared: "whether layers that read another layer's cache are billed was not checked",
-    Cross: "a cross-attention cache in its pool was not checked",
+    Cross: "what an encoder's tokens take of its pool was not checked",
     Compressed: "compressed layers have pools of their own, which are not modelled",
 }
 
@@ -221,6 +223,8 @@ class StatePool:
         slots_per_request: slots that one running request may hold: its own, and those that the radix cache keeps.
         ratio: bytes of states for each byte of tokens (``mamba_full_memory_ratio``).
         fixed_slots: the slots, where an option sets them.
+        draft_tokens: states that a running request keeps while a draft's tokens are verified.
+        most_running: requests that run at once, for those states.
     """
 
     conv_bytes: int
@@ -228,6 +232,8 @@ class StatePool:
     slots_per_request: int
     ratio: float
     fixed_slots: int | None = None
+    draft_tokens: int = 0
+    most_running: int = 0
 
     @property
     def slot_bytes(self) -> int:
@@ -242,11 +248,16 @@ class StatePool:
         if self.fixed_slots is not None:
             return self.fixed_slots
         share = kv_memory / GiB * self.ratio / (1 + self.ratio) * GiB
-        return int((share - self.slot_bytes) // self.slot_bytes)
+        per_slot = self.slot_bytes * (1 + self.draft_tokens / self.slots_per_request)
+        return int((share - self.slot_bytes * (1 + self.draft_tokens)) // per_slot)
+
+    def verified_states(self, slots: int) -> int:
+        """States kept while drafted tokens are verified, of so many slots' running requests and the padding one."""
+        return self.draft_tokens * (min(self.most_running, slots // self.slots_per_request) + 1)
 
     def allocated_bytes(self, slots: int) -> int:
-        """Bytes of so many slots and the padding one."""
-        return (slots + 1) * self.slot_bytes
+        """Bytes of so many slots and the padding one, and of the states of drafted tokens."""
+        return (slots + 1 + self.verified_states(slots)) * self.slot_bytes
 
     def left(self, kv_memory: int) -> int:
         """What the slots leave of a budget for tokens."""
@@ -266,7 +277,8 @@ class StatePool:
 
     def start_of(self, slots: int) -> int:
         """The smallest budget that has so many slots."""
-        guess = int((slots + 1) * self.slot_bytes * (1 + self.ratio) / self.ratio)
+        slots_in_all = slots + 1 + self.draft_tokens * (slots // self.slots_per_request + 1)
+        guess = int(slots_in_all * self.slot_bytes * (1 + self.ratio) / self.ratio)
         return smallest_reaching(guess, lambda budget: self.slots(budget) >= slots)
 
     def formulas(self) -> tuple[str, str]:
@@ -274,19 +286,30 @@ class StatePool:
         if self.fixed_slots is not None:
             return str(self.fixed_slots), str(self.fixed_slots)
         start = self.start_formula("(count + 1)")
-        left = f"(lambda budget: budget - ({self._slots_formula('budget')} + 1) * slot)({start})"
+        left = f"(lambda budget: budget - {self.allocated_formula(self._slots_formula('budget'))})({start})"
         guess = f"max(B * each, int(token_bytes * {self.ratio!r} / slot) - 2)"
         least = f"max(B * each, smallest_reaching({guess}, lambda count: {left} >= token_bytes))"
         return least, self._slots_formula("required_bytes")
 
     def start_formula(self, slots: str) -> str:
         """:meth:`start_of` over ``slot``."""
-        guess = f"int(({slots} + 1) * slot * (1 + {self.ratio!r}) / {self.ratio!r})"
+        drafted = f" + {self.draft_tokens} * ({slots} // each + 1)" if self.draft_tokens else ""
+        guess = f"int(({slots} + 1{drafted}) * slot * (1 + {self.ratio!r}) / {self.ratio!r})"
         return f"smallest_reaching({guess}, lambda memory: {self._slots_formula('memory')} >= {slots})"
 
     def _slots_formula(self, memory: str) -> str:
         share = f"{memory} / {GiB} * {self.ratio!r} / (1 + {self.ratio!r}) * {GiB}"
-        return f"int(({share} - slot) // slot)"
+        if not self.draft_tokens:
+            return f"int(({share} - slot) // slot)"
+        return f"int(({share} - slot * {1 + self.draft_tokens}) // (slot * (1 + {self.draft_tokens} / each)))"
+
+    def allocated_formula(self, slots: str) -> str:
+        """:meth:`allocated_bytes` over ``slot`` and ``each``."""
+        return f"({slots} + 1{self.verified_formula(slots)}) * slot"
+
+    def verified_formula(self, slots: str) -> str:
+        """:meth:`verified_states` over ``each``, as a term; nothing without a draft."""
+        return f" + {self.draft_tokens} * (min({self.most_running}, {slots} // each) + 1)" if self.draft_tokens else ""
 
     def budget(self, batch_size: int, token_bytes: int) -> int:
         """The smallest budget from which on so many requests and bytes of tokens have room."""
@@ -344,9 +367,10 @@ class SGLangPlan:
         total = pool.allocated_bytes(main)
         if self.states is not None:
             slots = self._slots(context, batch_size)
+            kept = slots + self.states.verified_states(slots)
             total += self.states.allocated_bytes(slots)
             rows += [
-                LayerBytes(kind.kind, kind_label(kind), count, None, 0, count * slots * slot_bytes)
+                LayerBytes(kind.kind, kind_label(kind), count, None, 0, count * kept * slot_bytes)
                 for kind, count, slot_bytes in self.state_rows
             ]
         notes = list(self.notes)
@@ -433,10 +457,12 @@ class SGLangPlan:
         self._work_budget(work)
         for kind, count, slot_bytes in self.state_rows:
             names.append(f"layers_{len(names) + 1}")
-            work.let(names[-1], f"{count} {kind_label(kind)}", f"{count} * slots * {slot_bytes}", "bytes", _STATE_POOL)
+            assert self.states is not None
+            kept = f"{count} * (slots{self.states.verified_formula('slots')}) * {slot_bytes}"
+            work.let(names[-1], f"{count} {kind_label(kind)}", kept, "bytes", _STATE_POOL)
         total = "(F + P) * full_cell"
         total += " + (S + P) * swa_cell" if pool.swa_bytes else ""
-        total += " + (slots + 1) * slot" if self.states is not None else ""
+        total += f" + {self.states.allocated_formula('slots')}" if self.states is not None else ""
         work.let("kv_bytes", "KV cache", total, "bytes", _POOL)
         return tuple(work.quantities)
 
@@ -460,7 +486,7 @@ class SGLangPlan:
         least, slots = self.states.formulas()
         work.let("least_slots", "slots that leave room for the tokens", least, "slots", _STATE_POOL)
         start = "" if self.states.fixed_slots is not None else f", {self.states.start_formula('least_slots')}"
-        required = "token_bytes + (least_slots + 1) * slot"
+        required = f"token_bytes + {self.states.allocated_formula('least_slots')}"
         required = f"max({required}{start})" if start else required
         work.let("required_bytes", "memory that gives tokens and slots", required, "bytes", _CONFIGURATOR)
         work.let("slots", "state slots of that memory", slots, "slots", _STATE_POOL)
@@ -493,8 +519,8 @@ class SGLang(EngineOptions):
         f"{_POOL}, :4866 (one page more than the budget in each pool)",
     )
     not_modelled: ClassVar[tuple[str, ...]] = (
-        "shared and cross-attention caches, indexers beside K and V, DeepSeek V4: refused",
-        "pools of speculative drafts, unified memory, HiSparse, fp4 and mxfp8 caches",
+        "DeepSeek V4's pools: refused; unified memory, HiSparse, ReplaySSM, context parallelism, fp4 and mxfp8 caches",
+        "MiniMax M3: index keys in 8 bits beside an fp8 cache on Hopper; its nvfp4 pool",
         "mem_fraction_static and its reserve: the budget is an input",
         "models that only their configuration marks with is_hybrid_swa: they are priced in full",
     )
@@ -542,6 +568,9 @@ class SGLang(EngineOptions):
     mamba_ssm_dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="format of a state's recurrent part"
     )
+    speculative_num_draft_tokens: int | None = Field(
+        None, ge=1, le=1024, description="tokens that a draft proposes, each with a state until it is verified"
+    )
     max_mamba_cache_size: int | None = Field(None, ge=1, le=2**30, description="state slots, whatever the memory")
     mamba_radix_cache_strategy: Literal["extra_buffer", "extra_buffer_lazy", "no_buffer"] = Field(
         "extra_buffer", description="slots that follow a running request: 5, 4 or 3 for each in all"
@@ -574,7 +603,7 @@ class SGLang(EngineOptions):
         kinds = architecture.caches
         for kind, _ in kinds:
             _check_kind(architecture, kind)
-        local = [(kind, count) for kind, count in kinds if is_local(kind)]
+        local = [(kind, count) for kind, count in kinds if _is_local(kind)]
         hybrid = bool(local) and architecture.model_type in HYBRID_MODEL_TYPES and not self.disable_hybrid_swa_memory
         if hybrid:
             return self._sliding_plan(architecture, setup, local)
@@ -611,9 +640,26 @@ class SGLang(EngineOptions):
             ahead = 1 if self.disable_overlap_schedule else 2
             buffers = {"extra_buffer": ahead, "extra_buffer_lazy": 1, "no_buffer": 0}
             per_request = _SLOTS_PER_REQUEST + buffers[self.mamba_radix_cache_strategy]
-        states = StatePool(conv, ssm, per_request, self.mamba_full_memory_ratio, fixed)
+        drafted = self._drafted_tokens(setup)
+        running = self.max_running_requests or 0
+        states = StatePool(conv, ssm, per_request, self.mamba_full_memory_ratio, fixed, drafted, running)
         notes = (*plan.notes, f"a running request may hold {per_request} state slots: its own and the radix cache's")
         return replace(plan, states=states, state_rows=tuple(rows), notes=notes)
+
+    def _drafted_tokens(self, setup: Setup) -> int:
+        """Tokens that a draft proposes, each with a state of its own until it is verified; 0 without a draft.
+
+        Source: sglang 0.5.23 mem_cache/kv_cache_configurator.py:3280 (both options are asserted there).
+        """
+        if setup.draft is None:
+            return 0
+        for option in ("speculative_num_draft_tokens", "max_running_requests"):
+            if getattr(self, option) is None:
+                raise InputError(
+                    f"how many states sglang keeps for the draft of {setup.architecture.name} depends on {option}",
+                    hint=f"-E {option}=N",
+                )
+        return self.speculative_num_draft_tokens or 0
 
     def _plain_plan(self, architecture: Architecture, setup: Setup) -> SGLangPlan:
         # Layers with a state alone, or with no cache at all, have no tokens in the pool.
@@ -623,12 +669,13 @@ class SGLang(EngineOptions):
                 f"how sglang sizes a pool for {architecture.name}, which has no attention, is not known"
             )
         # One head size for all layers: the full layers', where there are any.
-        wide = [kind for kind, _ in kinds if not is_local(kind)]
-        token_bytes = _one_size(architecture, wide or [kind for kind, _ in kinds], setup)
+        own = [kind for kind, _ in kinds if not isinstance(kind, Shared)]
+        wide = [kind for kind in own if not is_local(kind)]
+        token_bytes = _one_size(architecture, wide or own, setup)
         layers = sum(count for _, count in kinds)
         rows = tuple((kind, count, False, token_bytes + _indexer_bytes(kind)) for kind, count in kinds)
         page = _INDEXER_PAGE if any(_indexer_bytes(kind) for kind, _ in kinds) else 1
-        notes = [_PAGE_NOTE]
+        notes = [_PAGE_NOTE, *_shared_note(kinds)]
         if any(window_of(kind) for kind, _ in kinds):
             reason = (
                 "disable_hybrid_swa_memory is set"
@@ -636,7 +683,7 @@ class SGLang(EngineOptions):
                 else f"sglang {_VERSION} has no sliding pool for model type {architecture.model_type!r}"
             )
             notes.append(f"{reason}: all {layers} layers are allocated at full length")
-            if any(_token_bytes(kind, setup) != token_bytes for kind, _ in kinds):
+            if any(_token_bytes(kind, setup) != token_bytes for kind in own):
                 notes.append(f"every layer is billed at the full layers' {token_bytes:,} bytes a token")
         elif architecture.model_type in HYBRID_MODEL_TYPES:
             notes.append(
@@ -653,9 +700,11 @@ class SGLang(EngineOptions):
         return SGLangPlan(pool, rows, why, tuple(notes), self.max_running_requests)
 
     def _sliding_plan(self, architecture: Architecture, setup: Setup, local: list[tuple[LayerKind, int]]) -> SGLangPlan:
-        wide = [(kind, count) for kind, count in architecture.caches if not is_local(kind)]
-        swa_bytes = _one_size(architecture, [kind for kind, _ in local], setup)
-        full_bytes = _one_size(architecture, [kind for kind, _ in wide], setup) if wide else 0
+        wide = [(kind, count) for kind, count in architecture.caches if not _is_local(kind)]
+        swa_bytes, full_bytes = (
+            _one_size(architecture, [kind for kind, _ in side if not isinstance(kind, Shared)], setup) if side else 0
+            for side in (local, wide)
+        )
         swa_layers, full_layers = sum(count for _, count in local), sum(count for _, count in wide)
         window = max(window_of(kind) or 0 for kind, _ in local)
         window -= architecture.model_type in _EXCLUSIVE_WINDOW
@@ -673,7 +722,7 @@ class SGLang(EngineOptions):
             *((kind, count, False, full_bytes) for kind, count in wide),
             *((kind, count, bool(wide), swa_bytes) for kind, count in local),
         )
-        notes = [_PAGE_NOTE]
+        notes = [_PAGE_NOTE, *_shared_note(architecture.caches)]
         match pool.kind:
             case "hybrid":
                 ratio = self.swa_full_tokens_ratio
@@ -702,12 +751,26 @@ class SGLang(EngineOptions):
 _PAGE_NOTE = "sglang allocates one page a pool more than its budget (the memory that --mem-fraction-static leaves)"
 
 
+def _is_local(kind: LayerKind) -> bool:
+    """Whether the layer lies in the sliding pool: a layer that reads another's cache lies where its own type does."""
+    return is_local(kind) or (isinstance(kind, Shared) and kind.of != "full")
+
+
+def _shared_note(kinds: Sequence[tuple[LayerKind, int]]) -> list[str]:
+    """SGLang's pools have every layer of the configuration (models/gemma4_causal.py:433 reads the owner's alone)."""
+    shared = sum(count for kind, count in kinds if isinstance(kind, Shared))
+    return [f"{shared} layers read another layer's cache; sglang allocates their own all the same"] if shared else []
+
+
 def _check_kind(architecture: Architecture, kind: LayerKind) -> None:
+    keeps = "an encoder's K and V" if isinstance(kind, Cross) and architecture.model_type not in _CROSS_MODELS else ""
+    if isinstance(kind, Full | Sliding | Chunked) and kind.extra_state_bytes:
+        keeps = "a fixed state beside K and V"
+    if keeps:
+        raise UnsupportedError(
+            f"sglang {_VERSION} has no class for {architecture.name} (srt/models), which keeps {keeps}"
+        )
     reason = _REFUSED.get(type(kind))
-    if isinstance(kind, Full) and kind.indexer_dim:
-        reason = "the key of a sparse-attention indexer beside K and V has a pool of its own, which is not modelled"
-    elif isinstance(kind, Full | Sliding | Chunked) and kind.extra_state_bytes:
-        reason = "fixed bytes of a sequence beside K and V were not checked"
     if reason is not None:
         refuse_kind("sglang", architecture, kind, reason)
 
@@ -731,6 +794,8 @@ def _indexer_bytes(kind: LayerKind) -> int:
 
     Source: sglang 0.5.23 model_executor/pool_configurator.py:560.
     """
+    if isinstance(kind, Full):  # MiniMax M3: one head of the model's format, keys alone (memory_pool.py:5831)
+        return 2 * kind.indexer_dim
     dim = kind.indexer_dim if isinstance(kind, Latent) else 0
     return dim + dim // _INDEXER_BLOCK * 4
 
