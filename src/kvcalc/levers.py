@@ -8,18 +8,19 @@ Whether it fits is the caller's question: a pool of memory for ``kvcalc fit``, t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ParamSpec
 
 from kvcalc.architecture import is_local, window_of
 from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines import make_engine
-from kvcalc.engines.base import Engine
 from kvcalc.errors import KVCalcError
 from kvcalc.layout import Layout
 from kvcalc.setup import Setup
 from kvcalc.units import largest
+
+_Asked = ParamSpec("_Asked")
 
 #: Formats of the cache in the order in which they are tried: the least change first.
 _KV_FORMATS = ("fp8", "q8_0", "int8_per_token_head", "q4_0", "nvfp4")
@@ -69,16 +70,10 @@ class Lever:
     def toml(self) -> str:
         """The change as a line of budgets.toml."""
         if isinstance(self.value, Mapping):
-            options = {**_given_options(self.setup.engine), **self.value}
+            options = {**self.setup.engine.set_options, **self.value}
             listed = ", ".join(f"{option} = {json.dumps(value)}" for option, value in options.items())
             return f"{self.field} = {{{listed}}}"
         return f"{self.field} = {json.dumps(self.value)}"
-
-
-def _given_options(engine: Engine) -> dict[str, Any]:
-    """The options that were given, the version too."""
-    stated: Collection[str] = getattr(engine, "model_fields_set", ())
-    return {**engine.given_options, **({"version": getattr(engine, "version", "")} if "version" in stated else {})}
 
 
 def _plain(value: Any) -> str:
@@ -94,31 +89,26 @@ def levers(
         fits: whether a setup at a context and a batch size fits; it may refuse with a :class:`KVCalcError`.
         reference: the model as typed, without a layout.
     """
-
-    def holds(changed: Setup, tokens: int = context, sequences: int = batch_size) -> bool:
-        try:
-            return fits(changed, tokens, sequences)
-        except KVCalcError:
-            return False  # a lever that the engine refuses closes nothing
-
-    longest = largest(lambda tokens: holds(setup, tokens), context - 1)
+    holds = _unless_refused(fits)
+    longest = largest(lambda tokens: holds(setup, tokens, batch_size), context - 1)
     if longest:
         yield Lever("context", "context", longest, f"{longest:,} tokens a sequence", setup, longest, batch_size)
     most = largest(lambda sequences: holds(setup, context, sequences), batch_size - 1)
     if most:
         yield Lever("batch size", "batch_size", most, f"{most:,} sequences", setup, context, most)
-    yield from setup_levers(setup, context, batch_size, holds, reference)
+    yield from setup_levers(setup, context, batch_size, lambda changed: fits(changed, context, batch_size), reference)
 
 
 def setup_levers(
-    setup: Setup, context: int, batch_size: int, holds: Callable[[Setup], bool], reference: str
+    setup: Setup, context: int, batch_size: int, fits: Callable[[Setup], bool], reference: str
 ) -> Iterator[Lever]:
     """The levers that leave the workload as it is.
 
     Args:
-        holds: whether a setup serves the workload; False where the engine refuses it.
+        fits: whether a setup serves the workload; it may refuse with a :class:`KVCalcError`.
         reference: the model as typed, without a layout.
     """
+    holds = _unless_refused(fits)
 
     def lever(name: str, field: str, value: str | int | Mapping[str, Any], consequence: str, changed: Setup) -> Lever:
         return Lever(name, field, value, consequence, changed, context, batch_size)
@@ -154,10 +144,22 @@ def setup_levers(
         yield lever("window", "model", f"{reference}@{layout}", consequence, windowed)
 
 
+def _unless_refused(fits: Callable[_Asked, bool]) -> Callable[_Asked, bool]:
+    """The same question, answered with no where the engine refuses: such a change closes nothing."""
+
+    def holds(*asked: _Asked.args, **named: _Asked.kwargs) -> bool:
+        try:
+            return fits(*asked, **named)
+        except KVCalcError:
+            return False
+
+    return holds
+
+
 def _with_option(setup: Setup, option: str, value: Any) -> Setup | None:
     engine = setup.engine
     try:
-        return replace(setup, engine=make_engine(engine.name, {**_given_options(engine), option: value}))
+        return replace(setup, engine=make_engine(engine.name, {**engine.set_options, option: value}))
     except KVCalcError:
         return None
 

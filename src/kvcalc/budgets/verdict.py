@@ -341,22 +341,17 @@ def _levers(subject: Subject, workload: _Workload, limits: tuple[_Limit, ...]) -
     setup, parts = workload.setup, workload.parts
     reference = split_variant(subject.located.budget.model)[0]
 
-    def holds(other: _Workload) -> bool:
-        try:
-            return all(limit.check(other).status != "fail" for limit in limits)
-        except KVCalcError:
-            return False  # the engine refuses the change
+    def fits(changed: Setup, parts: tuple[Part, ...]) -> bool:
+        return all(limit.check(_Workload(changed, parts)).status != "fail" for limit in limits)
 
     part = mix.whole(parts)
     if len(parts) > 1:
-        yield from setup_levers(
-            setup, part.context, part.batch_size, lambda changed: holds(_Workload(changed, parts)), reference
-        )
+        yield from setup_levers(setup, part.context, part.batch_size, lambda changed: fits(changed, parts), reference)
         return
     yield from levers(
         setup,
         part.context,
         part.batch_size,
-        lambda changed, context, batch_size: holds(_Workload(changed, (Part(batch_size, context),))),
+        lambda changed, context, batch_size: fits(changed, (Part(batch_size, context),)),
         reference,
     )

@@ -237,9 +237,14 @@ class Engine:
         return ()
 
     @property
+    def set_options(self) -> dict[str, Any]:
+        """The options that were given, the version among them."""
+        return {}
+
+    @property
     def given_options(self) -> dict[str, Any]:
         """The options that were given, but the version."""
-        return {}
+        return {option: value for option, value in self.set_options.items() if option != "version"}
 
     def stated_options(self, model: Architecture) -> dict[str, Any]:
         """The options that a server must be told to serve a model as the answer assumes."""

@@ -47,6 +47,6 @@ class EngineOptions(BaseModel, Engine):
         )
 
     @property
-    def given_options(self) -> dict[str, Any]:
-        """The options that were given, but the version."""
-        return self.model_dump(mode="json", exclude_unset=True, exclude={"version"})
+    def set_options(self) -> dict[str, Any]:
+        """The options that were given, the version among them."""
+        return self.model_dump(mode="json", exclude_unset=True)
