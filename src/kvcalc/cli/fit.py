@@ -104,17 +104,7 @@ Calibrate = Annotated[
         "--calibrate", metavar="LOG", help="Take the terms that a server's log prints in place of the formulas'."
     ),
 ]
-OptionalEngineName = Annotated[
-    str | None,
-    typer.Option(
-        "--engine",
-        "-e",
-        metavar="ENGINE",
-        help="Whose rules apply. Default: every engine that runs there.",
-        parser=options.one_name("--engine"),
-        autocompletion=complete.engines,
-    ),
-]
+OptionalEngineName = Annotated[str | None, options.engine_name("every engine that runs there")]
 
 
 def fit(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
@@ -46,7 +46,7 @@ def reads(parse: Callable[[str], _Value]) -> Callable[[str | _Value], _Value]:
     return read
 
 
-def _count(option: str, several: str = "", least: int = 1) -> Callable[[str | int], int]:
+def _count(option: str, several: str = "", least: int = 1) -> Callable[[str], int]:
     """A parser of one count; ``several`` names the command that takes a list."""
 
     def parse(text: str) -> int:
@@ -57,7 +57,17 @@ def _count(option: str, several: str = "", least: int = 1) -> Callable[[str | in
                 raise InputError(f"{option} takes one value here", hint=f"kvcalc {several} takes several") from None
             raise
 
-    return reads(parse)
+    return parse
+
+
+def _counts(option: str) -> Callable[[str], Sequence[int]]:
+    """A parser of counts with commas between them, or a range."""
+    return lambda text: parse_counts(text, option)
+
+
+def _size(option: str) -> Callable[[str], int]:
+    """A parser of a number of bytes."""
+    return lambda text: parse_bytes(text, option)
 
 
 def _context(text: str) -> int:
@@ -71,7 +81,7 @@ def _contexts(text: str) -> Sequence[int]:
     return [*(parse_counts(",".join(parts), "--context") if parts else ()), OWN_CONTEXT]
 
 
-def _names(option: str) -> Callable[[str | Sequence[str]], Sequence[str]]:
+def _names(option: str) -> Callable[[str], Sequence[str]]:
     """A parser of names with commas between them; an empty one is a mistake."""
 
     def parse(text: str) -> Sequence[str]:
@@ -80,7 +90,7 @@ def _names(option: str) -> Callable[[str | Sequence[str]], Sequence[str]]:
             raise InputError(f"{option} has an empty part in {quote(text)}", hint="write a,b,c")
         return parts
 
-    return reads(parse)
+    return parse
 
 
 def one_name(option: str) -> Callable[[str], str]:
@@ -118,10 +128,33 @@ def _utilization(text: str) -> Fraction:
     return parse_utilization(text)
 
 
-_CONTEXT, _BATCH, _TP = ("--context", "-c"), ("--batch-size", "-b"), ("--tensor-parallel-size", "-tp")
-_KV, _WEIGHTS = "--kv-cache-dtype", "--weights-dtype"
-_CONTEXT_HELP = "Tokens in the cache of one sequence; k is 1024."
+def option(
+    names: str,
+    metavar: str,
+    says: str,
+    parse: Callable[[str], object] | None = None,
+    default: str | bool = True,
+    offer: Callable[..., list[str]] | None = None,
+) -> Any:
+    """An option with a value: its names, and how its value is called, explained and read.
+
+    Args:
+        default: how the default is shown, where it does not speak for itself.
+        offer: what a shell completes.
+    """
+    parser = None if parse is None else reads(parse)
+    return typer.Option(
+        *names.split(), metavar=metavar, help=says, parser=parser, show_default=default, autocompletion=offer
+    )
+
+
 _OWN = "the model's own"
+_CONTEXT, _CONTEXT_SAYS = "--context -c", "Tokens in the cache of one sequence; k is 1024."
+_BATCH, _TP, _ENGINE = "--batch-size -b", "--tensor-parallel-size -tp", "--engine -e"
+_KV, _WEIGHTS = "--kv-cache-dtype", "--weights-dtype"
+_TP_SAYS = "Tensor parallel: devices that share every layer"
+_KV_SAYS = "Format of K and V, or K/V: bf16, fp8, q8_0, q8_0/q4_0. Default: the engine's own."
+_BATCH_COUNT, _TP_COUNT = _count("--batch-size", "compare"), _count("--tensor-parallel-size", "compare")
 
 Model = Annotated[
     str,
@@ -139,260 +172,151 @@ Models = Annotated[
         autocompletion=complete.models,
     ),
 ]
-Context = Annotated[
-    int, typer.Option(*_CONTEXT, metavar="TOKENS", help=_CONTEXT_HELP, parser=reads(_context), show_default=_OWN)
-]
+Context = Annotated[int, option(_CONTEXT, "TOKENS", _CONTEXT_SAYS, _context, _OWN)]
 #: Without a default: where it is left out, the longest that fits is asked for.
-OptionalContext = Annotated[
-    int | None, typer.Option(*_CONTEXT, metavar="TOKENS", help=_CONTEXT_HELP, parser=reads(_context))
-]
-Contexts = Annotated[
-    Sequence[int],
-    typer.Option(
-        *_CONTEXT,
-        metavar="LIST",
-        help="Contexts: 1k,4k,32k or 8k..128k/8k.",
-        parser=reads(_contexts),
-        show_default=_OWN,
-    ),
-]
-BatchSize = Annotated[
-    int, typer.Option(*_BATCH, metavar="COUNT", help="Sequences.", parser=_count("--batch-size", "compare"))
-]
-OptionalBatchSize = Annotated[
-    int | None,
-    typer.Option(*_BATCH, metavar="COUNT", help="Sequences.  [default: 1]", parser=_count("--batch-size", "compare")),
-]
-BatchSizes = Annotated[
-    Sequence[int],
-    typer.Option(
-        *_BATCH,
-        metavar="LIST",
-        help="Sequences: 1,4,16.",
-        show_default="1",
-        parser=reads(lambda text: parse_counts(text, "--batch-size")),
-    ),
-]
-KVCacheDtype = Annotated[
-    str | None,
-    typer.Option(
-        _KV,
-        metavar="FORMAT",
-        help="Format of K and V, or K/V: bf16, fp8, q8_0, q8_0/q4_0. Default: the engine's own.",
-        parser=one_name(_KV),
-        autocompletion=complete.dtypes,
-    ),
-]
+OptionalContext = Annotated[int | None, option(_CONTEXT, "TOKENS", _CONTEXT_SAYS, _context)]
+Contexts = Annotated[Sequence[int], option(_CONTEXT, "LIST", "Contexts: 1k,4k,32k or 8k..128k/8k.", _contexts, _OWN)]
+BatchSize = Annotated[int, option(_BATCH, "COUNT", "Sequences.", _BATCH_COUNT)]
+OptionalBatchSize = Annotated[int | None, option(_BATCH, "COUNT", "Sequences.  [default: 1]", _BATCH_COUNT)]
+BatchSizes = Annotated[Sequence[int], option(_BATCH, "LIST", "Sequences: 1,4,16.", _counts("--batch-size"), "1")]
+KVCacheDtype = Annotated[str | None, option(_KV, "FORMAT", _KV_SAYS, one_name(_KV), offer=complete.dtypes)]
 KVCacheDtypes = Annotated[
     Sequence[str] | None,
-    typer.Option(
-        _KV,
-        metavar="LIST",
-        help="Formats of K and V: bf16,fp8. Default: the engine's own.",
-        parser=_names(_KV),
-        autocompletion=complete.dtypes,
-    ),
+    option(_KV, "LIST", "Formats of K and V: bf16,fp8. Default: the engine's own.", _names(_KV), offer=complete.dtypes),
 ]
 WeightsDtype = Annotated[
     str | None,
-    typer.Option(
+    option(
         _WEIGHTS,
-        metavar="FORMAT",
-        help="Format of the weights. Default: as the model ships.",
-        parser=one_name(_WEIGHTS),
-        autocompletion=complete.dtypes,
+        "FORMAT",
+        "Format of the weights. Default: as the model ships.",
+        one_name(_WEIGHTS),
+        offer=complete.dtypes,
     ),
 ]
 WeightsDtypes = Annotated[
     Sequence[str] | None,
-    typer.Option(
+    option(
         _WEIGHTS,
-        metavar="LIST",
-        help="Formats of the weights: bf16,fp8,q4_k_m. Default: as the model ships.",
-        parser=_names(_WEIGHTS),
-        autocompletion=complete.dtypes,
+        "LIST",
+        "Formats of the weights: bf16,fp8,q4_k_m. Default: as the model ships.",
+        _names(_WEIGHTS),
+        offer=complete.dtypes,
     ),
 ]
-TensorParallelSize = Annotated[
-    int,
-    typer.Option(
-        *_TP,
-        metavar="COUNT",
-        help="Tensor parallel: devices that share every layer.",
-        parser=_count("--tensor-parallel-size", "compare"),
-    ),
-]
-OptionalTensorParallelSize = Annotated[
-    int | None,
-    typer.Option(
-        *_TP,
-        metavar="COUNT",
-        help="Tensor parallel: devices that share every layer.  [default: 1]",
-        parser=_count("--tensor-parallel-size", "compare"),
-    ),
-]
+TensorParallelSize = Annotated[int, option(_TP, "COUNT", f"{_TP_SAYS}.", _TP_COUNT)]
+OptionalTensorParallelSize = Annotated[int | None, option(_TP, "COUNT", f"{_TP_SAYS}.  [default: 1]", _TP_COUNT)]
 TensorParallelSizes = Annotated[
-    Sequence[int],
-    typer.Option(
-        *_TP,
-        metavar="LIST",
-        help="Tensor parallel: devices that share every layer: 1,2,4.",
-        show_default="1",
-        parser=reads(lambda text: parse_counts(text, "--tensor-parallel-size")),
-    ),
+    Sequence[int], option(_TP, "LIST", f"{_TP_SAYS}: 1,2,4.", _counts("--tensor-parallel-size"), "1")
 ]
 EngineName = Annotated[
     str,
-    typer.Option(
-        "--engine",
-        "-e",
-        metavar="ENGINE",
-        help="Whose rules apply, with a version if you like: vllm==0.25.1.",
-        parser=one_name("--engine"),
-        autocompletion=complete.engines,
-    ),
-]
-#: Without a default: where it is left out, a log or a budget says which.
-OptionalEngineName = Annotated[
-    str | None,
-    typer.Option(
-        "--engine",
-        "-e",
-        metavar="ENGINE",
-        help="Whose rules apply. Default: the log's.",
-        parser=one_name("--engine"),
-        autocompletion=complete.engines,
+    option(
+        _ENGINE,
+        "ENGINE",
+        "Whose rules apply, with a version if you like: vllm==0.25.1.",
+        one_name("--engine"),
+        offer=complete.engines,
     ),
 ]
 EngineNames = Annotated[
     Sequence[str],
-    typer.Option(
-        "--engine",
-        "-e",
-        metavar="LIST",
-        help="Engines: ideal,vllm, or vllm==0.25.1,vllm==0.33.0.",
-        parser=_names("--engine"),
-        show_default="ideal",
-        autocompletion=complete.engines,
+    option(
+        _ENGINE,
+        "LIST",
+        "Engines: ideal,vllm, or vllm==0.25.1,vllm==0.33.0.",
+        _names("--engine"),
+        "ideal",
+        complete.engines,
     ),
 ]
 EngineOptions = Annotated[
     list[str] | None,
-    typer.Option(
-        "--engine-option",
-        "-E",
-        metavar="KEY=VALUE",
-        help="An option of the engine by its own name; vllm.block_size=32 among several engines.",
-        autocompletion=complete.engine_options,
+    option(
+        "--engine-option -E",
+        "KEY=VALUE",
+        "An option of the engine by its own name; vllm.block_size=32 among several engines.",
+        offer=complete.engine_options,
     ),
 ]
 EncoderTokens = Annotated[
     int,
-    typer.Option(
+    option(
         "--encoder-tokens",
-        metavar="TOKENS",
-        help="Length of the encoder's output, for cross-attention.",
-        parser=_count("--encoder-tokens", least=0),
+        "TOKENS",
+        "Length of the encoder's output, for cross-attention.",
+        _count("--encoder-tokens", least=0),
     ),
 ]
 Draft = Annotated[
     str | None,
-    typer.Option(
+    option(
         "--draft",
-        metavar="MODEL",
-        help="The model that proposes tokens, or mtp: the model's own prediction layers.",
-        autocompletion=complete.models,
+        "MODEL",
+        "The model that proposes tokens, or mtp: the model's own prediction layers.",
+        offer=complete.models,
     ),
 ]
 TextOnly = Annotated[
     bool, typer.Option("--text-only", help="Leave out the encoders of images and sound that the checkpoint carries.")
 ]
-Memory = Annotated[
-    int | None,
-    typer.Option(
-        "--memory",
-        metavar="SIZE",
-        help="Memory of one device: 24GiB, 80GB.",
-        parser=reads(lambda text: parse_bytes(text, "--memory")),
-    ),
-]
+Memory = Annotated[int | None, option("--memory", "SIZE", "Memory of one device: 24GiB, 80GB.", _size("--memory"))]
 Device = Annotated[
-    str | None,
-    typer.Option(
-        "--device", metavar="NAME", help="A device by name; see 'kvcalc devices'.", autocompletion=complete.devices
-    ),
+    str | None, option("--device", "NAME", "A device by name; see 'kvcalc devices'.", offer=complete.devices)
 ]
-Devices = Annotated[
-    str | None,
-    typer.Option("--devices", metavar="COUNTxNAME", help="Devices: 8xh100-80gb.", autocompletion=complete.devices),
-]
+Devices = Annotated[str | None, option("--devices", "COUNTxNAME", "Devices: 8xh100-80gb.", offer=complete.devices)]
 KVMemory = Annotated[
     int | None,
-    typer.Option(
-        "--kv-memory",
-        metavar="SIZE",
-        help="Memory of the KV cache alone, on one device.",
-        parser=reads(lambda text: parse_bytes(text, "--kv-memory")),
-    ),
+    option("--kv-memory", "SIZE", "Memory of the KV cache alone, on one device.", _size("--kv-memory")),
 ]
-Reserve = Annotated[
-    int,
-    typer.Option(
-        "--reserve",
-        metavar="SIZE",
-        help="Memory of the device to keep free.",
-        show_default="0B",
-        parser=reads(lambda text: parse_bytes(text, "--reserve")),
-    ),
-]
+Reserve = Annotated[int, option("--reserve", "SIZE", "Memory of the device to keep free.", _size("--reserve"), "0B")]
 GpuMemoryUtilization = Annotated[
     Fraction | None,
-    typer.Option(
+    option(
         "--gpu-memory-utilization",
-        metavar="PART",
-        parser=reads(_utilization),
-        help="Part of the device that the engine takes, 0.9 or 90%. Default: the engine's own.",
+        "PART",
+        "Part of the device that the engine takes, 0.9 or 90%. Default: the engine's own.",
+        _utilization,
     ),
 ]
+_FORMAT = "--format -f"
 Format = Annotated[
     str | None,
-    typer.Option(
-        "--format",
-        "-f",
-        metavar="FORMAT",
-        help="table, wide, json, csv, markdown or html. Default: by the suffix of -o.",
-        parser=_format,
-        autocompletion=complete.formats,
+    option(
+        _FORMAT,
+        "FORMAT",
+        "table, wide, json, csv, markdown or html. Default: by the suffix of -o.",
+        _format,
+        offer=complete.formats,
     ),
 ]
 CheckFormat = Annotated[
     str | None,
-    typer.Option(
-        "--format",
-        "-f",
-        metavar="FORMAT",
-        parser=_format,
-        autocompletion=complete.formats,
-        help="table, wide, json, csv, markdown, html, junit or github. Default: by the suffix of -o.",
+    option(
+        _FORMAT,
+        "FORMAT",
+        "table, wide, json, csv, markdown, html, junit or github. Default: by the suffix of -o.",
+        _format,
+        offer=complete.formats,
     ),
 ]
 Output = Annotated[
     str | None,
-    typer.Option(
-        "--output", "-o", metavar="FILE", help="Write to a file; its suffix decides the format: x.json, x.html, x.png."
-    ),
+    option("--output -o", "FILE", "Write to a file; its suffix decides the format: x.json, x.html, x.png."),
 ]
-Plot = Annotated[
-    str | None, typer.Option("--plot", metavar="FILE", help="Draw it too: FILE.svg, FILE.png or FILE.pdf.")
-]
+Plot = Annotated[str | None, option("--plot", "FILE", "Draw it too: FILE.svg, FILE.png or FILE.pdf.")]
 Explain = Annotated[bool, typer.Option("--explain", help="Show the formula, and the formula with the numbers.")]
 UnitsOption = Annotated[
-    Units,
-    typer.Option(
-        "--units",
-        metavar="UNITS",
-        help="binary (GiB), decimal (GB) or bytes.",
-        parser=reads(_units),
-        autocompletion=complete.units,
-    ),
+    Units, option("--units", "UNITS", "binary (GiB), decimal (GB) or bytes.", _units, offer=complete.units)
 ]
+
+
+def engine_name(says: str) -> Any:
+    """``--engine`` without a default: ``says`` is whose rules apply where it is left out."""
+    return option(
+        _ENGINE, "ENGINE", f"Whose rules apply. Default: {says}.", one_name("--engine"), offer=complete.engines
+    )
+
+
+#: Where it is left out, a log says which.
+OptionalEngineName = Annotated[str | None, engine_name("the log's")]

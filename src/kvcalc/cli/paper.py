@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from kvcalc import paper as section
 from kvcalc.cli import options, pictures, question
 from kvcalc.errors import InputError, quote
@@ -33,10 +31,7 @@ def _figure(text: str) -> int:
     return int(text)
 
 
-Figure = Annotated[
-    int | None,
-    typer.Option("--figure", metavar="NUMBER", help="One figure alone: 3 to 6.", parser=options.reads(_figure)),
-]
+Figure = Annotated[int | None, options.option("--figure", "NUMBER", "One figure alone: 3 to 6.", _figure)]
 
 
 def paper(

@@ -48,24 +48,24 @@ def _ratios(text: str) -> Sequence[Layout]:
 
 Ratios = Annotated[
     Sequence[Layout] | None,
-    typer.Option(
-        metavar="LIST", help="Layouts: global,1:1,5:1. Default: the model's own order.", parser=options.reads(_ratios)
-    ),
+    options.option("--ratios", "LIST", "Layouts: global,1:1,5:1. Default: the model's own order.", _ratios),
 ]
 Windows = Annotated[
     Sequence[int] | None,
-    typer.Option(
-        metavar="LIST",
-        help="Windows: 512,1k or 256..64k/256. Default: its own.",
-        parser=options.reads(lambda text: parse_counts(text, "--windows")),
+    options.option(
+        "--windows",
+        "LIST",
+        "Windows: 512,1k or 256..64k/256. Default: its own.",
+        lambda text: parse_counts(text, "--windows"),
     ),
 ]
 Top = Annotated[
     int,
-    typer.Option(
-        metavar="COUNT",
-        help="How many of the candidates with the least memory to keep.",
-        parser=options.reads(lambda text: parse_count(text, "--top", most=100_000)),
+    options.option(
+        "--top",
+        "COUNT",
+        "How many of the candidates with the least memory to keep.",
+        lambda text: parse_count(text, "--top", most=100_000),
     ),
 ]
 
