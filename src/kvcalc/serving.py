@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from fractions import Fraction
 
-from kvcalc.engines.base import Server
+from kvcalc.architecture import Architecture
+from kvcalc.engines.base import Engine, Server
 from kvcalc.errors import NotModelledError
 from kvcalc.setup import Setup
 
@@ -45,9 +46,13 @@ def server_line(setup: Setup, model: str, context: int, batch_size: int, utiliza
             words += [flag, str(values[name])]
     if setup.text_only and setup.architecture.towers and server.text_only:
         words.append(server.text_only)
-    for option, value in setup.engine.stated_options(setup.architecture).items():
-        words += _option(server, option, value)
-    return " ".join(words)
+    return " ".join([*words, *option_words(setup.engine, server, setup.architecture)])
+
+
+def option_words(engine: Engine, server: Server, model: Architecture) -> list[str]:
+    """The options that a server must be told, as flags."""
+    stated = engine.stated_options(model).items()
+    return [word for option, value in stated for word in _option(server, option, value)]
 
 
 def _option(server: Server, option: str, value: object) -> list[str]:

@@ -40,6 +40,7 @@ PURPOSES = {
         "models": "The models that are shipped, or one of them.",
         "devices": "Devices with their memory, sources and other names.",
         "engines": "The engines, or one: options, formula, sources.",
+        "page": "The calculator as one HTML file.",
         "schema": "The JSON Schema of an answer, or of a file.",
     },
 }

@@ -12,6 +12,7 @@ from kvcalc.errors import InputError, quote
 from kvcalc.footprints import Footprint
 from kvcalc.report.document import Chart, Column, Document, Section, Series, Units, growth_columns
 from kvcalc.report.records import footprint_record
+from kvcalc.report.strips import strip
 
 if TYPE_CHECKING:
     from kvcalc.report.shapes import ExhibitRecord
@@ -96,7 +97,7 @@ def paper(
         else (),
         units=units,
         charts=tuple(figures[number] for number in shown),
-        strips=tuple(pictures.strip(label, one.architecture) for label, one in zip(labels, variants, strict=True)),
+        strips=tuple(strip(label, one.architecture) for label, one in zip(labels, variants, strict=True)),
         grid=pictures.grid(labels, variants, section.FIGURE_5_CONTEXT, 1) if target.format_name == "html" else None,
     )
     target.write(document)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Literal
 from kvcalc.errors import KVCalcError
 from kvcalc.report.cells import format_percent
 from kvcalc.report.document import Chart, Grid, Series, Strip
+from kvcalc.report.strips import strip
 
 if TYPE_CHECKING:
-    from kvcalc.architecture import Architecture
     from kvcalc.footprints import Footprint
     from kvcalc.setup import Setup
 
@@ -78,15 +78,6 @@ def terms(title: str, rows: Iterable[tuple[str, int]]) -> Chart:
     """A bar for each term of a sum."""
     names, sizes = zip(*rows, strict=True)
     return Chart("bars", title, (Series("bytes", sizes),), names, y_title="memory of one device")
-
-
-def strip(label: str, model: Architecture) -> Strip:
-    """The layers of a model in order."""
-    from kvcalc.architecture import is_local, kind_label
-
-    kinds = [(kind_label(layer.cache), is_local(layer.cache)) for layer in model.layers]
-    distinct = list(dict.fromkeys(kinds))  # layers that differ in their weights alone look alike
-    return Strip(label, tuple(distinct), tuple(distinct.index(kinds[index]) for index in model.order))
 
 
 def strips(setups: Iterable[Setup]) -> tuple[Strip, ...]:

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvcalc import search as grid_search
-from kvcalc.cli import options, pictures, question, search_tables
+from kvcalc.cli import options, question, search_tables
 from kvcalc.cli.progress import Progress, interruptible
 from kvcalc.cli.search_tables import Asked
 from kvcalc.errors import InputError, UnsupportedError, quote
 from kvcalc.fitting import Memory
 from kvcalc.layout import Layout, parse_layout
 from kvcalc.report.document import Document
+from kvcalc.report.strips import strip
 from kvcalc.search import Found, Grid
 from kvcalc.setup import options_on
 from kvcalc.sources.resolve import split_variant
@@ -173,7 +174,7 @@ def search(
         units=units,
         charts=(search_tables.chart(asked, shown, front),) if shown else (),
         grid=search_tables.page_grid(shown, batch_size, grid) if target.format_name == "html" and shown else None,
-        strips=tuple(starmap(pictures.strip, models.items()))[: search_tables.MOST_ON_A_PAGE],
+        strips=tuple(starmap(strip, models.items()))[: search_tables.MOST_ON_A_PAGE],
     )
     target.write(document)
     if found.interrupted:

@@ -212,7 +212,7 @@ function asked(data, question) {
   const own = model.engines[question.engine];
   const device = data.devices.find((each) => each.name === question.device) ?? {
     name: "", title: "a device", memory_bytes: question.memory ?? 0, platform: "cuda", unified: false, choices: {},
-    inputs: { hopper: "0", blackwell: "0", multiprocessors: "132" },
+    inputs: data.unnamed,
   };
   const group = Math.max(0, engine.releases.findIndex((each) => each.includes(question.version)));
   const choice = device.choices[question.engine] ?? 0;
@@ -260,7 +260,8 @@ function workingOf({ data, question, engine, model, own, device, group, size }) 
   const format = own.by_format ? Math.max(0, engine.weight_formats.indexOf(question.weights ?? "")) : 0;
   const platform = engine.platforms.indexOf(`${device.platform} ${device.unified ? "True" : "False"}`);
   const row = (group * data.sizes.length + size) * formats + format;
-  const place = atRun(own.working, row * engine.platforms.length + platform);
+  const table = own.working[question.kv || own.default] ?? own.working[""] ?? [];
+  const place = atRun(table, row * engine.platforms.length + platform);
   if (place === null || place < 0) {
     return refused(place === null ? "" : model.texts[-1 - place].replaceAll("{device}", device.title));
   }

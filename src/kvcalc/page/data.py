@@ -11,7 +11,7 @@ The keys of the answer are read by ``calculator.js``:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby, product
 from typing import Any
@@ -28,6 +28,7 @@ from kvcalc.errors import KVCalcError, NotModelledError
 from kvcalc.fitting import Memory
 from kvcalc.page.formulas import INPUTS, formulas_of, is_input, split
 from kvcalc.report.strips import strip
+from kvcalc.serving import option_words
 from kvcalc.setup import Setup, prepare
 from kvcalc.sources.preset import known_names
 from kvcalc.sources.resolve import load
@@ -82,6 +83,7 @@ def page_data(
     return {
         "tool": __version__,
         "sizes": SIZES,
+        "unnamed": {name: str(value) for name, value in _UNNAMED.inputs.items()},
         "shapes": shapes.listed(),
         "engines": {name: engine.exported() for name, engine in exported.items()},
         "devices": [_device(device, exported.values()) for device in devices],
@@ -192,25 +194,47 @@ class _Model:
             engine.kv_formats |= {each: None for (_, each), places in table.items() if _taken(places)}
         base = next((each for each in setups if isinstance(each, Setup)), None)
         weights = [self._load(base, each, size) for size in SIZES for each in engine.weight_formats]
-        devices = list(engine.platforms.values())
-        # Where the weights' format changes nothing on one device, it does not on several either.
-        steps = [[self._step(setups[0], each, device) for device in devices] for each in engine.weight_formats]
-        formats = engine.weight_formats if any(each != steps[0] for each in steps) else (None,)
-        working = [
-            self._step(setup, each, device)
-            for group in range(len(engine.groups))
-            for size in SIZES
-            for setup in [self._prepared(engine, group, 0, None, size)]
-            for each in formats
-            for device in devices
-        ]
+        working, by_format = self._working(engine, setups[0], kv[0])
         return {
             "default": "/".join(dict.fromkeys(each.name for each in default)),
             "kv": kv,
             "weights": _runs(weights),
-            "working": _runs(working),
-            "by_format": len(formats) > 1,
+            "working": working,
+            "by_format": by_format,
+            "flags": [_flags(engine.made(0, choice), self.model) for choice in range(len(engine.choices))],
         }
+
+    def _working(
+        self, engine: _Engine, default: Setup | str, table: Mapping[tuple[int, str], Sequence[int | None]]
+    ) -> tuple[dict[str, list[Any]], bool]:
+        """Working memory by format of K and V ("" where it changes nothing), and whether the weights' format counts.
+
+        What changes nothing on one device does not on several either.
+        """
+        steps = [self._steps(default, each, engine) for each in engine.weight_formats]
+        formats = engine.weight_formats if any(each != steps[0] for each in steps) else (None,)
+        taken: list[str | None] = [each for (group, each), places in table.items() if not group and _taken(places)]
+        in_formats = [self._steps(self._prepared(engine, 0, 0, each, 1), None, engine) for each in taken]
+        if all(each == steps[0] for each in in_formats):
+            taken = [None]
+        working = {
+            kv_format or "": _runs(
+                step
+                for group in range(len(engine.groups))
+                for size in SIZES
+                for setup in [self._prepared(engine, group, 0, kv_format, size)]
+                for each in formats
+                for step in self._steps(setup, each, engine)
+            )
+            for kv_format in taken
+        }
+        return working, len(formats) > 1
+
+    def _steps(self, setup: Setup | str, weight_format: str | None, engine: _Engine) -> list[int]:
+        """Where the working memory on each platform is."""
+        if isinstance(setup, Setup) and weight_format is not None:
+            setup = replace(setup, weights_dtype=weight_format)
+        return [self._step(setup, device) for device in engine.platforms.values()]
 
     def _table(self, engine: _Engine, choice: int) -> dict[tuple[int, str], list[int | None]]:
         """The place of each version's and format's cache in every size."""
@@ -269,13 +293,13 @@ class _Model:
         notes = tuple(self.texts.of(note) for note in found.notes)
         return self.loads.of((found.bytes, found.parameters, found.dtype, found.exact, notes))
 
-    def _step(self, setup: Setup | str, weight_format: str | None, device: Device) -> int:
+    def _step(self, setup: Setup | str, device: Device) -> int:
         """Where the working memory on a device's platform is; in a reason, ``{device}`` is its title."""
         if isinstance(setup, str):
             return -1 - self.texts.of(setup)
         try:
             # The pool of one question, so that what has no formula says what kvcalc fit says.
-            pool = Memory(device=device).pool(replace(setup, weights_dtype=weight_format), 4096, 2)
+            pool = Memory(device=device).pool(setup, 4096, 2)
         except KVCalcError as error:
             return -1 - self.texts.of(_reason(error))
         working = pool.working_memory
@@ -294,6 +318,11 @@ class _Model:
             lines.append((each.symbol, formula, meaning, each.unit, each.source))
             numbers += in_formula + in_meaning
         return self.shapes.of(tuple(lines)), tuple(map(_number, numbers))
+
+
+def _flags(engine: Engine, model: Architecture) -> list[str]:
+    """The options of an engine as the words of its server's line."""
+    return [] if engine.server is None else option_words(engine, engine.server, model)
 
 
 def _taken(places: Iterable[int | None]) -> bool:

@@ -1,0 +1,65 @@
+"""``kvcalc page``: the calculator as one HTML file, for a team to host or to mail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kvcalc.cli import complete, question
+from kvcalc.engines import engine_name, engine_names
+from kvcalc.errors import InputError
+from kvcalc.page.data import page_data
+from kvcalc.page.render import render
+from kvcalc.report.files import check_outputs, write
+from kvcalc.sources.devices import devices, load_device
+from kvcalc.sources.preset import presets
+
+EXAMPLES = (
+    "kvcalc page -o kvcalc.html\n"
+    "kvcalc page --model gemma-3-27b --model llama-3.1-8b --engine vllm -o ours.html\n"
+    "kvcalc page --device h100-80gb --device rtx-4090 -o cards.html"
+)
+
+
+def page(
+    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The HTML file.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", metavar="MODEL", help="Only this one; repeatable.", autocompletion=complete.models),
+    ] = None,
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--engine",
+            "-e",
+            metavar="ENGINE",
+            help="Only this one; repeatable.",
+            autocompletion=complete.engines,
+        ),
+    ] = None,
+    device: Annotated[
+        list[str] | None,
+        typer.Option("--device", metavar="DEVICE", help="Only this one; repeatable.", autocompletion=complete.devices),
+    ] = None,
+) -> int:
+    """The calculator as one HTML file."""
+    path = Path(output)
+    if path.suffix.lower() not in (".html", ".htm"):
+        raise InputError("a page is an HTML file", hint="-o kvcalc.html")
+    check_outputs(path)
+    models = list(dict.fromkeys(model or presets()))
+    engines = list(dict.fromkeys(engine_name(each) for each in engine or engine_names()))
+    places = devices() if device is None else [load_device(each) for each in dict.fromkeys(device)]
+    done = 0
+
+    def said(name: str) -> None:
+        nonlocal done
+        if done % 20 == 0 and len(models) > 20:
+            question.say(f"{done} of {len(models)} models; {name} is next")
+        done += 1
+
+    write(render(page_data(models, engines, places, said)), path)
+    question.say(f"wrote {path} ({path.stat().st_size:,} bytes: {len(models)} models, {len(engines)} engines)")
+    return 0

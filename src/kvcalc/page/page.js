@@ -1,0 +1,598 @@
+// The page itself: what is asked, and what the calculator answers. Every text from the data or from the address goes
+// into the page as text.
+
+const $ = (id) => document.getElementById(id);
+
+function element(name, properties = {}, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(properties)) {
+    if (key === "class") made.className = value; else if (key in made) made[key] = value; else made.setAttribute(key, value);
+  }
+  made.append(...children.filter((child) => child !== null));
+  return made;
+}
+const show = (id, ...children) => $(id).replaceChildren(...children.filter((child) => child !== null));
+
+// --- Numbers as kvcalc writes them -----------------------------------------------------------------------------------
+
+const UNITS = [["PiB", 50n], ["TiB", 40n], ["GiB", 30n], ["MiB", 20n], ["KiB", 10n]];
+const grouped = (value) => value.toString().replace(/\B(?=(\d{3})+$)/g, ",");
+function inBytes(size, digits = 2) {
+  const absolute = size < 0n ? -size : size;
+  const [unit, power] = UNITS.find(([, each]) => absolute >= 1n << each) ?? ["B", 0n];
+  if (unit === "B") return `${grouped(size)} B`;
+  const ten = 10n ** BigInt(digits), scale = 1n << power;
+  const rounded = (2n * absolute * ten + scale) / (2n * scale); // half up, with integers
+  return `${size < 0n ? "-" : ""}${grouped(rounded / ten)}.${String(rounded % ten).padStart(digits, "0")} ${unit}`;
+}
+const exactly = (size) => `${grouped(size)} B`;
+const tokens = (count) => `${grouped(count)} ${count === 1n ? "token" : "tokens"}`;
+const sequencesOf = (count) => `${grouped(count)} ${count === 1n ? "sequence" : "sequences"}`;
+
+// "24" or "24.5" of a unit as an integer; null where it is none.
+function decimal(text, unit) {
+  const match = /^(\d{1,9})(?:\.(\d{1,6}))?$/.exec(text.trim());
+  return match && BigInt(match[1] + (match[2] ?? "")) * unit / 10n ** BigInt((match[2] ?? "").length);
+}
+// A count as kvcalc reads it: 32768, 32,768, 32k, 1M; null where it is none, or out of range.
+function count(text) {
+  const match = /^(\d{1,15})(?:\s?([km])i?)?$/i.exec(text.trim().replace(/[_,](?=\d{3})/g, ""));
+  if (!match) return null;
+  const value = BigInt(match[1]) * { undefined: 1n, k: 1024n, m: 1048576n }[match[2]?.toLowerCase()];
+  return value >= 1n && value <= MAX_TOKENS ? value : null;
+}
+
+// --- Pickers ---------------------------------------------------------------------------------------------------------
+
+// A box with a list that its words search. `choices()` are [value, title, detail, words]; `pick` is told a value.
+function picker(id, choices, pick) {
+  const input = element("input", { id, type: "text", spellcheck: false });
+  const list = element("ul", { id: `${id}-list`, class: "list", hidden: true, role: "listbox" });
+  list.setAttribute("aria-label", document.querySelector(`label[for=${id}]`).textContent);
+  for (const [name, value] of [["role", "combobox"], ["aria-controls", list.id], ["aria-expanded", "false"],
+    ["aria-autocomplete", "list"]]) input.setAttribute(name, value);
+  $(`${id}-picker`).append(input, list);
+  let found = [], at = 0, chosen = "";
+
+  const titleOf = (value) => choices().find(([each]) => each === value)?.[1] ?? value;
+  function close() {
+    list.hidden = true;
+    input.setAttribute("aria-expanded", "false");
+    input.removeAttribute("aria-activedescendant");
+    input.value = titleOf(chosen);
+  }
+  function mark(place) {
+    at = Math.max(0, Math.min(place, found.length - 1));
+    [...list.children].forEach((item, number) => item.setAttribute("aria-selected", String(number === at)));
+    const item = list.children[at];
+    if (!item) return;
+    input.setAttribute("aria-activedescendant", item.id);
+    item.scrollIntoView({ block: "nearest" });
+  }
+  function open(text) {
+    const words = text.toLowerCase().split(/[\s_:/-]+/).filter(Boolean);
+    found = choices().filter(([value, title, detail, other]) => {
+      const all = `${value} ${title} ${detail ?? ""} ${other ?? ""}`.toLowerCase();
+      return words.every((word) => all.includes(word));
+    });
+    list.replaceChildren(...found.map(([value, title, detail], number) => {
+      const item = element("li", { id: `${id}-${number}`, role: "option" }, title, detail ? element("small", {}, detail) : null);
+      item.addEventListener("mousedown", (event) => { event.preventDefault(); take(value); });
+      return item;
+    }));
+    if (!found.length) list.append(element("li", { role: "option", "aria-disabled": "true" }, "nothing has these words"));
+    list.hidden = false;
+    input.setAttribute("aria-expanded", "true");
+    mark(Math.max(0, text ? 0 : found.findIndex(([value]) => value === chosen)));
+  }
+  function take(value) { chosen = value; close(); pick(value); }
+  input.addEventListener("focus", () => input.select());
+  input.addEventListener("click", () => { if (list.hidden) open(""); });
+  input.addEventListener("input", () => open(input.value));
+  input.addEventListener("blur", close);
+  input.addEventListener("keydown", (event) => {
+    const moves = { ArrowDown: 1, ArrowUp: -1, PageDown: 8, PageUp: -8 };
+    if (event.key in moves) {
+      event.preventDefault();
+      if (list.hidden) open(""); else mark(at + moves[event.key]);
+    } else if (event.key === "Enter") {
+      event.preventDefault();
+      if (list.hidden) open(""); else if (found[at]) take(found[at][0]);
+    } else if (event.key === "Escape") close();
+  });
+  return { set(value) { chosen = value; if (list.hidden) input.value = titleOf(value); } };
+}
+
+function options(id, pairs, value) {
+  show(id, ...pairs.map(([each, title]) => element("option", { value: each }, title)));
+  $(id).value = value;
+}
+
+// A number box with a slider beside it: the slider stands on round numbers, the box takes any.
+function numberBox(id, spoken, changed) {
+  const box = $(id), range = $(`${id}-range`);
+  let stops = [1n];
+  box.addEventListener("input", () => {
+    const value = count(box.value);
+    box.setAttribute("aria-invalid", String(value === null));
+    if (value !== null) changed(value);
+  });
+  range.addEventListener("input", () => {
+    const value = stops[Number(range.value)];
+    box.value = value.toString();
+    box.setAttribute("aria-invalid", "false");
+    changed(value);
+  });
+  return {
+    upTo(most) {
+      const found = new Set([1n, most]);
+      for (let power = 1n; power < most; power *= 2n) {
+        for (const quarter of [4n, 5n, 6n, 7n]) {
+          const value = power * quarter / 4n;
+          if (value < most && (power >= 1024n || quarter % 2n === 0n || power >= 4n)) found.add(value);
+        }
+      }
+      stops = [...found].sort((a, b) => (a < b ? -1 : 1));
+      range.max = String(stops.length - 1);
+    },
+    set(value) {
+      if (document.activeElement !== box) box.value = value.toString();
+      const place = stops.findLastIndex((stop) => stop <= value);
+      range.value = String(Math.max(0, place));
+      range.setAttribute("aria-valuetext", spoken(value));
+    },
+  };
+}
+
+// --- The question, and the address that holds it ---------------------------------------------------------------------
+
+const KEYS = ["model", "engine", "version", "device", "memory", "weights", "kv", "tp", "c", "b", "u", "reserve"];
+let data, state;
+
+const first = (object) => Object.keys(object)[0];
+function usual() {
+  const named = (wanted, known) => (known.includes(wanted) ? wanted : known[0] ?? "");
+  const model = named("gemma-3-27b", Object.keys(data.models));
+  const device = named("h100-80gb", data.devices.map((each) => each.name));
+  return {
+    model, device, engine: named("vllm", Object.keys(data.engines)), version: "", memory: 80n << 30n, weights: "", kv: "",
+    tp: 1, c: smaller(32768n, BigInt(data.models[model].max_context ?? 32768)), b: 1n, u: "", reserve: 0n,
+  };
+}
+
+// Only what the data know, and numbers in range, come out of an address.
+function fromAddress(hash) {
+  const asked = new URLSearchParams(hash.replace(/^#/, "")), found = usual();
+  const known = (key, values) => { if (asked.has(key) && values.includes(asked.get(key))) found[key] = asked.get(key); };
+  known("model", Object.keys(data.models));
+  known("engine", Object.keys(data.engines));
+  known("device", ["", ...data.devices.map((each) => each.name)]);
+  const engine = data.engines[found.engine];
+  known("version", engine.releases.flat());
+  known("weights", engine.weight_formats);
+  known("kv", engine.kv_formats);
+  if (data.sizes.includes(Number(asked.get("tp")))) found.tp = Number(asked.get("tp"));
+  const longest = BigInt(data.models[found.model].max_context ?? 32768);
+  found.c = count(asked.get("c") ?? "") ?? smaller(32768n, longest);
+  found.b = count(asked.get("b") ?? "") ?? 1n;
+  if (utilizationOf(asked.get("u") ?? "")) found.u = asked.get("u");
+  const bytes = (key) => (/^\d{1,18}$/.test(asked.get(key) ?? "") ? BigInt(asked.get(key)) : found[key]);
+  found.memory = bytes("memory");
+  found.reserve = bytes("reserve");
+  return found;
+}
+function address() {
+  const written = new URLSearchParams();
+  for (const key of KEYS) {
+    const value = state[key];
+    const left = value === "" || (key === "tp" && value === 1) || (key === "reserve" && value === 0n);
+    if ((key === "device" || !left) && !(key === "memory" && state.device)) written.set(key, String(value));
+  }
+  return `#${written}`;
+}
+function utilizationOf(text) {
+  const part = decimal(text, 10n ** 6n);
+  return part !== null && part > 0n && part <= 10n ** 8n ? [part, 10n ** 8n] : null;
+}
+const questionOf = (asked) => ({
+  model: asked.model, engine: asked.engine, version: asked.version, device: asked.device, memory: asked.memory,
+  kv: asked.kv, weights: asked.weights, size: asked.tp, utilization: utilizationOf(asked.u), reserve: asked.reserve,
+});
+
+// --- The answer ------------------------------------------------------------------------------------------------------
+
+// The verdict of kvcalc fit.
+function verdict(plan, context, sequences) {
+  const required = plan.required(context, sequences), pool = plan.pool(context, sequences);
+  const longest = plan.maxContext(sequences), most = plan.maxSequences(context);
+  const fits = required !== null && required <= pool.kv_memory;
+  const asked = `${grouped(sequences)} x ${grouped(context)} tokens`;
+  const atBatch = `Longest context at batch ${grouped(sequences)}: ${longest === null ? "nothing bounds it" : grouped(longest)}`;
+  let said = `Fits: ${asked}`, more = `${atBatch}; most sequences: ${most === null ? "any number" : grouped(most)}.`;
+  if (!fits && required === null) {
+    said = `Does not fit: ${asked}`;
+    more = "Whatever the memory: the engine's options leave no room for it.";
+  } else if (!fits) {
+    said = `Does not fit: ${asked} is ${inBytes(required - pool.kv_memory, 1)} short`;
+    more = pool.kv_memory < 0n ? `The weights alone are ${inBytes(-pool.kv_memory, 1)} too large.` : `${atBatch}.`;
+  }
+  return { fits, said, more, required, pool, longest, most };
+}
+
+function share(part, whole) { return `${whole > 0n ? Number(part * 100000n / whole) / 1000 : 0}%`; }
+function bar(parts, whole, small) {
+  const pieces = parts.filter(([, size]) => size > 0n).map(([name, size]) => {
+    const piece = element("i", { class: name });
+    piece.style.width = share(size, whole);
+    return piece;
+  });
+  return element("div", { class: small ? "bar small" : "bar", "aria-hidden": "true" }, ...pieces);
+}
+function account({ pool, required, fits }) {
+  const working = pool.activation_bytes + pool.runtime_bytes + (pool.share_bytes > pool.activation_bytes + pool.runtime_bytes ? pool.graph_bytes : 0n);
+  const kv = required ?? 0n, free = pool.kv_memory - kv;
+  const rows = [
+    ["weights", "weights", pool.weights],
+    ["work", pool.reason ? "working memory: not modelled" : `working memory, within ${inBytes(pool.band_bytes, 1)}`, working],
+    ["kv", "KV cache", kv],
+    ["apart", "kept free by you", pool.reserve],
+    free >= 0n ? ["free", "free", free] : ["over", "short", -free],
+    ["apart", "not the engine's to take", pool.memory - pool.usable],
+  ].filter(([name, , size]) => size > 0n || name === "kv" || name === "free");
+  const taken = rows.filter(([name]) => name !== "over").reduce((sum, [, , size]) => sum + size, 0n);
+  const drawn = fits ? rows : rows.filter(([name]) => name !== "free" && name !== "over");
+  const legend = rows.flatMap(([name, title, size]) => [
+    element("i", { class: name }), element("span", {}, title), element("span", { class: "size" }, inBytes(size)),
+    element("span", { class: "exact" }, exactly(size)),
+  ]);
+  return [bar(drawn.map(([name, , size]) => [name, size]), larger(taken, 1n)), element("div", { class: "legend" }, ...legend)];
+}
+
+function figures(plan, answer, values) {
+  const entry = (title, main, detail) => element("div", {}, element("dt", {}, title),
+    element("dd", {}, main, detail ? element("small", {}, detail) : null));
+  const some = (value, unit) => (value === null ? "no bound" : value === 0n ? "none" : unit(value));
+  const perDevice = state.tp > 1 ? `on each of ${state.tp} devices` : "on the device";
+  return [
+    entry("KV cache", inBytes(values.kv_bytes), exactly(values.kv_bytes)),
+    entry("Weights", inBytes(plan.weights.bytes), `${grouped(plan.weights.parameters)} parameters, ${plan.weights.dtype}`),
+    entry("Longest context", some(answer.longest, tokens), `with ${sequencesOf(state.b)}`),
+    entry("Most sequences", some(answer.most, grouped), `of ${tokens(state.c)}`),
+    entry("Memory for the cache", inBytes(answer.pool.kv_memory), `${exactly(answer.pool.kv_memory)} ${perDevice}`),
+  ];
+}
+
+function table(heads, rows, properties = {}) {
+  const head = element("tr", {}, ...heads.map(([title, kind]) => element("th", { scope: "col", class: kind ?? "" }, title)));
+  const body = rows.map((row) => {
+    const made = element("tr", { class: row.kind ?? "" });
+    row.cells.forEach((cell, at) => made.append(element("td", { class: heads[at][1] ?? "", "data-head": heads[at][0] },
+      ...(Array.isArray(cell) ? cell : [cell]))));
+    return made;
+  });
+  const made = element("table", properties, element("thead", {}, head), element("tbody", {}, ...body));
+  return element("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": `${properties.label}: table` }, made);
+}
+
+function kinds(plan, context, sequences, values) {
+  const lines = sequences === 1n ? plan.cache.one : plan.cache.several;
+  const rows = lines.filter(({ symbol }) => /^layers_\d+$/.test(symbol) || symbol === "draft_bytes")
+    .map(({ symbol, meaning }) => [meaning.replace(/, without .*/, ""), values[symbol]]);
+  const rest = values.kv_bytes - rows.reduce((sum, [, size]) => sum + size, 0n);
+  if (rest !== 0n) rows.push(["padding of blocks and pages", rest]);
+  const total = larger(values.kv_bytes, 1n);
+  const shown = rows.map(([label, size]) => ({ cells: [label, inBytes(size), exactly(size), bar([["kv", size]], total, true)] }));
+  shown.push({ kind: "total", cells: ["KV cache", inBytes(values.kv_bytes), exactly(values.kv_bytes), ""] });
+  return table([["layers"], ["memory", "number"], ["exactly", "number exact"], ["part"]], shown,
+    { class: "stack", label: "KV cache by layer kind" });
+}
+
+function strip(model) {
+  const layers = [];
+  for (let at = 0; at < model.order.length; at += 2) for (let n = 0; n < model.order[at + 1]; n += 1) layers.push(model.order[at]);
+  const words = model.kinds.map(([name], kind) => `${layers.filter((each) => each === kind).length} ${name}`);
+  const row = element("div", { class: "layers", role: "img", "aria-label": `${layers.length} layers: ${words.join(", ")}` },
+    ...layers.map((kind, number) => element("i", { class: `kind${kind % 7}`, title: `layer ${number}: ${model.kinds[kind][0]}` })));
+  const key = element("ul", { class: "swatches" }, ...words.map((word, kind) => element("li", {}, element("i", { class: `kind${kind % 7}` }), word)));
+  return [row, key];
+}
+
+const SVG = "http://www.w3.org/2000/svg";
+function drawn(name, attributes, text) {
+  const made = document.createElementNS(SVG, name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  if (text !== undefined) made.textContent = text;
+  return made;
+}
+// A round step that divides a range into some five parts.
+function step(most) {
+  let found = 1n;
+  while (found * 5n < most) found *= 2n;
+  return found;
+}
+function curve(plan, ideal, answer) {
+  // As wide as it is shown, so that its words are as large as all others.
+  const width = Math.min(820, Math.max(300, $("curve").clientWidth)), height = Math.round(200 + width / 7);
+  const left = 66, bottom = height - 34, right = width - 14, top = 16;
+  const made = BigInt(plan.it.model.max_context ?? 131072);
+  const longest = larger(made, state.c), memory = answer.pool.kv_memory;
+  const contexts = Array.from({ length: 65 }, (_, at) => larger(1n, longest * BigInt(at) / 64n));
+  const series = [[plan, "curve0"], [ideal, "curve1"]].filter(([each]) => each && each.refusal === undefined)
+    .map(([each, name]) => [name, contexts.map((context) => each.kv(context, state.b).kv_bytes)]);
+  const now = plan.kv(state.c, state.b).kv_bytes;
+  const most = series.flatMap(([, sizes]) => sizes).reduce(larger, 1n);
+  const limit = memory > 0n && memory < most * 3n ? memory : null;
+  const whole = larger(most, limit ?? 0n) * 21n / 20n + 1n;
+  const x = (context) => left + (right - left) * Number(context * 100000n / longest) / 100000;
+  const y = (size) => bottom - (bottom - top) * Number(size * 100000n / whole) / 100000;
+  const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
+  svg.setAttribute("aria-label", `KV cache over the context, up to ${tokens(longest)}: ${inBytes(most)} at most; ${inBytes(now)} at ${tokens(state.c)}`);
+  for (let size = 0n; size <= whole; size += step(whole)) {
+    svg.append(drawn("path", { class: "rule", d: `M${left} ${y(size)}H${right}` }),
+      drawn("text", { class: "tick", x: left - 7, y: y(size) + 4, "text-anchor": "end" }, size ? inBytes(size, step(whole) < 1n << 30n || step(whole) >= 1n << 31n ? 0 : 1) : "0"));
+  }
+  for (let context = 0n; context <= longest; context += step(longest)) {
+    const k = context >= 1048576n && context % 1048576n === 0n ? `${context / 1048576n}M` : context % 1024n === 0n ? `${context / 1024n}k` : `${context}`;
+    svg.append(drawn("path", { class: "rule", d: `M${x(context)} ${top}V${bottom}` }),
+      drawn("text", { class: "tick", x: x(context), y: bottom + 17, "text-anchor": "middle" }, context ? k : "0"));
+  }
+  svg.append(drawn("path", { class: "axis", d: `M${left} ${top}V${bottom}H${right}` }));
+  if (limit !== null) svg.append(drawn("path", { class: "limit", d: `M${left} ${y(limit)}H${right}`, fill: "none" }));
+  for (const [name, sizes] of series.reverse()) {
+    svg.append(drawn("path", { class: name, d: `M${sizes.map((size, at) => `${x(contexts[at]).toFixed(1)} ${y(size).toFixed(1)}`).join("L")}` }));
+  }
+  svg.append(drawn("circle", { class: "dot", cx: x(state.c), cy: y(now), r: 5 }));
+  const key = (name, words) => {
+    const line = drawn("svg", { viewBox: "0 0 28 12", "aria-hidden": "true" });
+    line.append(drawn("path", { class: name, d: "M0 6H28", fill: "none" }));
+    return element("li", {}, line, words);
+  };
+  const keys = [key("curve0", `${state.engine}, ${sequencesOf(state.b)}`)];
+  if (series.length > 1) keys.push(key("curve1", "every token that layers need (the report's accounting)"));
+  if (limit !== null) keys.push(key("limit", `memory for the cache: ${inBytes(memory)}`));
+  return [svg, element("ul", { class: "swatches" }, ...keys)];
+}
+
+function sideBySide() {
+  const device = data.devices.find((each) => each.name === state.device);
+  const names = Object.keys(data.engines).filter((name) => name !== "ideal" && (!device || device.runs.includes(name)));
+  const plans = names.map((name) => {
+    const engine = data.engines[name], chosen = name === state.engine;
+    const asked = { ...state, engine: name, version: chosen ? state.version : "",
+      kv: chosen || engine.kv_formats.includes(state.kv) ? state.kv : "",
+      weights: chosen || engine.weight_formats.includes(state.weights) ? state.weights : "" };
+    return [name, planOf(data, questionOf(asked)), asked];
+  });
+  const answers = plans.map(([name, plan, asked]) => (plan.refusal === undefined
+    ? { name, plan, asked, ...verdict(plan, state.c, state.b) } : { name, plan, asked }));
+  const totals = answers.map(({ pool, required }) => (pool ? pool.weights + pool.share_bytes + (required ?? 0n) : 0n));
+  const most = totals.reduce(larger, answers.find(({ pool }) => pool)?.pool.memory ?? 1n);
+  const rows = answers.map(({ name, plan, asked, pool, required, fits, longest, most: sequences }) => {
+    const version = asked.version || data.engines[name].releases[0]?.[0] || data.engines[name].follows;
+    const title = [element("button", { type: "button", "data-engine": name }, name), element("small", {}, version)];
+    if (plan.refusal !== undefined) return { kind: "", cells: [title, "not known", "", "", "", element("small", {}, plan.refusal)] };
+    const formats = [asked.kv || plan.it.own.default, plan.weights.dtype].join(", ");
+    return { kind: name === state.engine ? "chosen" : "", cells: [
+      title,
+      element("span", { class: fits ? "good" : "bad" }, fits ? "fits" : "does not fit"),
+      inBytes(plan.kv(state.c, state.b).kv_bytes),
+      longest === null ? "no bound" : grouped(longest),
+      sequences === null ? "no bound" : grouped(sequences),
+      [bar([["weights", pool.weights], ["work", pool.share_bytes], ["kv", required ?? 0n]], most, true),
+        element("small", {}, formats + (pool.reason ? "; without working memory" : ""))],
+    ] };
+  });
+  const heads = [["engine"], ["verdict"], ["KV cache", "number"], ["longest context", "number"], ["sequences", "number"], ["weights, working memory, KV"]];
+  const made = table(heads, rows, { class: "stack", label: "Engines side by side" });
+  made.querySelectorAll("button").forEach((button) => button.addEventListener("click", () => change({ engine: button.dataset.engine })));
+  return made;
+}
+
+// --- Lines to copy ---------------------------------------------------------------------------------------------------
+
+function commandLine() {
+  const engine = data.engines[state.engine], words = ["kvcalc", "fit", state.model];
+  words.push(...(state.device ? ["--device", state.device] : ["--memory", `${state.memory}B`]), "-e", state.engine);
+  if (state.version && state.version !== engine.releases[0]?.[0]) words.push("-E", `version=${state.version}`);
+  words.push("-c", String(state.c), "-b", String(state.b));
+  if (state.weights) words.push("--weights-dtype", state.weights);
+  if (state.kv) words.push("--kv-cache-dtype", state.kv);
+  if (state.tp > 1) words.push("--tp", String(state.tp));
+  const part = utilizationOf(state.u);
+  if (part) words.push("--gpu-memory-utilization", fraction(part));
+  if (state.reserve) words.push("--reserve", `${state.reserve}B`);
+  return words.join(" ");
+}
+function fraction([part]) {
+  return part === 10n ** 8n ? "1" : `0.${String(part).padStart(8, "0")}`.replace(/0+$/, "");
+}
+// The line of kvcalc.serving.
+function serverLine(plan) {
+  const { engine, own, choice } = plan.it, server = engine.server;
+  if (!server) return null;
+  const [key, value = key] = (state.kv || own.default).split("/"), part = utilizationOf(state.u);
+  const changed = Boolean(state.kv) && state.kv !== own.default;
+  const values = {
+    context: state.c, context_in_all: state.c * state.b, batch_size: state.b,
+    tensor_parallel_size: state.tp > 1 ? state.tp : null, k_dtype: changed ? key : null, v_dtype: changed ? value : null,
+    utilization: part && String(Number(part[0]) / 1e8),
+  };
+  const words = server.program.map((word) => word.replace("{model}", state.model));
+  for (const [name, flag] of server.flags) if (values[name] != null) words.push(flag, String(values[name]));
+  return [...words, ...own.flags[choice]].join(" ");
+}
+function copyable(title, text) {
+  const button = element("button", { type: "button", "aria-label": `Copy: ${title}` }, "Copy");
+  button.addEventListener("click", () => copy(text, button));
+  return element("div", { class: "line" }, element("h3", {}, title), element("pre", {}, text), button);
+}
+async function copy(text, button) {
+  const before = button.textContent;
+  try {
+    await navigator.clipboard.writeText(text);
+    button.textContent = "Copied";
+  } catch {
+    button.textContent = "Select it by hand";
+  }
+  setTimeout(() => { button.textContent = before; }, 1500);
+}
+
+// --- The shown work --------------------------------------------------------------------------------------------------
+
+function withNumbers(formula, values) {
+  return formula.replace(/[A-Za-z_]\w*/g, (name) => (typeof values[name] === "bigint" ? grouped(values[name]) : values[name] === undefined ? name : String(values[name])));
+}
+function derivation(title, lines, values) {
+  const rows = lines.map(({ symbol, formula, meaning, unit, source }) => {
+    const value = values[symbol], isNumber = formula === "" || /^\d+$/.test(formula);
+    const shown = `${typeof value === "bigint" ? grouped(value) : value}${unit ? ` ${unit}` : ""}`;
+    const work = isNumber ? "" : [element("code", {}, formula), element("small", {}, element("code", {}, withNumbers(formula, values)))];
+    return { cells: [element("code", {}, symbol), [meaning, element("small", {}, source)], work, shown] };
+  });
+  return table([["symbol"], ["meaning"], ["formula, and with the numbers", "wide"], ["value", "number"]], rows, { class: "stack", label: title });
+}
+function work(plan, values, pool) {
+  const lines = state.b === 1n ? plan.cache.one : plan.cache.several;
+  const parts = [derivation("KV cache, step by step", lines, values)];
+  if (!pool.reason && plan.working.quantities.length) {
+    const inner = derivation("Working memory, step by step", plan.working.quantities, pool.values);
+    parts.push(element("details", {}, element("summary", {}, "Working memory, step by step"), inner));
+  }
+  const list = (words) => element("ul", { class: "notes" }, ...words.map((word) => element("li", {}, word)));
+  const { sources, excluded } = plan.it.engine;
+  if (sources.length) parts.push(element("details", {}, element("summary", {}, "Sources of the rule"), list(sources)));
+  if (excluded.length) parts.push(element("details", {}, element("summary", {}, "What is not included"), list(excluded)));
+  return parts;
+}
+
+// --- All together ----------------------------------------------------------------------------------------------------
+
+let boxes, later;
+function change(changed) {
+  Object.assign(state, changed);
+  if ("engine" in changed) {
+    const engine = data.engines[state.engine];
+    if (!("version" in changed)) state.version = "";
+    if (!engine.kv_formats.includes(state.kv)) state.kv = "";
+    if (!engine.weight_formats.includes(state.weights)) state.weights = "";
+  }
+  history.replaceState(null, "", address());
+  render();
+}
+
+function ask() {
+  const engine = data.engines[state.engine], model = data.models[state.model];
+  boxes.model.set(state.model);
+  boxes.device.set(state.device);
+  boxes.weights.set(state.weights);
+  boxes.kv.set(state.kv);
+  options("engine", Object.keys(data.engines).map((name) => [name, name]), state.engine);
+  const releases = engine.releases.flat();
+  options("version", releases.length ? releases.map((each) => [each, each]) : [["", engine.follows]], state.version || (releases[0] ?? ""));
+  options("size", data.sizes.map((size) => [String(size), size === 1 ? "1 device" : `${size} devices`]), String(state.tp));
+  $("memory-field").hidden = state.device !== "";
+  for (const [id, text] of [["memory", plain(state.memory)], ["reserve", state.reserve ? plain(state.reserve) : ""], ["utilization", state.u]]) {
+    if (document.activeElement !== $(id)) $(id).value = text;
+  }
+  $("utilization").placeholder = String(engine.utilization[Math.max(0, engine.releases.findIndex((each) => each.includes(state.version)))]);
+  $("reserve").placeholder = "0";
+  const longest = model.max_context === null ? 1048576n : BigInt(model.max_context);
+  boxes.context.upTo(longest);
+  boxes.context.set(state.c);
+  boxes.sequences.upTo(larger(256n, state.b));
+  boxes.sequences.set(state.b);
+  const beyond = model.max_context !== null && state.c > longest;
+  $("context-said").textContent = `${tokens(state.c)}; ${model.max_context === null ? "the model states no longest context" : `made for ${grouped(longest)}`}${beyond ? ": this is beyond it" : ""}`;
+  $("context-said").className = beyond ? "said warn" : "said";
+  $("sequences-said").textContent = sequencesOf(state.b);
+}
+// Bytes as a number of GiB that reads back as the same bytes, where one of six digits does.
+function plain(bytes) {
+  const millionths = bytes * 10n ** 6n / (1n << 30n);
+  return `${millionths / 10n ** 6n}.${String(millionths % 10n ** 6n).padStart(6, "0")}`.replace(/\.?0+$/, "");
+}
+
+function render() {
+  ask();
+  const plan = planOf(data, questionOf(state));
+  document.title = `${state.model} in ${state.engine} - kvcalc`;
+  $("verdict").className = "unknown";
+  clearTimeout(later);
+  for (const id of ["account", "figures", "kinds", "curve", "work", "notes", "warnings", "verdict-more"]) if (plan.refusal !== undefined) show(id);
+  show("strip", ...strip(data.models[state.model]));
+  if (plan.refusal !== undefined) {
+    show("verdict", "No answer");
+    show("mini", "No answer");
+    $("mini").className = "mini";
+    show("verdict-more", plan.refusal);
+    show("lines", copyable("On the command line", commandLine()));
+  } else {
+    const answer = verdict(plan, state.c, state.b), values = plan.kv(state.c, state.b), { pool } = answer;
+    $("verdict").className = answer.fits ? "yes" : "no";
+    show("verdict", pool.reason ? answer.said.replace(":", " before working memory:") : answer.said);
+    show("verdict-more", answer.more);
+    show("mini", answer.said);
+    $("mini").className = `mini ${answer.fits ? "yes" : "no"}`;
+    show("account", ...account(answer));
+    show("figures", ...figures(plan, answer, values));
+    show("warnings", ...(pool.reason ? [element("li", {}, `${pool.reason}: it is not in the figures`)] : []));
+    show("kinds", kinds(plan, state.c, state.b, values));
+    const server = serverLine(plan);
+    show("lines", copyable("On the command line", commandLine()), server && copyable("The server", server), copyable("This page with this question", location.href));
+    show("work", ...work(plan, values, pool));
+    const notes = [...plan.weights.notes, ...plan.cache.notes, ...plan.working.notes ?? []];
+    show("notes", ...[...new Set(notes)].map((note) => element("li", {}, note)));
+    const ideal = state.engine !== "ideal" && data.engines.ideal && data.models[state.model].engines.ideal
+      ? planOf(data, questionOf({ ...state, engine: "ideal", version: "", kv: state.kv && data.engines.ideal.kv_formats.includes(state.kv) ? state.kv : "", weights: "" })) : null;
+    later = setTimeout(() => { show("curve", ...curve(plan, ideal, answer)); show("engines", sideBySide()); }, 40);
+    return;
+  }
+  later = setTimeout(() => show("engines", sideBySide()), 40);
+}
+
+function start() {
+  boxes = {
+    model: picker("model", () => Object.entries(data.models).map(([name, each]) => [name, name, each.layout, each.names.join(" ")]), (model) => {
+      const longest = data.models[model].max_context;
+      change({ model, c: longest === null ? state.c : smaller(state.c, BigInt(longest)) });
+    }),
+    device: picker("device", () => [...data.devices.map((each) => [each.name, each.title, `${each.name}, ${inBytes(BigInt(each.memory_bytes), 1)}`]),
+      ["", "another device", "of a memory that you name"]], (device) => change({ device })),
+    weights: picker("weights", () => data.engines[state.engine].weight_formats.map((each) => [each, each || "as shipped"]), (weights) => change({ weights })),
+    kv: picker("kv", () => [["", `default (${data.models[state.model].engines[state.engine].default})`],
+      ...data.engines[state.engine].kv_formats.map((each) => [each, each])], (kv) => change({ kv })),
+    context: numberBox("context", tokens, (c) => change({ c })),
+    sequences: numberBox("sequences", sequencesOf, (b) => change({ b })),
+  };
+  $("engine").addEventListener("change", () => change({ engine: $("engine").value }));
+  $("version").addEventListener("change", () => change({ version: $("version").value }));
+  $("size").addEventListener("change", () => change({ tp: Number($("size").value) }));
+  const box = (id, read, key) => $(id).addEventListener("input", () => {
+    const value = read($(id).value);
+    $(id).setAttribute("aria-invalid", String(value === null));
+    if (value !== null) change({ [key]: value });
+  });
+  box("memory", (text) => decimal(text, 1n << 30n), "memory");
+  box("reserve", (text) => (text.trim() === "" ? 0n : decimal(text, 1n << 30n)), "reserve");
+  box("utilization", (text) => (text.trim() === "" || utilizationOf(text) ? text.trim() : null), "u");
+  $("ask").addEventListener("submit", (event) => event.preventDefault());
+  $("share").addEventListener("click", () => copy(location.href, $("share")));
+  window.addEventListener("hashchange", () => { state = fromAddress(location.hash); render(); });
+  $("about").textContent = `${Object.keys(data.models).length} models, ${Object.keys(data.engines).length} engines, ${data.devices.length} devices`;
+  $("foot").textContent = `Computed in this page from the formulas of kvcalc ${data.tool}. Byte figures are for one device; nothing is loaded or sent.`;
+  state = fromAddress(location.hash);
+  $("main").hidden = $("mini").hidden = false;
+  change({});
+  let resized;
+  window.addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(render, 150); });
+}
+
+async function unpack(text) {
+  const packed = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+  return JSON.parse(await new Response(stream).text());
+}
+
+unpack($("data").textContent).then((found) => { data = found; start(); }, (error) => {
+  document.body.prepend(element("p", { class: "card" }, `This browser cannot read the page's data: ${error.message}`));
+});
