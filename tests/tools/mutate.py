@@ -124,7 +124,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "units.py": ("tests/unit/test_units.py", "tests/property/test_capacity.py", "tests/unit/test_arguments.py"),
     "fitting.py": (*FITTING, "tests/unit/test_users.py"),
     "users.py": ("tests/unit/test_users.py", "tests/property/test_users_laws.py", "tests/cli/test_fit.py"),
-    "beside.py": ("tests/cli/test_fit.py",),
+    "beside.py": ("tests/unit/test_beside.py", "tests/cli/test_fit.py"),
     "deciding.py": ("tests/cli/test_fit.py", "tests/unit/test_alternatives.py"),
     "levers.py": FITTING,
     "serving.py": ("tests/unit/test_alternatives.py", *FITTING),
