@@ -234,6 +234,15 @@ def test_layers_with_a_state_of_their_own_are_not_quantised() -> None:
     assert "kv_bits leaves chunked layers, and lists of caches, as they are" in quantised.notes[0]
 
 
+def test_the_columns_of_a_convolution_have_the_caches_format() -> None:
+    # mlx-lm's Baichuan-M1 14B in float32, one token of one sequence: 63,160,320 bytes.
+    kinds = [{**full(2, 256), "extra_state_bytes": 2048}, {**full(8, 128), "extra_state_bytes": 4096}] * 20
+    model = laid_out("baichuan", "baichuan_m1", kinds)
+    options = {"decode_tokens": 0}
+    exact = kv_cache_bytes(model, context=1, engine="mlx-lm", engine_options=options, kv_cache_dtype="float32")
+    assert exact == 20 * (256 * 4 * 2 * (2 * 256 + 8 * 128) + 2 * (2048 + 4096)) == 63_160_320
+
+
 def test_a_model_that_mlx_lm_has_no_class_for_says_so() -> None:
     assert "mlx-lm 0.32.2 has no class for bamba" in cache_of(published("bamba-9b"), 4096).notes[0]
 

@@ -120,8 +120,8 @@ class Transformers(EngineOptions):
     )
     evidence: ClassVar[str] = (
         "every recorded cache of transformers 5.23.0 to the byte, held and logical (5.24.0 has the same rules by its "
-        "source); its QuantizedCache and DeepSeek V4's classes likewise; the CUDA allocator's count of 5.17.0 on an "
-        "H200 within 512 bytes a tensor"
+        "source); its own models and caches at random (tests/oracles/transformers.py): 0 bytes of difference; the CUDA "
+        "allocator's count of 5.17.0 on an H200 within 512 bytes a tensor"
     )
     releases: ClassVar[tuple[tuple[str, ...], ...]] = tuple((text(each),) for each in reversed(_READ))
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {
