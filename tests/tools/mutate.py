@@ -64,6 +64,7 @@ CONFIGS = (
     "tests/property/test_config_laws.py",
 )
 FITTING = (
+    "tests/unit/test_rare_cases.py",
     "tests/unit/test_what_fits.py",
     "tests/property/test_capacity.py",
     "tests/cli/test_fit.py",
