@@ -240,6 +240,18 @@ def kv_cache_bytes(
 ) -> int:
     """The KV cache alone, as one integer: the same arguments and answer as ``footprint(...).kv_cache.bytes``, fast.
 
+    Args:
+        context: tokens in the cache of one sequence.
+        batch_size: sequences.
+
+    The other arguments are those of :func:`footprint`.
+
+    Returns:
+        Bytes on one device.
+
+    Raises:
+        KVCalcError: an argument out of range, or a combination that the engine refuses.
+
     >>> import kvcalc
     >>> kvcalc.kv_cache_bytes(kvcalc.load("gemma-3-27b"), context=32768)
     3120562176
