@@ -230,6 +230,8 @@ def test_the_line_that_starts_the_server_has_what_the_answer_assumes(kvcalc):
         "vllm serve google/gemma-3-27b-it --max-model-len 32768 --tensor-parallel-size 2 "
         "--kv-cache-dtype fp8_e4m3 --gpu-memory-utilization 0.9 --max-num-batched-tokens 8192 --max-num-seqs 1024\n"
     )
+    preset = kvcalc("fit", "gemma3:27b", "--memory", "80GiB", "-e", "vllm", "-c", "8k", "--command")
+    assert preset.out == "vllm serve google/gemma-3-27b-pt --max-model-len 8192\n"  # what the Hub can give
     llama = kvcalc("fit", "llama-3.1-8b", "--memory", "80GiB", "-e", "llama.cpp", "-c", "8k", "-b", "4", "--command")
     assert llama.out == "llama-server -m llama-3.1-8b -c 32768 -np 4\n"
     assert kvcalc("fit", "llama-3.1-8b", "--memory", "80GiB", "-e", "transformers", "--command").out == "\n"

@@ -50,8 +50,9 @@ from kvcalc.report.records import footprint_record
 from kvcalc.serving import server_line
 from kvcalc.setup import Setup, options_on
 from kvcalc.sources.devices import find_device, load_device, parse_devices
+from kvcalc.sources.preset import hub_name
 from kvcalc.sources.resolve import split_variant
-from kvcalc.units import exact_bytes, format_bytes, parse_count
+from kvcalc.units import counted, exact_bytes, format_bytes, parse_count
 
 EXAMPLES = (
     "kvcalc fit gemma-3-27b --device h100-80gb --engine vllm -c 128k\n"
@@ -361,14 +362,16 @@ def _of_users(decision: Decision) -> str:
     length = f"{last.context:,} tokens" + (" on average" if last.context < answer.reported_context else "")
     shared = f", {last.shared_prefix:,} of them shared" if last.shared_prefix else ""
     verdict = "Fits" if decision.fits else "Does not fit"
-    return f"{verdict}: {answer.batch_size:,} users asked for, {most} fit at {length}{shared}"
+    return f"{verdict}: {counted(answer.batch_size, 'user')} asked for, {most} fit at {length}{shared}"
 
 
 def _server_line(decision: Decision) -> str | None:
     """The line that starts the server of the answer, or None where the engine has none."""
     setup, answer, utilization = decision.setup, decision.capacity, decision.place.memory.utilization
+    # llama.cpp loads a file, whose path nobody knows; the others fetch what the Hub calls so.
+    name = setup.reference if setup.engine.name == "llama.cpp" else hub_name(setup.reference)
     try:
-        return server_line(setup, setup.reference, answer.reported_context, answer.batch_size, utilization)
+        return server_line(setup, name, answer.reported_context, answer.batch_size, utilization)
     except NotModelledError:
         return None
 

@@ -252,7 +252,7 @@ def splits_section(decision: Decision) -> Section:
     if total is not None:
         columns.append(Column("devices needed", lambda row: row["devices_needed"], "count"))
     columns.append(Column("", verdict))
-    return Section(tuple(columns), rows, "Groups of devices that share every layer, and replicas of them")
+    return Section(tuple(columns), rows, "Tensor parallel groups, and replicas of them")
 
 
 def lever_record(lever: Lever, answer: Capacity) -> LeverRecord:

@@ -45,6 +45,17 @@ def find_preset(name: str) -> str | None:
     return _answering().get((publisher.casefold(), *_words(rest)) if slash else ("", *_words(rest)))
 
 
+def hub_name(reference: str) -> str:
+    """What the Hub calls a model that was asked for by another of its names; a Hub's name or a path as it is.
+
+    >>> hub_name("gemma3:27b"), hub_name("google/gemma-3-27b-it"), hub_name("models/ours")
+    ('google/gemma-3-27b-pt', 'google/gemma-3-27b-it', 'models/ours')
+    """
+    bare = reference.removeprefix("hf:")
+    preset = None if "/" in bare else find_preset(bare)
+    return next(iter(preset_tables(preset).get("hf_ids", ())), bare) if preset is not None else bare
+
+
 def presets() -> list[str]:
     """The names of the models that are shipped, sorted; :func:`kvcalc.load` takes each.
 
