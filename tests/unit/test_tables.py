@@ -115,3 +115,11 @@ def test_a_legend_is_shown_where_there_is_one(legend):
     document = document_of(Section((NAME, column), ROWS))
     assert ("weights" in "".join(markdown.render(document))) == bool(legend)
     assert ("weights" in text(document)) == bool(legend)
+
+
+def test_a_verdict_has_its_colour_whatever_stands_behind_its_first_word():
+    cells = {"fits, 2.00 GiB left": 32, "does not fit, 1.00 GiB short": 31, "pass": 32, "warn": 33}
+    section = Section((Column("", lambda row: row, "verdict"),), list(cells))
+    shown = text(document_of(section), color=True)
+    for cell, code in cells.items():
+        assert f"\x1b[{code}m{cell}\x1b[0m" in shown

@@ -248,7 +248,7 @@ def _draw(column: Column, section: Section, units: Units) -> _Drawn:
         return _Drawn(column, header, cells, cells, (values, largest))
     styles = [""] * len(cells)
     if column.kind == "verdict":
-        styles = [_VERDICT_STYLES.get(cell.split(" ")[0], _RED) for cell in cells]
+        styles = [_VERDICT_STYLES.get(cell.split(" ")[0].rstrip(","), _RED) for cell in cells]
     return _Drawn(column, header, cells, styles)
 
 
