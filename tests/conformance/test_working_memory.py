@@ -11,6 +11,7 @@ from kvcalc.architecture import Architecture, Full, Layer, State
 from kvcalc.derivation import evaluate
 from kvcalc.device import Device
 from kvcalc.engines.base import WorkingMemory
+from kvcalc.engines.vllm_loading import mxfp4_loading
 from kvcalc.engines.vllm_memory import Step, vllm_working_memory
 from kvcalc.errors import NotModelledError
 from kvcalc.fitting import Measured, Memory
@@ -251,6 +252,28 @@ def test_loading_lays_out_the_experts_of_gpt_oss_for_the_devices_kernel(version:
     assert evaluate(pool.loading)["loading_bytes"] == pool.loading_bytes
     shipped = kvcalc.footprint("gpt-oss-20b", context=8, engine="vllm", engine_options=options).weights.bytes
     assert pool.weights_bytes == shipped + pool.loading_bytes
+
+
+@pytest.mark.parametrize(
+    ("device", "spans"),
+    [
+        # Bytes that loading adds to one expert, from this version on.
+        (
+            "h100-80gb",
+            {11: 823_680, 17: 823_680 + 276_480, 22: 823_680, 25: 46_080, 26: 64_000},
+        ),
+        ("b200", {11: 1_821_312 + 19_584, 27: 1_194_624 + 18_560}),
+        ("l40s", {11: 1_194_624 + 640}),
+    ],
+)
+def test_loading_changes_with_the_version(device: str, spans: dict[int, int]) -> None:
+    widths, place = Widths(kvcalc.load("gpt-oss-20b")), load_device(device)
+    for minor in range(11, 34):
+        expected = next(spans[first] for first in sorted(spans, reverse=True) if first <= minor)
+        assert mxfp4_loading((0, minor), widths, 1, place)["loading_bytes"] == 768 * expected, minor
+    # Two devices have halves of the width, 1,440: 1,472 in steps of 64 on Hopper, 1,536 in steps of 128 elsewhere.
+    halves = mxfp4_loading((0, 33), widths, 2, place)
+    assert (halves["width"], halves["stepped"], halves["padded"]) == (1440, 1472, 1536)
 
 
 def test_loading_is_as_servers_print_it() -> None:
