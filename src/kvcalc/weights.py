@@ -112,7 +112,9 @@ def _weights(architecture: Architecture, dtype: str | None, tp: int, stages: int
     parameters = sum(parts.values())
     provenance = architecture.provenance
     stored = format_of(architecture, dtype)
-    placed = stage_tensors(architecture, stored, stages, loaded)
+    # The same on every number of devices, and most of the time that weights take.
+    key = ("placed", dtype, stages, loaded)
+    placed = architecture.memo(key, lambda: stage_tensors(architecture, stored, stages, loaded))
     rows = _largest(placed, tp)
     size = sum(rows.values())
     whole = placed if stages == 1 and loaded >= _beside(architecture) else stage_tensors(architecture, stored, 1)

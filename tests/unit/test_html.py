@@ -1,4 +1,4 @@
-"""The page: its grid is footprint's, it loads nothing, and no name in it can become markup."""
+"""A report as a page: its formulas are footprint's, it loads nothing, and no name in it can become markup."""
 
 import json
 import re
@@ -8,8 +8,9 @@ import pytest
 
 import kvcalc
 from kvcalc.cli.app import run
-from kvcalc.report.document import Column, Document, Grid, Section
-from kvcalc.report.html import MOST_EXACT, grid_data, render
+from kvcalc.derivation import Derivation, Quantity, evaluate
+from kvcalc.report.document import Column, Document, Live, LiveRow, Section
+from kvcalc.report.html import render
 
 ENGINES = ("ideal", "llama.cpp", "vllm", "sglang")
 HOSTILE = "</script><script>alert(1)</script>\x1b\"'&<b>"
@@ -20,8 +21,8 @@ def page(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def grid_of(text: str) -> dict:
-    return json.loads(re.search(r'<script type="application/json" id="grid">(.*?)</script>', text, re.DOTALL)[1])
+def live_of(text: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="live">(.*?)</script>', text, re.DOTALL)[1])
 
 
 class Elements(HTMLParser):
@@ -49,25 +50,24 @@ class Elements(HTMLParser):
             assert self.open.pop() == tag
 
 
-def test_the_embedded_grid_is_what_footprint_gives(capsys):
-    grid = grid_of(page(capsys, "compare", "gemma-3-27b", "--engine", ",".join(ENGINES), "-c", "32k"))
+def test_the_embedded_formulas_are_what_footprint_gives(capsys):
+    live = live_of(page(capsys, "compare", "gemma-3-27b", "--engine", ",".join(ENGINES), "-c", "32k"))
     model = kvcalc.load("gemma-3-27b")
-    assert 32768 in grid["contexts"]
-    assert len(grid["contexts"]) > 20
-    assert len(grid["batch_sizes"]) > 10
-    for engine, configuration in zip(ENGINES, grid["configurations"], strict=True):
-        assert int(configuration["weights_bytes"]) == kvcalc.footprint(model, context=1, engine=engine).weights.bytes
-        for context, row in zip(grid["contexts"], configuration["kv_bytes"], strict=True):
-            for batch_size, size in zip(grid["batch_sizes"], row, strict=True):
-                made = kvcalc.kv_cache_bytes(model, context=context, batch_size=batch_size, engine=engine)
-                assert int(size) == made
+    assert (live["context"], live["batch_size"], live["longest"]) == ("32768", "1", "131072")
+    for engine, row in zip(ENGINES, live["rows"], strict=True):
+        assert int(row["weights_bytes"]) == kvcalc.footprint(model, context=1, engine=engine).weights.bytes
+        for context, batch_size in ((1, 1), (131072, 1), (4097, 7), (2**40, 2**20)):
+            texts = row["one"] if batch_size == 1 or not row["several"] else row["several"]
+            work = Derivation(context, batch_size)
+            lines = [Quantity(symbol, "", formula, 0) for symbol, formula in texts]
+            made = kvcalc.kv_cache_bytes(model, context=context, batch_size=batch_size, engine=engine)
+            assert evaluate([*work.quantities, *lines])["kv_bytes"] == made
 
 
-def test_integers_that_javascript_would_round_are_strings():
-    grid = Grid(("a",), (MOST_EXACT,), (1,), (1, 2), (((MOST_EXACT + 1, None),),), 1, 1)
-    [configuration] = grid_data(grid, "binary")["configurations"]
-    assert configuration["weights_bytes"] == MOST_EXACT
-    assert configuration["kv_bytes"] == [[str(MOST_EXACT + 1), None]]
+def test_a_configuration_whose_formulas_hold_for_one_context_alone_says_so(capsys):
+    text = page(capsys, "show", "gemma-3-1b", "--engine", "mlx-lm", "-E", "prefill_step_size=192", "-c", "8k")
+    [row] = live_of(text)["rows"]
+    assert (row["one"], row["several"]) == ([], [])
 
 
 @pytest.mark.parametrize(
@@ -105,14 +105,14 @@ def test_a_page_of_a_hundred_configurations_stays_small(capsys):
 
 def test_a_hostile_name_stays_text(capsys, tmp_path):
     column = Column(HOSTILE, lambda row: row)
-    grid = Grid((HOSTILE,), (1,), (1,), (1,), (((1,),),), 1, 1)
+    live = Live((LiveRow(HOSTILE, 1, (), ()),), 1, 1, 1)
     section = Section((column,), [HOSTILE, HOSTILE], HOSTILE)
-    text = "".join(render(Document(HOSTILE, (HOSTILE,), (section,), (), "x", notes=(HOSTILE,), grid=grid)))
+    text = "".join(render(Document(HOSTILE, (HOSTILE,), (section,), (), "x", notes=(HOSTILE,), live=live)))
     elements = Elements(text)
     assert [tag for tag, _ in elements.seen].count("script") == 2
     assert "b" not in [tag for tag, _ in elements.seen]
     assert "\x1b" not in text
-    assert grid_of(text)["configurations"][0]["label"] == HOSTILE
+    assert live_of(text)["rows"][0]["label"] == HOSTILE
 
 
 def test_without_javascript_the_page_shows_the_table_and_hides_the_sliders(capsys):

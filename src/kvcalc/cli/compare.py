@@ -86,7 +86,7 @@ def compare(
         units=units,
         charts=(pictures.bars(title, labels, footprints),),
         strips=pictures.strips(asked),
-        grid=pictures.grid(question.labels(asked), asked, tokens, batch_size[0])
+        live=pictures.live(question.labels(asked), asked, tokens, batch_size[0])
         if target.format_name == "html"
         else None,
     )

@@ -98,7 +98,7 @@ def paper(
         units=units,
         charts=tuple(figures[number] for number in shown),
         strips=tuple(strip(label, one.architecture) for label, one in zip(labels, variants, strict=True)),
-        grid=pictures.grid(labels, variants, section.FIGURE_5_CONTEXT, 1) if target.format_name == "html" else None,
+        live=pictures.live(labels, variants, section.FIGURE_5_CONTEXT, 1) if target.format_name == "html" else None,
     )
     target.write(document)
     return 0

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from kvcalc.errors import KVCalcError
+from kvcalc.errors import NotModelledError
+from kvcalc.page.formulas import formulas_of
 from kvcalc.report.cells import format_percent
-from kvcalc.report.document import Chart, Grid, Series, Strip
+from kvcalc.report.document import Chart, Live, LiveRow, Series, Strip
 from kvcalc.report.strips import strip
 
 if TYPE_CHECKING:
     from kvcalc.footprints import Footprint
     from kvcalc.setup import Setup
-
-#: Figures in one page's grid: about 150 kB of them.
-MOST_FIGURES = 9_000
 
 
 def bars(title: str, labels: Sequence[str], footprints: Sequence[Footprint]) -> Chart:
@@ -85,38 +83,16 @@ def strips(setups: Iterable[Setup]) -> tuple[Strip, ...]:
     return tuple(strip(label, model) for label, model in {e.reference: e.architecture for e in setups}.items())
 
 
-def grid(labels: Sequence[str], setups: Sequence[Setup], context: int, batch_size: int) -> Grid:
-    """Exact KV bytes at round contexts and batch sizes, and at those asked for.
-
-    Many setups get fewer of them: a page stays under 300 kB.
-    """
-    tops = max(2**20, context)
-    powers = [2**power for power in range(10, tops.bit_length() + 1) if 2**power <= tops]
-    halves = [3 * power // 2 for power in powers if 3 * power // 2 <= tops]
-    batches = [2**power for power in range(9)]
-    choices = (
-        ({context, *powers, *halves}, {batch_size, *batches, 3, 6, 12, 24}),
-        ({context, *powers[::2]}, {batch_size, *batches[::2]}),
-        ({context}, {batch_size}),
-    )
-    most = MOST_FIGURES // len(setups)
-    tokens, sequences = next((pair for pair in choices if len(pair[0]) * len(pair[1]) <= most), choices[-1])
-    return Grid(
-        tuple(labels),
-        tuple(each.weights.bytes for each in setups),
-        tuple(sorted(tokens)),
-        tuple(sorted(sequences)),
-        tuple(
-            tuple(tuple(_kv_bytes(each, at, size) for size in sorted(sequences)) for at in sorted(tokens))
-            for each in setups
-        ),
-        context,
-        batch_size,
-    )
+def live(labels: Sequence[str], setups: Sequence[Setup], context: int, batch_size: int) -> Live:
+    """The engines' own formulas, for a page that evaluates them at any context and batch size."""
+    made_for = max((each.architecture.max_context or context for each in setups), default=context)
+    rows = (_live_row(label, setup) for label, setup in zip(labels, setups, strict=True))
+    return Live(tuple(rows), context, batch_size, max(made_for, context))
 
 
-def _kv_bytes(setup: Setup, context: int, batch_size: int) -> int | None:
+def _live_row(label: str, setup: Setup) -> LiveRow:
     try:
-        return setup.plan.kv_bytes(context, batch_size)
-    except KVCalcError:  # an engine with a fixed context refuses longer ones
-        return None
+        formulas = formulas_of(setup)
+    except NotModelledError:  # they hold for one question alone
+        return LiveRow(label, setup.weights.bytes, (), ())
+    return LiveRow(label, setup.weights.bytes, formulas.one, formulas.several)

@@ -173,7 +173,7 @@ def search(
         notes=tuple(search_tables.notes(asked, found, shown)),
         units=units,
         charts=(search_tables.chart(asked, shown, front),) if shown else (),
-        grid=search_tables.page_grid(shown, batch_size, grid) if target.format_name == "html" and shown else None,
+        live=search_tables.page_live(shown, batch_size, grid) if target.format_name == "html" and shown else None,
         strips=tuple(starmap(strip, models.items()))[: search_tables.MOST_ON_A_PAGE],
     )
     target.write(document)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from kvcalc.cli import pictures
 from kvcalc.fitting import Memory, fits
 from kvcalc.footprints import footprint_of
-from kvcalc.report.document import Chart, Column, Section, Series
-from kvcalc.report.document import Grid as PageGrid
+from kvcalc.report.document import Chart, Column, Live, Section, Series
 from kvcalc.report.records import footprint_record
 from kvcalc.search import Candidate, Configuration, Found, Grid
 
@@ -153,11 +152,11 @@ def _short_name(configuration: Configuration, grid: Grid) -> str:
     return ", ".join(word for word in words if word) or configuration.reference
 
 
-def page_grid(shown: Sequence[Candidate], batch_size: int, grid: Grid) -> PageGrid:
-    """The sliders of a page: the first distinct configurations."""
+def page_live(shown: Sequence[Candidate], batch_size: int, grid: Grid) -> Live:
+    """The boxes of a page: the first distinct configurations."""
     distinct = list({id(each.configuration): each.configuration for each in shown}.values())[:MOST_ON_A_PAGE]
     labels = [_short_name(each, grid) for each in distinct]
-    return pictures.grid(labels, [each.setup for each in distinct], shown[0].context, batch_size)
+    return pictures.live(labels, [each.setup for each in distinct], shown[0].context, batch_size)
 
 
 def _local_layers(candidate: Candidate) -> str:

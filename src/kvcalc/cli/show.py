@@ -76,7 +76,7 @@ def show(
         units=units,
         charts=(pictures.parts(f"{question.titled(setup)} at {tokens:,} tokens", footprint),),
         strips=pictures.strips(asked),
-        grid=pictures.grid([setup.reference], asked, tokens, batch_size) if target.format_name == "html" else None,
+        live=pictures.live([setup.reference], asked, tokens, batch_size) if target.format_name == "html" else None,
     )
     target.write(document)
     return 0

@@ -106,7 +106,7 @@ def sweep(
         units=units,
         charts=(pictures.curves(title, labels, rows, "xy" if log else ""),) if rows else (),
         strips=pictures.strips(asked),
-        grid=pictures.grid(labels, asked, contexts[-1], batch_size) if target.format_name == "html" else None,
+        live=pictures.live(labels, asked, contexts[-1], batch_size) if target.format_name == "html" else None,
     )
     target.write(document)
     return 0

@@ -263,7 +263,8 @@ function workingOf({ data, question, engine, model, own, device, group, size }) 
   const table = own.working[question.kv || own.default] ?? own.working[""] ?? [];
   const place = atRun(table, row * engine.platforms.length + platform);
   if (place === null || place < 0) {
-    return refused(place === null ? "" : model.texts[-1 - place].replaceAll("{device}", device.title));
+    const absent = "the working memory of this version in this size is not on this page";
+    return refused(place === null ? absent : model.texts[-1 - place].replaceAll("{device}", device.title));
   }
   const found = model.steps[place];
   return { quantities: filled(data, found, found[0], found[1]), notes: found[2].map((note) => model.texts[note]) };

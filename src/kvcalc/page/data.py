@@ -217,6 +217,7 @@ class _Model:
         in_formats = [self._steps(self._prepared(engine, 0, 0, each, 1), None, engine) for each in taken]
         if all(each == steps[0] for each in in_formats):
             taken = [None]
+        absent = [None] * len(engine.platforms)
         working = {
             kv_format or "": _runs(
                 step
@@ -224,7 +225,7 @@ class _Model:
                 for size in SIZES
                 for setup in [self._prepared(engine, group, 0, kv_format, size)]
                 for each in formats
-                for step in self._steps(setup, each, engine)
+                for step in (self._steps(setup, each, engine) if size in _sizes(group) else absent)
             )
             for kv_format in taken
         }
@@ -253,9 +254,10 @@ class _Model:
         return table
 
     def _places(self, engine: _Engine, group: int, choice: int, kv_format: str) -> list[int | None]:
-        sizes = SIZES if group == 0 else _OLDER_SIZES
-        found = [self._case(self._prepared(engine, group, choice, kv_format, size)) for size in sizes]
-        return [*found, *[None] * (len(SIZES) - len(sizes))]
+        return [
+            self._case(self._prepared(engine, group, choice, kv_format, size)) if size in _sizes(group) else None
+            for size in SIZES
+        ]
 
     def _prepared(self, engine: _Engine, group: int, choice: int, kv_format: str | None, size: int) -> Setup | str:
         """A setup, or why the engine refuses it."""
@@ -323,6 +325,10 @@ class _Model:
 def _flags(engine: Engine, model: Architecture) -> list[str]:
     """The options of an engine as the words of its server's line."""
     return [] if engine.server is None else option_words(engine, engine.server, model)
+
+
+def _sizes(group: int) -> tuple[int, ...]:
+    return SIZES if group == 0 else _OLDER_SIZES
 
 
 def _taken(places: Iterable[int | None]) -> bool:

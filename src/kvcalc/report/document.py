@@ -115,25 +115,36 @@ class Chart:
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Exact answers at many contexts and batch sizes, for a page that looks them up.
+class LiveRow:
+    """A configuration whose cache a page computes itself.
 
     Attributes:
-        labels: the configurations.
-        weights_bytes: of each configuration, on one device.
-        contexts: tokens in the cache of one sequence, ascending.
-        batch_sizes: sequences, ascending.
-        kv_bytes: of each configuration, a row a context and a figure a batch size; None where the engine refuses.
-        context, batch_size: where a reader starts.
+        label: what it is called.
+        weights_bytes: of one device.
+        one, several: the formulas of one sequence, and those of several; both empty where they hold for one question
+            alone.
     """
 
-    labels: tuple[str, ...]
-    weights_bytes: tuple[int, ...]
-    contexts: tuple[int, ...]
-    batch_sizes: tuple[int, ...]
-    kv_bytes: tuple[tuple[tuple[int | None, ...], ...], ...]
+    label: str
+    weights_bytes: int
+    one: tuple[Quantity, ...]
+    several: tuple[Quantity, ...]
+
+
+@dataclass(frozen=True)
+class Live:
+    """Configurations at any context and batch size.
+
+    Attributes:
+        rows: the configurations.
+        context, batch_size: where a reader starts.
+        longest: the context at which a slider ends; a box takes more.
+    """
+
+    rows: tuple[LiveRow, ...]
     context: int
     batch_size: int
+    longest: int
 
 
 @dataclass(frozen=True)
@@ -166,7 +177,7 @@ class Document:
         schema: the name of the shape that ``records`` and ``extra`` follow (:mod:`kvcalc.report.shapes`).
         charts: the sections as pictures.
         strips: the layers of the models, in order.
-        grid: what a page's sliders look up.
+        live: what a page computes for any context and batch size.
         command: the command line that gave the answer, word by word.
         cases: what a test report shows, where that is not the records: the same keys as those of ``check``.
     """
@@ -182,7 +193,7 @@ class Document:
     units: Units = "binary"
     charts: tuple[Chart, ...] = ()
     strips: tuple[Strip, ...] = ()
-    grid: Grid | None = None
+    live: Live | None = None
     command: tuple[str, ...] = ()
     cases: Sequence[Mapping[str, Any]] = ()
 

@@ -1,7 +1,8 @@
-"""One HTML file: tables, charts, layers, derivations, and sliders that look figures up.
+"""One HTML file: tables, charts, layers, derivations, and boxes that compute the cache at any context.
 
 The page loads nothing and asks no network; what stands in it without JavaScript is complete but for sorting and the
-sliders. Every name in it may be hostile: text is escaped, and the grid is JSON without a ``<``.
+boxes, which evaluate the engines' formulas (:mod:`kvcalc.page`). Every name in it may be hostile: text is escaped, and
+the formulas are JSON without a ``<``.
 """
 
 from __future__ import annotations
@@ -12,13 +13,11 @@ from importlib.resources import files
 from typing import Any
 
 from kvcalc import __version__
-from kvcalc.derivation import evaluate, with_numbers
+from kvcalc.derivation import Quantity, evaluate, with_numbers
 from kvcalc.report.cells import UNIT_TABLES, column_cells
-from kvcalc.report.document import Column, Derivation, Document, Grid, Section, Units
+from kvcalc.report.document import Column, Derivation, Document, Live, Section, Units
 from kvcalc.report.svg import chart_svg, strip_svg, text
 
-#: The largest integer that JavaScript reads exactly; larger ones are written as strings.
-MOST_EXACT = 2**53 - 1
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 _HATCH = (
     '<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>'
@@ -36,8 +35,8 @@ def render(document: Document) -> Iterator[str]:
     yield f"<h1>{text(document.title)}</h1>\n"
     if document.assumptions:
         yield f'<p class="assumptions">{text(" · ".join(document.assumptions))}</p>\n'
-    if document.grid is not None:
-        yield _explore(document.grid)
+    if document.live is not None:
+        yield _explore()
     if document.charts:
         yield f'{_HATCH}<h2>Charts</h2>\n<div class="charts">\n'
         for chart in document.charts:
@@ -58,55 +57,57 @@ def render(document: Document) -> Iterator[str]:
         listed = "".join(f"<li>{text(note)}</li>\n" for note in document.notes)
         yield f'<h2>Notes</h2>\n<ul class="notes">\n{listed}</ul>\n'
     yield f"<footer>Computed by kvcalc {__version__}; every byte figure is for one device.</footer>\n</main>\n"
-    if document.grid is not None:
-        data = json.dumps(grid_data(document.grid, document.units), separators=(",", ":")).replace("<", "\\u003c")
-        yield f'<script type="application/json" id="grid">{data}</script>\n'
-    yield f"<script>\n{_shipped('page.js')}</script>\n</body>\n</html>\n"
+    script = _shipped("page.js")
+    if document.live is not None:
+        data = json.dumps(live_data(document.live, document.units), separators=(",", ":")).replace("<", "\\u003c")
+        yield f'<script type="application/json" id="live">{data}</script>\n'
+        script = files("kvcalc.page").joinpath("calculator.js").read_text(encoding="utf-8") + script
+    yield f"<script>\n{script}</script>\n</body>\n</html>\n"
 
 
 def _shipped(name: str) -> str:
     return files("kvcalc.report").joinpath(name).read_text(encoding="utf-8")
 
 
-def grid_data(grid: Grid, units: Units) -> dict[str, Any]:
-    """What the page's script reads: figures by configuration, context and batch size.
+def live_data(live: Live, units: Units) -> dict[str, Any]:
+    """What the page's script reads: the formulas of each configuration, and integers as texts, which stay whole."""
 
-    Integers that JavaScript would round are strings.
-    """
+    def texts(quantities: tuple[Quantity, ...]) -> list[list[str]]:
+        return [[each.symbol, each.formula] for each in quantities if each.symbol not in ("T", "B")]
+
     return {
-        "units": [[name, _exact(scale)] for name, scale in UNIT_TABLES[units].items()],
-        "contexts": [_exact(tokens) for tokens in grid.contexts],
-        "batch_sizes": [_exact(sequences) for sequences in grid.batch_sizes],
-        "configurations": [
+        "units": [[name, str(scale)] for name, scale in UNIT_TABLES[units].items()],
+        "context": str(live.context),
+        "batch_size": str(live.batch_size),
+        "longest": str(live.longest),
+        "rows": [
             {
-                "label": label,
-                "weights_bytes": _exact(weights),
-                "kv_bytes": [[_exact(size) for size in row] for row in table],
+                "label": row.label,
+                "weights_bytes": str(row.weights_bytes),
+                "one": texts(row.one),
+                "several": texts(row.several) if row.several != row.one else [],
             }
-            for label, weights, table in zip(grid.labels, grid.weights_bytes, grid.kv_bytes, strict=True)
+            for row in live.rows
         ],
     }
 
 
-def _exact(value: int | None) -> int | str | None:
-    return str(value) if value is not None and value > MOST_EXACT else value
+def _explore() -> str:
+    """The boxes and sliders; without JavaScript they stay hidden."""
 
-
-def _explore(grid: Grid) -> str:
-    """The sliders; without JavaScript they stay hidden."""
-
-    def slider(name: str, title: str, places: int, start: int) -> str:
+    def box(name: str, title: str) -> str:
         return (
-            f'<label for="{name}">{title}: <output for="{name}"></output>'
-            f'<input type="range" id="{name}" min="0" max="{places - 1}" step="1" value="{start}"></label>'
+            f'<div><label for="{name}">{title}: <output for="{name}"></output></label>'
+            f'<input id="{name}" inputmode="numeric" autocomplete="off">'
+            f'<input type="range" id="{name}-range" min="0" step="1" aria-label="{title}"></div>'
         )
 
-    context = slider("context", "context", len(grid.contexts), grid.contexts.index(grid.context))
-    batch = slider("batch", "batch size", len(grid.batch_sizes), grid.batch_sizes.index(grid.batch_size))
     heads = ("KV cache", "exactly (B)", "total", "overhead")
     return (
-        f'<section id="explore" hidden>\n<h2>At another context or batch size</h2>\n<div class="sliders">{context}'
-        f'{batch}</div>\n<div class="scroll"><table><thead><tr><th>configuration</th>'
+        '<section id="explore" hidden>\n<h2>At any context and batch size</h2>\n<div class="sliders">'
+        f"{box('context', 'context')}{box('batch', 'batch size')}</div>\n"
+        '<div class="scroll" tabindex="0" role="region" aria-label="At any context and batch size: table"><table>'
+        "<thead><tr><th>configuration</th>"
         + "".join(f'<th class="number">{head}</th>' for head in heads)
         + "<th>weights and KV cache</th></tr></thead><tbody></tbody></table></div>\n</section>\n"
     )
