@@ -89,6 +89,26 @@ def test_a_static_scheme_keeps_a_scale_of_the_activations_too():
     assert size("static") - size("dynamic") == 4 * 16 * 7  # a float32 for each of seven matrices a layer
 
 
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [({}, "mlx_4bit"), ({"sym": True}, None), ({"zero_point": True}, None)],  # GPTQ's and AWQ's own words
+)
+def test_bits_and_groups_alone_are_those_of_mlx(table, name):
+    stated = {"bits": 4, "group_size": 64, **table}
+    declared = kvcalc.read_config(LLAMA | {"quantization_config": stated}).quantization
+    assert (None if declared is None else declared.name) == name
+
+
+def test_what_autoround_says_of_a_module_is_a_table_or_nothing():
+    plain = {"quant_method": "auto-round", "bits": 4, "group_size": 128}
+    module = "model.layers.0.mlp.down_proj"
+    sizes = [
+        weights(kvcalc.read_config(LLAMA | {"quantization_config": plain | {"extra_config": extra}}), None).bytes
+        for extra in ({}, {module: 7}, {module: {"bits": 8}})
+    ]
+    assert sizes[0] == sizes[1] < sizes[2]
+
+
 def test_hqq_says_its_bits_in_any_of_three_places():
     settings = {"nbits": 2, "group_size": 128}
     tables = ({"weight_quant_params": settings}, settings)
