@@ -389,6 +389,11 @@ def test_a_static_cache_of_decompressed_heads_has_both_widths_since_5() -> None:
     assert cache_of(model, 100, cache="static", version="5.12.0").bytes == 100 * 2 * 16 * (192 + 128)
 
 
+def test_a_class_that_takes_no_cache_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="its class takes none"):
+        cache_of(laid_out("gpt", "openai-gpt", [full()]), 100)
+
+
 def test_tensor_parallelism_and_quantised_formats_are_refused() -> None:
     model = published("llama-3.1-8b")
     with pytest.raises(UnsupportedError, match="tensor parallelism"):

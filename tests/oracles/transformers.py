@@ -70,10 +70,6 @@ SMALL: dict[str, Any] = {
 LAYERS = (2, 4, 5, 8, 9)
 #: Text models inside of wrappers that no mapping of transformers names by itself.
 INNER = {"minimax_m3_vl_text": "MiniMaxM3VLForCausalLM"}
-#: Where the two differ by definition, and why.
-BY_DEFINITION = {
-    "openai-gpt": "the class keeps no cache at all",
-}
 #: Types whose caches are driven without a model, and those caches.
 QUANTIZED, OFFLOADED = ("llama", "qwen3", "deepseek_v3"), ("llama", "gemma3_text", "mistral", "gpt_oss", "deepseek_v3")
 DRIVEN = ("quantized", "offloaded", "offloaded_static")
@@ -350,14 +346,17 @@ def cases(draw: Callable[..., Any], names: tuple[str, ...]) -> Case:
         "q_group_size": draw(st.sampled_from([16, 32, 64])),
         "residual_length": draw(st.sampled_from([1, 5, 128])),
     }
+    # A forward a token takes its time: short prompts for those.
+    chunk = draw(st.sampled_from([None, None, None, 1, 5, 16, 50, 128]))
+    lengths = [2, 7, 16] if chunk in (1, 5) else [2, 7, 16, 40, 129, 300]
     return Case(
         model_type,
         tuple(sorted(changes.items())),
         cache_class,
         draw(st.sampled_from(["bfloat16", "bfloat16", "float16", "float32"])),
         draw(st.sampled_from([1, 1, 2, 3])),
-        draw(st.sampled_from([2, 7, 16, 40, 129, 300])),
-        draw(st.sampled_from([None, None, 1, 5, 16, 50, 128])),
+        draw(st.sampled_from(lengths)),
+        chunk,
         draw(st.sampled_from([1, 9])),
         tuple(quantized.items()) if cache_class == "quantized" else (),
     )
@@ -386,8 +385,6 @@ def compared(case: Case, counts: Counter[str], reasons: Counter[str]) -> None:
         counts["refused by both" if both else f"refused by {refused[0]} alone"] += 1
         if not both:
             reasons[f"{refused[0]}: {case.model_type}, {case.cache}: {shape_of(refused[1])}"] += 1
-    elif case.model_type in BY_DEFINITION:
-        counts["different by definition"] += 1
     elif ours != theirs:
         raise Different(f"transformers {theirs}\nkvcalc {ours}")
     else:
@@ -434,6 +431,8 @@ def main() -> int:
     @given(cases(names))
     def run(case: Case) -> None:
         counts["cases"] += 1
+        if counts["cases"] % 100 == 0:
+            say(f"  {counts['cases']:,} cases, {counts['equal']:,} equal")
         compared(case, counts, reasons)
 
     say(
@@ -446,7 +445,7 @@ def main() -> int:
         different = True
         say(f"the smallest case that differs: {found}", *getattr(found, "__notes__", ()))
     rows = ["cases", "no such configuration", *sorted(name for name in counts if name.startswith("equal"))]
-    rows += ["refused by both", "refused by kvcalc alone", "refused by transformers alone", "different by definition"]
+    rows += ["refused by both", "refused by kvcalc alone", "refused by transformers alone"]
     for name in rows:
         say(f"{name:32} {counts[name]:8,}")
     say(f"{'different':32} {'1, shrunk above' if different else '0':>8}")

@@ -75,6 +75,8 @@ _OLD_NAMES = {
 }
 #: Bits that a backend quantises to (cache_utils.py:928, :977).
 _BITS: dict[Backend, tuple[int, ...]] = {"quanto": (2, 4), "hqq": (1, 2, 3, 4, 8), "fp8": (8,)}
+#: The classes whose forward takes no cache at all: every step computes all tokens (models/openai/modeling_openai.py).
+_WITHOUT_CACHE = frozenset({"openai-gpt"})
 #: MiniMaxCache keeps the lightning attention's states in the model's format (modeling_minimax.py:202-209).
 _OWN_STATE_CACHE = frozenset({"minimax"})
 
@@ -195,6 +197,11 @@ class Transformers(EngineOptions):
         """
         architecture = setup.served
         refuse_tensor_parallel(self.name, setup)
+        if architecture.model_type in _WITHOUT_CACHE:
+            raise UnsupportedError(
+                f"transformers keeps no cache of {architecture.name}: its class takes none (models/openai)",
+                hint="use ideal for the report's accounting",
+            )
         for dtype in (setup.k_dtype, setup.v_dtype):
             refuse_other_than_float(self.name, dtype, "transformers caches what the model computes; use bfloat16")
         costs = tuple(self._cost(architecture, kind, count, setup) for kind, count in architecture.caches)
