@@ -232,20 +232,28 @@ function account({ pool, required, fits }) {
   const working = pool.activation_bytes + pool.runtime_bytes + (pool.share_bytes > pool.activation_bytes + pool.runtime_bytes ? pool.graph_bytes : 0n);
   const kv = required ?? 0n, free = pool.kv_memory - kv;
   const rows = [
-    ["weights", "weights", pool.weights],
+    ["weights", pool.loading_bytes ? "weights, with what loading adds" : "weights", pool.weights],
     ["work", pool.reason ? "working memory: not modelled" : `working memory, within ${inBytes(pool.band_bytes, 1)}`, working],
     ["kv", "KV cache", kv],
     ["apart", "kept free by you", pool.reserve],
     free >= 0n ? ["free", "free", free] : ["over", "short", -free],
     ["apart", "not the engine's to take", pool.memory - pool.usable],
   ].filter(([name, , size]) => size > 0n || name === "kv" || name === "free");
-  const taken = rows.filter(([name]) => name !== "over").reduce((sum, [, , size]) => sum + size, 0n);
-  const drawn = fits ? rows : rows.filter(([name]) => name !== "free" && name !== "over");
+  // What does not fit is drawn whole, with a line where the engine's part of the device ends.
+  const outside = ["free", "over", "not the engine's to take"];
+  const drawn = fits ? rows : rows.filter(([name, title]) => !outside.includes(name) && !outside.includes(title));
+  const taken = larger(drawn.reduce((sum, [, , size]) => sum + size, 0n), 1n);
+  const filled = bar(drawn.map(([name, , size]) => [name, size]), taken);
+  if (!fits && pool.usable < taken) {
+    const end = element("b", { class: "end" });
+    end.style.left = share(pool.usable, taken);
+    filled.append(end);
+  }
   const legend = rows.flatMap(([name, title, size]) => [
     element("i", { class: name }), element("span", {}, title), element("span", { class: "size" }, inBytes(size)),
     element("span", { class: "exact" }, exactly(size)),
   ]);
-  return [bar(drawn.map(([name, , size]) => [name, size]), larger(taken, 1n)), element("div", { class: "legend" }, ...legend)];
+  return [filled, element("div", { class: "legend" }, ...legend)];
 }
 
 function figures(plan, answer, values) {
@@ -519,6 +527,7 @@ function render() {
   $("verdict").className = "unknown";
   clearTimeout(later);
   for (const id of ["account", "figures", "kinds", "curve", "work", "notes", "warnings", "verdict-more"]) if (plan.refusal !== undefined) show(id);
+  for (const id of ["curve", "work", "notes"]) $(id).closest("section").hidden = plan.refusal !== undefined;
   show("strip", ...strip(data.models[state.model]));
   if (plan.refusal !== undefined) {
     show("verdict", "No answer");
@@ -559,7 +568,7 @@ function start() {
     device: picker("device", () => [...data.devices.map((each) => [each.name, each.title, `${each.name}, ${inBytes(BigInt(each.memory_bytes), 1)}`]),
       ["", "another device", "of a memory that you name"]], (device) => change({ device })),
     weights: picker("weights", () => data.engines[state.engine].weight_formats.map((each) => [each, each || "as shipped"]), (weights) => change({ weights })),
-    kv: picker("kv", () => [["", `default (${data.models[state.model].engines[state.engine].default})`],
+    kv: picker("kv", () => [["", data.models[state.model].engines[state.engine].default, "the default"],
       ...data.engines[state.engine].kv_formats.map((each) => [each, each])], (kv) => change({ kv })),
     context: numberBox("context", tokens, (c) => change({ c })),
     sequences: numberBox("sequences", sequencesOf, (b) => change({ b })),
