@@ -216,6 +216,14 @@ def test_every_device_has_a_platform_and_its_choices(data: dict[str, Any]) -> No
     assert data["engines"]["vllm"]["choices"][1:] != []
 
 
+def test_several_processes_make_the_same_page() -> None:
+    names, places = presets()[:8], [load_device("rtx-4090")]
+    told: list[str] = []
+    several = page_data(names, ["ideal"], places, told.append, workers=2)
+    assert several == page_data(names, ["ideal"], places)
+    assert told == list(several["models"]) == names
+
+
 FORMULAS = (
     *("7 // 2", "-7 // 2", "7 // -2", "-(7 // 2) - -3", "2 * 3 + 4 // 3", "7 / 2", "2 / 4 + 1", "int(-7 / 2)"),
     *("7.5 // 2", "-7.5 // 2", "7.5 // -2", "1e22 // 7", "10 // 0.1", "3 * 0.1", "36893488147419103233 / 3"),

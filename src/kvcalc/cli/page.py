@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -56,10 +57,10 @@ def page(
 
     def said(name: str) -> None:
         nonlocal done
-        if done % 20 == 0 and len(models) > 20:
-            question.say(f"{done} of {len(models)} models; {name} is next")
         done += 1
+        if done % 20 == 0 and done < len(models):
+            question.say(f"{done} of {len(models)} models, up to {name}")
 
-    write(render(page_data(models, engines, places, said)), path)
+    write(render(page_data(models, engines, places, said, os.cpu_count() or 1)), path)
     question.say(f"wrote {path} ({path.stat().st_size:,} bytes: {len(models)} models, {len(engines)} engines)")
     return 0

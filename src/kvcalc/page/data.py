@@ -11,9 +11,13 @@ The keys of the answer are read by ``calculator.js``:
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import groupby, product
+from multiprocessing import get_context
 from typing import Any
 
 from kvcalc import __version__
@@ -37,6 +41,8 @@ from kvcalc.sources.resolve import load
 SIZES = (1, 2, 4, 8, 16, 32)
 #: Formats of K and V in versions before the newest: the model's own and fp8, in the sizes of one machine.
 _OLDER_FORMATS, _OLDER_SIZES = ("fp8_e4m3",), (1, 2, 4, 8)
+#: Fewer models are prepared in less time than processes take to start.
+_FEW_MODELS = 8
 #: The largest integer that JSON's readers keep exactly; larger ones are texts.
 _MOST_EXACT = 2**53 - 1
 
@@ -59,27 +65,33 @@ def page_data(
     engines: Sequence[str],
     devices: Sequence[Device],
     said: Callable[[str], None] = lambda name: None,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """The data of a page of these models, engines and devices.
 
     Args:
-        said: is told each model's name before it is prepared.
+        said: is told each model's name when it is ready.
+        workers: processes that prepare models at the same time.
 
     >>> from kvcalc.sources.devices import load_device
     >>> data = page_data(["gemma-3-1b"], ["ideal"], [load_device("rtx-4090")])
     >>> list(data["models"]), len(data["shapes"])
     (['gemma-3-1b'], 2)
     """
-    shapes, names = _Places(), known_names()
     exported = {name: _Engine(name, devices) for name in engines}
-    found = {}
-    for reference in models:
-        said(reference)
-        model = load(reference)
-        found[reference] = _Model(model, shapes, exported.values()).exported(names.get(reference, [reference]))
+    shapes, found = _Places(), {}
+    for name, (each, own) in zip(models, _each(models, engines, devices, workers), strict=True):
+        said(name)
+        found[name] = each
+        places = [shapes.of(shape) for shape in own]
+        each["cases"] = [(places[one], a, several if several < 0 else places[several], b, notes)
+                         for one, a, several, b, notes in each["cases"]]  # fmt: skip
+        each["steps"] = [(places[shape], numbers, notes) for shape, numbers, notes in each["steps"]]
+        for engine in exported.values():
+            engine.learn(each["engines"][engine.name])
     for engine in exported.values():
         for each in found.values():
-            engine.pack(each["engines"].get(engine.name))
+            engine.pack(each["engines"][engine.name])
     return {
         "tool": __version__,
         "sizes": SIZES,
@@ -89,6 +101,29 @@ def page_data(
         "devices": [_device(device, exported.values()) for device in devices],
         "models": found,
     }
+
+
+def _each(
+    models: Sequence[str], engines: Sequence[str], devices: Sequence[Device], workers: int
+) -> Iterator[tuple[dict[str, Any], list[Any]]]:
+    """Every model's tables with their own shapes, in the order of the models."""
+    work = partial(_exported, tuple(engines), tuple(devices))
+    if workers == 1 or len(models) < _FEW_MODELS:
+        yield from map(work, models)
+        return
+    with ProcessPoolExecutor(workers, get_context("spawn"), _leave_signals) as pool:
+        yield from pool.map(work, models)
+
+
+def _exported(engines: Sequence[str], devices: Sequence[Device], reference: str) -> tuple[dict[str, Any], list[Any]]:
+    shapes = _Places()
+    model = _Model(load(reference), shapes, [_Engine(name, devices) for name in engines])
+    return model.exported(known_names().get(reference, [reference])), shapes.listed()
+
+
+def _leave_signals() -> None:
+    """An interrupt ends a worker without a word: its parent says what is to be said."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class _Engine:
@@ -120,10 +155,13 @@ class _Engine:
         """Whether K and V have formats of their own."""
         return self.cls.server is not None and "v_dtype" in self.cls.server.flags
 
-    def pack(self, cells: dict[str, Any] | None) -> None:
+    def learn(self, cells: dict[str, Any]) -> None:
+        """The formats that a model took."""
+        for table in cells["kv"]:
+            self.kv_formats |= {each: None for (_, each), places in table.items() if _taken(places)}
+
+    def pack(self, cells: dict[str, Any]) -> None:
         """One model's cells in the order of all formats, equal neighbours together."""
-        if cells is None:
-            return
         order = [(group, kv) for group in range(len(self.groups)) for kv in self.kv_formats]
         absent = (None,) * len(SIZES)
         cells["kv"] = [_runs(place for key in order for place in table.get(key, absent)) for table in cells["kv"]]
@@ -190,8 +228,6 @@ class _Model:
         # What an engine chooses on a device is mostly an input of its formulas, and the rest of the table is the same.
         alike = len({self._case(setup) for setup in setups}) == 1
         kv = [self._table(engine, choice) for choice in range(1 if alike else len(engine.choices))]
-        for table in kv:
-            engine.kv_formats |= {each: None for (_, each), places in table.items() if _taken(places)}
         base = next((each for each in setups if isinstance(each, Setup)), None)
         weights = [self._load(base, each, size) for size in SIZES for each in engine.weight_formats]
         working, by_format = self._working(engine, setups[0], kv[0])
