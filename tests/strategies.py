@@ -99,6 +99,10 @@ OPTIONS: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         },
         optional={"max_running_requests": st.integers(1, 8), "disable_radix_cache": st.booleans()},
     ),
+    "lmdeploy": st.fixed_dictionaries(
+        {"cache_block_seq_len": st.sampled_from([16, 64]), "quant_policy": st.sampled_from([0, 4, 8])},
+        optional={"max_prefill_token_num": st.integers(1, 9000), "max_batch_size": st.integers(1, 2000)},
+    ),
     "mlx-lm": st.fixed_dictionaries(
         {"prefill_step_size": st.sampled_from([1, 512, 2048])}, optional={"max_kv_size": st.integers(5, 8192)}
     ),

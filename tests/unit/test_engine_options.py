@@ -50,6 +50,12 @@ NUMBERS: dict[str, dict[str, tuple[Any, ...]]] = {
         "tokens_per_block": (32, 1, 2**20, 0, 2**20 + 1),
         "free_gpu_memory_fraction": (None, 1e-6, 1, 0.9e-6, 1.000001),
     },
+    "lmdeploy": {
+        "cache_block_seq_len": (64, 1, 2**20, 0, 2**20 + 1),
+        "cache_max_entry_count": (0.8, 0.001, 0.999, 0, 1),
+        "max_batch_size": (128, 1, 2**20, 0, 2**20 + 1),
+        "max_prefill_token_num": (8192, 1, 2**30, 0, 2**30 + 1),
+    },
     "transformers": {
         "prefill_chunk": (None, 1, TOKENS, 0, TOKENS + 1),
         "q_group_size": (64, 8, TOKENS, 7, TOKENS + 1),
@@ -98,6 +104,11 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
         "mamba_radix_cache_strategy": ("extra_buffer", ("extra_buffer_lazy", "no_buffer"), ("auto", 2)),
         "disable_overlap_schedule": (False, (True,), (2,)),
         "version": ("0.5.23", (), ("0.5.22",)),
+    },
+    "lmdeploy": {
+        "version": ("0.18.0", (), ("0.17.0",)),
+        "backend": ("pytorch", ("turbomind",), ("vllm", 2)),
+        "quant_policy": (0, (4, 8, 16, 17), (42, 2)),
     },
     "tensorrt-llm": {
         "max_attention_window": (

@@ -22,6 +22,7 @@ REGISTRY = {
     "tensorrt-llm": ("kvcalc.engines.tensorrt_llm", "TensorRTLLM"),
     "transformers": ("kvcalc.engines.transformers", "Transformers"),
     "mlx-lm": ("kvcalc.engines.mlx_lm", "MlxLm"),
+    "lmdeploy": ("kvcalc.engines.lmdeploy", "LMDeploy"),
 }
 
 
