@@ -286,7 +286,7 @@ class LMDeploy(EngineOptions):
     def device_options(cls, memory_bytes: int, device: str) -> dict[str, Any]:
         """Sequences by the device's name: 384 on an A100, 1024 on Hopper, 128 elsewhere (lmdeploy/utils.py:413).
 
-        >>> LMDeploy.device_options(80 * GiB, "h100-80gb")
+        >>> LMDeploy.device_options(80 * 2**30, "h100-80gb")
         {'max_batch_size': 1024}
         """
         named = {"a100": 384, "a800": 384, "h100": 1024, "h800": 1024, "l20y": 1024, "h200": 1024}
