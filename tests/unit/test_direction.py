@@ -37,6 +37,7 @@ MAY_IMPORT |= {
     "alternatives": FOUNDATIONS | {"engines", "setup", "fitting"},
     "deciding": FOUNDATIONS | {"engines", "setup", "fitting", "levers", "users", "beside", "alternatives", "sources"},
     "sources": FOUNDATIONS,
+    "page": FOUNDATIONS | {"alternatives", "engines", "fitting", "report", "serving", "setup", "sources"},
     "budgets": FOUNDATIONS | {"invalid", "names", "engines", "setup", "footprints", "fitting", "levers", "sources"},
 }
 
