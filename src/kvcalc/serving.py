@@ -9,6 +9,7 @@ from kvcalc.architecture import Architecture
 from kvcalc.engines.base import Engine, Server
 from kvcalc.errors import NotModelledError
 from kvcalc.setup import Setup
+from kvcalc.sources.preset import hub_name
 
 
 def server_line(setup: Setup, model: str, context: int, batch_size: int, utilization: Fraction | None = None) -> str:
@@ -47,6 +48,17 @@ def server_line(setup: Setup, model: str, context: int, batch_size: int, utiliza
     if setup.text_only and setup.architecture.towers and server.text_only:
         words.append(server.text_only)
     return " ".join([*words, *option_words(setup.engine, server, setup.architecture)])
+
+
+def served_name(engine: str, reference: str) -> str:
+    """What an engine's server is to be given as the model.
+
+    llama.cpp loads a file, whose path nobody knows; the others fetch what the Hub calls so.
+
+    >>> served_name("vllm", "gemma3:27b"), served_name("llama.cpp", "gemma3:27b")
+    ('google/gemma-3-27b-pt', 'gemma3:27b')
+    """
+    return reference if engine == "llama.cpp" else hub_name(reference)
 
 
 def option_words(engine: Engine, server: Server, model: Architecture) -> list[str]:

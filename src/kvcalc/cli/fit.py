@@ -47,10 +47,9 @@ from kvcalc.footprints import footprint_of
 from kvcalc.logs.measured import measured
 from kvcalc.report.document import Derivation, Document
 from kvcalc.report.records import footprint_record
-from kvcalc.serving import server_line
+from kvcalc.serving import served_name, server_line
 from kvcalc.setup import Setup, options_on
 from kvcalc.sources.devices import find_device, load_device, parse_devices
-from kvcalc.sources.preset import hub_name
 from kvcalc.sources.resolve import split_variant
 from kvcalc.units import counted, exact_bytes, format_bytes, parse_count
 
@@ -368,8 +367,7 @@ def _of_users(decision: Decision) -> str:
 def _server_line(decision: Decision) -> str | None:
     """The line that starts the server of the answer, or None where the engine has none."""
     setup, answer, utilization = decision.setup, decision.capacity, decision.place.memory.utilization
-    # llama.cpp loads a file, whose path nobody knows; the others fetch what the Hub calls so.
-    name = setup.reference if setup.engine.name == "llama.cpp" else hub_name(setup.reference)
+    name = served_name(setup.engine.name, setup.reference)
     try:
         return server_line(setup, name, answer.reported_context, answer.batch_size, utilization)
     except NotModelledError:

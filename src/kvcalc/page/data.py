@@ -32,7 +32,7 @@ from kvcalc.errors import KVCalcError, NotModelledError
 from kvcalc.fitting import Memory
 from kvcalc.page.formulas import INPUTS, formulas_of, is_input, split
 from kvcalc.report.strips import strip
-from kvcalc.serving import option_words
+from kvcalc.serving import option_words, served_name
 from kvcalc.setup import Setup, prepare
 from kvcalc.sources.preset import known_names
 from kvcalc.sources.resolve import load
@@ -237,6 +237,7 @@ class _Model:
             "weights": _runs(weights),
             "working": working,
             "by_format": by_format,
+            "served": served_name(engine.name, self.model.provenance.reference),
             "flags": [_flags(engine.made(0, choice), self.model) for choice in range(len(engine.choices))],
         }
 

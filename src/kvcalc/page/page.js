@@ -425,7 +425,7 @@ function serverLine(plan) {
     tensor_parallel_size: state.tp > 1 ? state.tp : null, k_dtype: changed ? key : null, v_dtype: changed ? value : null,
     utilization: part && String(Number(part[0]) / 1e8),
   };
-  const words = server.program.map((word) => word.replace("{model}", state.model));
+  const words = server.program.map((word) => word.replace("{model}", own.served));
   for (const [name, flag] of server.flags) if (values[name] != null) words.push(flag, String(values[name]));
   return [...words, ...own.flags[choice]].join(" ");
 }
