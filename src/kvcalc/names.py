@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 _WORD = re.compile(r"[0-9]+(?: ?g(?:i?b)?\b|[a-z]*)|[a-z]+|[^\W\d_]+")
+_DECIMAL = re.compile(r"([0-9]+)\.([0-9]+)")
 _GIGABYTES = re.compile(r"([0-9]+) ?g(?:i?b)?")
 _LONGEST = 200
 #: Suggestions that a line can list.
@@ -37,13 +38,20 @@ def numbers(name: str) -> list[str]:
 
 
 def with_words(name: str, known: Iterable[str]) -> list[str]:
-    """The known names that have all the words of ``name``, in their order there.
+    """The known names that have all the words of ``name``, in their order there; half a decimal is no word.
 
     >>> with_words("h100", ["h100-80gb", "h200", "h100-nvl-94gb"])
     ['h100-80gb', 'h100-nvl-94gb']
+    >>> with_words("phi-5", ["phi-3.5-mini", "phi-5-mini"])
+    ['phi-5-mini']
     """
     asked = words(name)
-    return [each for each in known if asked and within(asked, words(each))]
+    return [each for each in known if asked and within(asked, words(each)) and not _halves(each, asked)]
+
+
+def _halves(name: str, asked: tuple[str, ...]) -> bool:
+    """Whether the words take what stands behind a point in the name, and not what stands before it."""
+    return any(after in asked and before not in asked for before, after in _DECIMAL.findall(name))
 
 
 def within(few: tuple[str, ...], many: tuple[str, ...]) -> bool:

@@ -290,3 +290,20 @@ def test_an_unknown_type_whose_keys_may_change_its_cache_is_refused(more: dict[s
 )
 def test_an_unknown_type_whose_keys_change_nothing_is_a_plain_decoder(more: dict[str, Any]) -> None:
     assert read_config(SMALL | {"model_type": "nobody"} | more).layout == "2 full"
+
+
+def test_a_dspark_draft_has_tables_from_token_to_token_and_a_confidence() -> None:
+    draft = SMALL | {"model_type": "qwen3", "head_dim": 16, "dflash_config": {"target_layer_ids": [0, 1, 2]}}
+    plain = parameters(draft | {"architectures": ["DFlashDraftModel"]})
+    settings = {"markov_rank": 8, "enable_confidence_head": True, "confidence_head_with_markov": True}
+    dspark = draft | {"architectures": ["DSparkDraftModel"]}
+    dspark["dflash_config"] = draft["dflash_config"] | settings
+    assert parameters(dspark) == plain + 2 * 500 * 8 + 64 + 8 + 1
+    domino = read_config(draft | {"architectures": ["DominoDraftModel"]})
+    assert any("projector is not counted" in note for note in domino.provenance.notes)
+
+
+def test_a_peagle_draft_reads_its_target_as_eagle3_does() -> None:
+    draft = SMALL | {"model_type": "llama", "draft_vocab_size": 100}
+    eagle = read_config(draft | {"architectures": ["LlamaForCausalLMEagle3"]})
+    assert read_config(draft | {"architectures": ["PEagleDraftModel"]}) == eagle

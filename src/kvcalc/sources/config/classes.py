@@ -20,10 +20,10 @@ _BARE = re.compile(r"^([A-Z]\w*?)(Text)?Model$")
 def by_class(config: Config, fields: Fields) -> None:
     """Change the head, the embedding and what a draft has besides, by the class that the file names."""
     name = _class_of(config)
-    if "Eagle3" in name or "EAGLE3" in name:
+    if any(word in name for word in ("Eagle3", "EAGLE3", "PEagle")):
         _eagle3(config, fields)
-    elif "DFlash" in name or "DSpark" in name:
-        _dflash(config, fields)
+    elif any(word in name for word in ("DFlash", "DSpark", "Domino")):
+        _dflash(config, fields, name)
     elif _LABELS.search(name):
         fields |= {"head_rows": _labels(config, name), "head_bias": name.endswith("TokenClassification")}
         config.notes.append(f"{name} has a head of {fields['head_rows']} labels in place of the vocabulary's")
@@ -74,15 +74,27 @@ def _eagle3(config: Config, fields: Fields) -> None:
     config.notes.append("an EAGLE-3 draft: it reads the embedding of its target")
 
 
-def _dflash(config: Config, fields: Fields) -> None:
+def _dflash(config: Config, fields: Fields, name: str) -> None:
     """Embedding and head are the target's; ``fc`` joins the hidden states of as many taps as the file lists, or as
     there are layers; a norm behind it.
+
+    DSpark has besides two tables [V, r] from one drafted token to the next, and the weights of its confidence with
+    their bias (vllm 0.33.0 models/qwen3_dspark.py).
     """
     taps = config.value("dflash_config.target_layer_ids")
     count = len(taps) if isinstance(taps, list | tuple) and taps else fields["num_layers"]
     hidden = fields["hidden_size"]
     _add(fields, "fc", rows=hidden, columns=count * hidden, linear=True)
     _add(fields, "hidden_norm", part="norms", rows=hidden)
+    rank = config.count("markov_rank", "dflash_config.markov_rank", least=0) or 0
+    if rank:
+        _add(fields, "markov_head", rows=fields["vocab_size"], columns=rank, count=2)
+    if config.flag("enable_confidence_head", "dflash_config.enable_confidence_head"):
+        joined = config.flag("confidence_head_with_markov", "dflash_config.confidence_head_with_markov")
+        _add(fields, "confidence_head", rows=1, columns=hidden + (rank if joined else 0))
+        _add(fields, "confidence_head.bias", rows=1)
+    if "Domino" in name:
+        config.notes.append("the draft's own projector is not counted: weights estimated")
     fields |= {"embedding": False, "tie_embeddings": False, "head_rows": 0}
     config.notes.append(f"a DFlash draft of {count} taps: it reads the embedding and the head of its target")
 
