@@ -972,3 +972,22 @@ def test_the_server_is_told_what_the_answer_assumes_of_prefixes() -> None:
     assert Vllm().stated_options(GRANITE) == {"enable_prefix_caching": False}
     assert Vllm(enable_prefix_caching=True).stated_options(GRANITE) == {"enable_prefix_caching": True}
     assert Vllm().stated_options(SAMPLES["states alone"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "blocks", "noted"),
+    [
+        ({}, 969, True),  # issue 49064: 1024 sequences, 969 blocks, on an H100 with 0.28.0
+        ({}, 1024, False),
+        ({"version": "0.19.0"}, 969, False),
+        ({"enforce_eager": True}, 969, False),
+    ],
+)
+def test_a_server_of_a_model_with_states_needs_a_block_for_each_sequence(
+    options: dict[str, Any], blocks: int, noted: bool
+) -> None:
+    engine = Vllm(max_num_seqs=1024, **options)
+    setup = Setup(QWEN_27B, engine, *parse_kv_dtypes("bf16"))
+    notes = engine.start_notes(setup, {"num_gpu_blocks": blocks})
+    assert ("--max-num-seqs 969" in "".join(notes)) == noted
+    assert engine.start_notes(Setup(GEMMA_4_31B, engine, *parse_kv_dtypes("bf16")), {"num_gpu_blocks": 1}) == ()

@@ -228,6 +228,7 @@ def fit(
         notes=(
             *(answer.pool.working_memory.notes if answer.pool.working_memory is not None else ()),
             *said,
+            *decision.setup.engine.start_notes(decision.setup, answer.engine_report),
             *_about(decision, engine_option or ()),
             *([] if closes or decision.fits else ["no single lever closes the gap: combine several, or more memory"]),
             *shown.notes,

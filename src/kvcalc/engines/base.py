@@ -246,6 +246,10 @@ class Engine:
         """The options that were given, but the version."""
         return {option: value for option, value in self.set_options.items() if option != "version"}
 
+    def start_notes(self, setup: Setup, report: Mapping[str, Any]) -> tuple[str, ...]:
+        """What its server needs besides memory to start with a pool, by what it reports of it."""
+        return ()
+
     def stated_options(self, model: Architecture) -> dict[str, Any]:
         """The options that a server must be told to serve a model as the answer assumes."""
         return self.given_options

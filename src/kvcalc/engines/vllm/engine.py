@@ -315,6 +315,22 @@ class Vllm(EngineOptions):
         )
         return hybrid and self.rules.caches_hybrid_prefixes and "enable_prefix_caching" not in self.model_fields_set
 
+    def start_notes(self, setup: Setup, report: Mapping[str, Any]) -> tuple[str, ...]:
+        """No more sequences than blocks beside states, or the start fails: a sequence decodes with a block for each.
+
+        Qwen3.8 27B on an H100 with 0.28.0: "max_num_seqs (1024) exceeds available Mamba cache blocks (969)".
+        Source: vllm 0.28.0 config/compilation.py:1493, from 0.20.0 on.
+        """
+        kinds = [kind for kind, _ in setup.architecture.caches]
+        blocks = report.get("num_gpu_blocks", self.max_num_seqs)
+        graphs = self.rules.counts_state_blocks and not self.enforce_eager
+        if not graphs or blocks >= self.max_num_seqs or not any(isinstance(kind, State | Parallel) for kind in kinds):
+            return ()
+        return (
+            f"vllm starts with no more sequences than blocks beside states: -E max_num_seqs={blocks} "
+            f"(--max-num-seqs {blocks}), not {self.max_num_seqs}",
+        )
+
     def stated_options(self, model: Architecture) -> dict[str, Any]:
         """The options that were given, and prefix caching where its default here is not the server's."""
         return {

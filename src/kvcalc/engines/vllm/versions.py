@@ -36,6 +36,7 @@ class Rules:
         steps_from_block_size: the attention block beside states grows in steps of block_size where that is larger.
         latent_steps: tokens in which it grows beside latents.
         shards_prefill: prefill context parallelism divides the cache as decode context parallelism does.
+        counts_state_blocks: a server of a model with states starts with no more sequences than blocks.
         caches_hybrid_prefixes: prefix caching is on for models with states unless it is turned off.
         checkpoints_mamba2, checkpoints_gdn: with prefix caching, a prompt's prefill writes one more state, where its
             last whole block ends (Mamba-2; gated delta nets with FlashInfer's kernels).
@@ -55,6 +56,7 @@ class Rules:
     steps_from_block_size: bool
     latent_steps: int
     shards_prefill: bool
+    counts_state_blocks: bool
     caches_hybrid_prefixes: bool
     checkpoints_mamba2: bool
     checkpoints_gdn: bool
@@ -75,6 +77,7 @@ _0_11 = Rules(
     steps_from_block_size=False,
     latent_steps=64,
     shards_prefill=False,
+    counts_state_blocks=False,
     caches_hybrid_prefixes=False,
     checkpoints_mamba2=False,
     checkpoints_gdn=False,
@@ -84,7 +87,14 @@ _0_14 = replace(_0_12, first=(0, 14, 0), check="first group")
 _0_17 = replace(_0_14, first=(0, 17, 0), counts_speculation=True, aligns_states=True)
 _0_18 = replace(_0_17, first=(0, 18, 0), padding_percent=150)
 _0_19 = replace(_0_18, first=(0, 19, 0), check="groups")
-_0_20 = replace(_0_19, first=(0, 20, 0), utilization_percent=92, steps_from_block_size=True, latent_steps=16)
+_0_20 = replace(
+    _0_19,
+    first=(0, 20, 0),
+    utilization_percent=92,
+    steps_from_block_size=True,
+    latent_steps=16,
+    counts_state_blocks=True,
+)
 _0_20_1 = replace(_0_20, first=(0, 20, 1), tokens_by_group=False)
 _0_24 = replace(_0_20_1, first=(0, 24, 0), pads_attention=True)
 _0_26 = replace(
