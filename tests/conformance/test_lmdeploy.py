@@ -85,7 +85,7 @@ def test_where_one_window_counts_for_all_layers_blocks_before_it_are_given_back(
     assert "every layer keeps the whole context" in "\n".join(plan_of("gemma-3-27b").notes)
 
 
-@pytest.mark.parametrize("name", ["llama-3.1-8b", "qwen3.5-27b", "mistral-7b-v0.1", "glm-5.2", "gpt-oss-20b"])
+@pytest.mark.parametrize("name", ["llama-3.1-8b", "qwen3.5-27b", "mistral-7b-v0.1", "gpt-oss-20b"])
 @pytest.mark.parametrize(
     "options", [{}, {"cache_max_entry_count": 0.35, "max_batch_size": 7, "cache_block_seq_len": 32}]
 )
@@ -101,11 +101,21 @@ def test_the_shown_work_is_the_work_and_the_memory_is_the_least(name: str, optio
         assert plan.report(context, batch, memory)["fits"] and not plan.report(context, batch, memory - 1)["fits"]
 
 
-def test_turbominds_work_is_shown_too() -> None:
-    plan = plan_of("llama-3.1-8b", backend="turbomind", quant_policy=8)
+@pytest.mark.parametrize(
+    ("name", "options"), [("llama-3.1-8b", {"backend": "turbomind", "quant_policy": 8}), ("glm-5.2", {})]
+)
+def test_the_work_of_turbomind_and_of_sparse_attention_is_shown_too(name: str, options: dict[str, Any]) -> None:
+    plan = plan_of(name, **options)
     values = evaluate(plan.explain(5000, 3))
     assert values["kv_bytes"] == plan.kv_bytes(5000, 3)
     assert values["required_bytes"] == plan.required_kv_memory(5000, 3)
+
+
+def test_sparse_attention_sets_room_for_its_scores_aside_and_latents_have_one_block_size() -> None:
+    plan = plan_of("deepseek-v3.2")
+    assert plan.reserved_bytes == (8192 + 2 * 128) * 129280 * 2 + 512 * 2**20
+    with pytest.raises(UnsupportedError, match="blocks of 64 tokens alone"):
+        plan_of("deepseek-v3", cache_block_seq_len=32)
 
 
 def test_a_step_of_logits_is_set_aside_before_the_cache_takes_its_part() -> None:

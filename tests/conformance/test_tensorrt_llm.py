@@ -12,7 +12,7 @@ from kvcalc.derivation import evaluate
 from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines import make_engine
 from kvcalc.engines.tensorrt_llm import TensorRTLLMPlan
-from kvcalc.errors import InputError, RefusalError, UnsupportedError
+from kvcalc.errors import InputError, NotModelledError, RefusalError, UnsupportedError
 from kvcalc.setup import Setup
 from kvcalc.units import GiB
 
@@ -127,9 +127,9 @@ def test_what_was_not_read_is_refused(kind: LayerKind) -> None:
 
 
 def test_several_head_dims_are_refused() -> None:
-    with pytest.raises(UnsupportedError, match="one head dim"):
+    with pytest.raises(NotModelledError, match="one head dim"):
         plan_of(model((Full(num_kv_heads=2, head_dim=192, v_head_dim=128), 4)))
-    with pytest.raises(UnsupportedError, match="one head dim"):
+    with pytest.raises(NotModelledError, match="one head dim"):
         plan_of(model((_FULL, 1), (Full(num_kv_heads=2, head_dim=128, v_head_dim=128), 1)))
 
 

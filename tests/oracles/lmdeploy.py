@@ -223,7 +223,8 @@ class Theirs:
         executor._get_num_gpu_blocks = self.executor._get_num_gpu_blocks
         size = plan.logical_block_nbytes
         free = case.memory - slot * (options["max_batch_size"] + 2)
-        free -= (8192 + 2 * options["max_batch_size"]) * 1000 * 2
+        # _get_runtime_size with a whole chunk: logits, and 512 MiB of scores (envs.py, dsa_indexer_max_logits_mb).
+        free -= (8192 + 2 * options["max_batch_size"]) * 1000 * 2 + indexed * 512 * 2**20
         self.executor._update_num_gpu_blocks(executor, [free], [SimpleNamespace(total=size)], None)
         return size, slot, cache.num_gpu_blocks
 

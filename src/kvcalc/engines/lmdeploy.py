@@ -37,7 +37,7 @@ from kvcalc.dtypes import DTYPES, DType
 from kvcalc.engines.base import KVCache, LayerBytes, Server, refuse_formats, refuse_kind
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError
-from kvcalc.units import ceil_div, smallest_reaching
+from kvcalc.units import MiB, ceil_div, smallest_reaching
 
 if TYPE_CHECKING:
     from kvcalc.setup import Setup
@@ -47,7 +47,7 @@ _SCHEMA = f"lmdeploy {_VERSION} pytorch/engine/cache_engine/schema.py"
 _TURBOMIND = "lmdeploy src/turbomind/kernels/attention/block.h at 1263d5cd8"
 _EXECUTOR = f"lmdeploy {_VERSION} pytorch/engine/executor/base.py"
 _BLOCK_MANAGER = f"lmdeploy {_VERSION} pytorch/paging/block_manager"
-_ALIGNMENT = 256
+_ALIGNMENT, _MLA_BLOCK = 256, 64
 
 #: Model types that the PyTorch engine has a class for (pytorch/models/module_map.py).
 _PYTORCH_MODELS = frozenset(
@@ -120,11 +120,12 @@ class LMDeployPlan:
 
     @property
     def reserved_bytes(self) -> int:
-        """What is set aside for a step's logits before the cache takes its part."""
+        """What is set aside for a step's logits, and for an indexer's scores, before the cache takes its part."""
         engine = self.engine
         if engine.backend == "turbomind":
             return 0
-        return (engine.max_prefill_token_num + 2 * engine.max_batch_size) * self.vocab * 2
+        scores = _SCORE_BYTES if any(_indexer(kind) for kind, *_ in self.rows) else 0
+        return (engine.max_prefill_token_num + 2 * engine.max_batch_size) * self.vocab * 2 + scores
 
     def blocks(self, context: int) -> int:
         """The most blocks that one sequence holds while it grows to ``context`` tokens."""
@@ -168,7 +169,10 @@ class LMDeployPlan:
         )
 
     def required_kv_memory(self, context: int, batch_size: int) -> int:
-        """The smallest memory, free after the weights, of whose part the sequences' blocks are made."""
+        """The smallest memory, free after the weights, of whose part the sequences' blocks are made.
+
+        With a prefill chunk that stays whole: LMDeploy halves it before it has fewer than 16 blocks.
+        """
         needed = batch_size * self.blocks(context)
         beside = self.state_bytes + self.reserved_bytes
         share = Fraction(self.engine.cache_max_entry_count)
@@ -211,7 +215,9 @@ class LMDeployPlan:
         states = " + state_bytes" if self.state_rows else ""
         if self.reserved_bytes:
             tokens = f"({engine.max_prefill_token_num} + 2 * {engine.max_batch_size})"
-            work.let("reserved_bytes", "set aside for a step", f"{tokens} * {self.vocab} * 2", "bytes", _EXECUTOR)
+            scores = f" + {_SCORE_BYTES}" if any(_indexer(kind) for kind, *_ in self.rows) else ""
+            formula = f"{tokens} * {self.vocab} * 2{scores}"
+            work.let("reserved_bytes", "set aside for a step", formula, "bytes", f"{_EXECUTOR}:219")
         beside = " - reserved_bytes" * bool(self.reserved_bytes) + " - state_bytes" * bool(self.state_rows)
         ratio = engine.cache_max_entry_count
         enough = f"int((memory{beside}) * {ratio!r}) // max(1, block_bytes) >= B * blocks"
@@ -349,6 +355,13 @@ class LMDeploy(EngineOptions):
             )
         if self.backend == "turbomind" and self.quant_policy in (16, 17):
             raise UnsupportedError("lmdeploy's TurboMind has no fp8 cache (messages.py, TurbomindEngineConfig)")
+        latent = any(isinstance(kind, Latent) for kind, _ in architecture.caches)
+        flash_mla = latent and self.backend == "pytorch" and architecture.model_type not in _DECOMPRESSED
+        if flash_mla and self.cache_block_seq_len != _MLA_BLOCK:
+            raise UnsupportedError(
+                f"lmdeploy has blocks of {_MLA_BLOCK} tokens alone for latents (executor/base.py, _adjust_block_size)",
+                hint="leave cache_block_seq_len out",
+            )
         for kind, _ in architecture.caches:
             reason = _REFUSED.get(type(kind))
             if isinstance(kind, State) and self.backend == "turbomind":
@@ -404,6 +417,8 @@ class LMDeploy(EngineOptions):
         return notes
 
 
+#: Room for the scores of sparse attention's indexer (executor/base.py:213, envs.py: dsa_indexer_max_logits_mb).
+_SCORE_BYTES = 512 * MiB
 #: A latent of 512 numbers in 8 bits with 4 scales of 4 bytes, and 64 numbers in bfloat16 (fp8_ds_mla).
 _MLA_FP8_BYTES = 656
 

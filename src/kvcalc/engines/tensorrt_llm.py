@@ -32,7 +32,7 @@ from kvcalc.architecture import (
 from kvcalc.derivation import Derivation, Quantity
 from kvcalc.engines.base import KVCache, LayerBytes, Server, refuse_formats, refuse_kind
 from kvcalc.engines.options import EngineOptions
-from kvcalc.errors import KVCalcError, UnsupportedError
+from kvcalc.errors import KVCalcError, NotModelledError, UnsupportedError
 from kvcalc.units import MAX_TOKENS, ceil_div, parse_counts, smallest_reaching
 
 if TYPE_CHECKING:
@@ -331,9 +331,9 @@ def _check_one_head_dim(architecture: Architecture) -> None:
             dims.add((kind.head_dim, kind.head_dim))
             dims.add((kind.v_head_dim, kind.v_head_dim))
     if len(dims) > 1:
-        raise UnsupportedError(
-            f"tensorrt-llm's cache manager takes one head dim for K and V of all layers; {architecture.name} has "
-            f"{len(dims)}",
+        raise NotModelledError(
+            f"tensorrt-llm's KVCacheManager V1 takes one head dim for K and V of all layers, {architecture.name} has "
+            f"{len(dims)}; KVCacheManagerV2, which takes more, is not modelled",
             hint="use the ideal engine for the report's accounting, or vllm",
         )
 
