@@ -352,3 +352,9 @@ def test_a_model_without_attention_is_not_modelled() -> None:
         plan_of(model("states", "mamba2", (State(recurrent_elements=64), 4)))
     empty = model("empty", "some", (Full(1, 64, 64), 1), (State(conv_channels=4, conv_kernel=1), 1))
     assert plan_of(empty).states is None
+
+
+def test_glm_5_2_has_scaled_latents_in_every_layer_and_index_keys_in_those_that_own_one() -> None:
+    pool = plan_of(kvcalc.load("glm-5.2"), dtype="fp8").pool
+    assert pool.main_bytes == 78 * 656 + 21 * 132
+    assert plan_of(kvcalc.load("glm-5.2")).pool.main_bytes == 78 * 576 * 2 + 21 * 132
