@@ -143,13 +143,13 @@ def file_type(name: str, architecture: Architecture) -> FileType:
 
     >>> import kvcalc
     >>> file_type("Q4_K_M", kvcalc.load("deepseek-v3")).estimated
-    'the expansion of its latents is one tensor or two, by the version of llama.cpp'
+    'the expansion of its latents is one tensor, two or both, by the version of llama.cpp'
     """
     why = ""
     if name in _BY_IMATRIX:
         why = "its mix depends on an importance matrix"
-    elif BLOCKS[FILE_TYPES[name]][0] == 256 and any(isinstance(kind, Latent) for kind, _ in architecture.caches):
-        why = "the expansion of its latents is one tensor or two, by the version of llama.cpp"
+    elif any(isinstance(kind, Latent) for kind, _ in architecture.caches):
+        why = "the expansion of its latents is one tensor, two or both, by the version of llama.cpp"
     holds = {PREDICTION} if architecture.model_type in _KEEPS_PREDICTION else set()
     return FileType(name, frozenset(holds), why)
 
@@ -161,7 +161,7 @@ class FileType:
     name: str
     holds: frozenset[str] = frozenset()
     estimated: str = ""
-    as_shipped: bool = False
+    buffers: bool = True
     method: str = "gguf"
     note: str = "llama.cpp's choice of tensor types; the file's metadata (its tokenizer) is not in it"
 
@@ -220,6 +220,8 @@ class _Mix:
     def type_of(self, tensor: Tensor, layer: int | None) -> str:
         """The type before a row's length is looked at."""
         if tensor.columns == 1 or tensor.role.endswith((".bias", "conv1d")) or tensor.role in _FLOAT32:
+            return "f32"
+        if tensor.buffer:  # a table of experts by token: whole numbers of as many bytes
             return "f32"
         if self.base in ("f32", "f16", "bf16"):
             return self.base

@@ -200,7 +200,7 @@ class WeightsFormat(Protocol):
 
     ``name`` is what answers print, ``method`` who reads it, in the words of a ``quant_method`` (``gguf`` and ``mlx``
     besides; empty: plain numbers, or no one format), ``note`` what the figure holds, ``estimated`` why only the files
-    can tell exactly (empty: the figure is exact), ``as_shipped`` whether the checkpoint's buffers are in it, and
+    can tell exactly (empty: the figure is exact), ``buffers`` whether the checkpoint's buffers are in it, and
     ``holds`` what files of the format hold beside the model's own layers.
     """
 
@@ -213,7 +213,7 @@ class WeightsFormat(Protocol):
     @property
     def estimated(self) -> str: ...
     @property
-    def as_shipped(self) -> bool: ...
+    def buffers(self) -> bool: ...
     @property
     def holds(self) -> frozenset[str]: ...
     def packer(self, architecture: Architecture) -> Packer: ...
@@ -230,7 +230,7 @@ class Plain:
 
     stored: DType
     own: DType
-    as_shipped: bool = False
+    buffers: bool = False
     holds: frozenset[str] = TOWERS
     estimated: str = ""
 
@@ -462,7 +462,7 @@ class Quantization:
         only_experts: nothing but the routed experts is covered.
         biases_inside: the packing holds the biases of what it covers.
         cache_scales: a float32 scale of K and of V stands with each layer (ModelOpt's fp8 caches).
-        estimated, note, as_shipped, holds: see :class:`WeightsFormat`.
+        estimated, note, buffers, holds: see :class:`WeightsFormat`.
     """
 
     name: str
@@ -478,7 +478,7 @@ class Quantization:
     cache_scales: bool = False
     estimated: str = ""
     note: str = ""
-    as_shipped: bool = True
+    buffers: bool = True
     holds: frozenset[str] = EVERYTHING
 
     def packer(self, architecture: Architecture) -> Packer:

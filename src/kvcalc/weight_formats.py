@@ -36,7 +36,7 @@ def _linear(name: str, method: str, packing: Packing, *, biases_inside: bool = F
         packing,
         method,
         biases_inside=biases_inside,
-        as_shipped=False,
+        buffers=False,
         holds=TOWERS,
         note=f"{name} covers the linear layers of the blocks; embeddings, head, norms and routers stay",
     )
@@ -69,7 +69,7 @@ def mlx_format(
         overrides=tuple(overrides),
         covers=covers,
         group=group,
-        as_shipped=shipped,
+        buffers=shipped,
         holds=TOWERS,
         note="embedding and head are quantised too",
     )
@@ -189,4 +189,4 @@ def shipped_format(architecture: Architecture) -> WeightsFormat:
 
 def asked(own: Quantization) -> Quantization:
     """A declared format as one that is asked for by name: without what only a checkpoint holds."""
-    return replace(own, as_shipped=False)
+    return replace(own, buffers=False)

@@ -191,7 +191,7 @@ def stage_tensors(
             (tensor, positions, row or tensor.part)
             for layer, positions, row in here
             for tensor in (*layer.mixer, *layer.rest)
-            if stored.as_shipped or not tensor.buffer
+            if stored.buffers or not tensor.buffer
         ]
         for tensor in architecture.tensors:
             home = stages - 1 if tensor.part in ("head", "norms") else 0

@@ -37,3 +37,13 @@ def test_a_checkpoint_takes_what_was_published(row):
 )
 def test_a_preset_ships_as_its_publisher_does(name, size):
     assert weights(kvcalc.load(name), None).bytes == size
+
+
+def test_a_file_holds_the_buffers_of_routers_in_four_bytes_each():
+    """DeepSeek-V3-0324 Q8_0 as printed, 714,368,583,680 B, less the ``attn_kv_b`` that its fork keeps besides."""
+    counted = weights(kvcalc.load("deepseek-v3"), "Q8_0")
+    assert counted.bytes == 714_368_583_680 - 61 * 512 * 128 * 256 * 34 // 32
+    assert not counted.exact  # whether a file has one expansion of its latents or both, only the file tells
+    flash = kvcalc.load("deepseek-v4-flash")
+    corrections, tables = 40 * 256 * 4, 3 * 129_280 * 6 * 4
+    assert weights(flash, "Q8_0").bytes == 302_236_768_156 + corrections + tables
