@@ -34,7 +34,8 @@ from typing import Any
 
 os.environ["TRANSFORMERS_VERBOSITY"] = "error"
 warnings.filterwarnings("ignore")
-sys.path.insert(0, str(Path(__file__).parents[1]))
+HERE = Path(__file__).resolve().parent  # a file here has the name of the package: it comes last
+sys.path[:] = [str(HERE.parent), *[each for each in sys.path if Path(each).resolve() != HERE], str(HERE)]
 
 import torch
 import transformers

@@ -13,7 +13,7 @@ It prints the cases of each type, equal and different, and the first different o
 """
 
 # needs: install torch==2.13.0 transformers==5.24.0
-# ruff: noqa: S112, S311, T201 - a script that prints its table and asks classes that may refuse anything
+# ruff: noqa: E402, S112, S311, T201 - a script that prints its table and asks classes that may refuse anything
 from __future__ import annotations
 
 import argparse
@@ -25,7 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).resolve().parent  # a file here has the name of the package: it comes last
+sys.path[:] = [*[each for each in sys.path if Path(each).resolve() != HERE], str(HERE)]
 
 import torch
 from parameters import CONFIG_MAPPING, build, modeling_auto, plain, text_parameters
