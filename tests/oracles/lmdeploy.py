@@ -14,16 +14,16 @@ The last lines are the counts; where the two differ, the smallest case that diff
 kvcalc's blocks a byte too wide, which has to be found.
 """
 
-# ruff: noqa: T201 - a table is what it prints
+# ruff: noqa: E402 - imports after the path is mended
 from __future__ import annotations
 
 import argparse
 import importlib.util
-import random
 import sys
 import types
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,15 +31,16 @@ from unittest.mock import MagicMock
 
 HERE = str(Path(__file__).resolve().parent)
 sys.path[:] = [each for each in sys.path if str(Path(each).resolve()) != HERE]  # this file has the package's name
+sys.path.insert(0, str(Path(HERE).parent))
 
-from hypothesis import HealthCheck, Phase, given, seed, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
+from comparison import Different, add_options, run, say, shape_of, table
+from hypothesis import strategies as st
 
-from kvcalc.architecture import Architecture, Full, Latent, Layer, LayerKind, Sliding, State, distinct_layers  # noqa: E402
-from kvcalc.dtypes import parse_kv_dtypes  # noqa: E402
-from kvcalc.engines.lmdeploy import LMDeploy, LMDeployPlan  # noqa: E402
-from kvcalc.errors import KVCalcError  # noqa: E402
-from kvcalc.setup import Setup  # noqa: E402
+from kvcalc.architecture import Architecture, Full, Latent, Layer, LayerKind, Sliding, State, distinct_layers
+from kvcalc.dtypes import parse_kv_dtypes
+from kvcalc.engines.lmdeploy import LMDeploy, LMDeployPlan
+from kvcalc.errors import KVCalcError
+from kvcalc.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -240,66 +241,46 @@ def ours(case: Case, *, fault: bool) -> tuple[int, int, int]:
     return plan.block_bytes + fault, plan.slot_bytes, blocks
 
 
-def main(source: Path, count: int, start: int, *, fault: bool) -> int:
-    """Compare so many cases; the exit code."""
-    theirs, counts, different = Theirs(source), Counter[str](), ""
-
-    @settings(
-        max_examples=count,
-        database=None,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        phases=[Phase.generate, Phase.shrink],
-    )
-    @seed(start)
-    @given(cases())
-    def run(case: Case) -> None:
-        nonlocal different
-        try:
-            wanted: Any = theirs.sizes(case)
-        except (AssertionError, RuntimeError) as error:
-            wanted = error
-        try:
-            found: Any = ours(case, fault=fault)
-        except KVCalcError as error:
-            found = error
-        refused = isinstance(wanted, Exception), isinstance(found, Exception)
-        if not any(refused) and wanted != found:
-            different = f"lmdeploy {wanted}\nkvcalc   {found}\n{case}"
-            raise AssertionError
-        # A memory of two blocks or fewer is no start of LMDeploy's, and a figure of ours.
-        few = not refused[1] and found[2] <= 2
-        if refused[0] and not refused[1] and not few:
-            counts[f"  {wanted or type(wanted).__name__}"] += 1
-        counts[
-            "refused by both"
-            if all(refused) or (refused[0] and few)
-            else "refused by lmdeploy alone"
-            if refused[0]
-            else "refused by kvcalc alone"
-            if refused[1]
-            else "equal"
-        ] += 1
-
-    print(f"lmdeploy 0.18.0, seed {start}")
+def compared(theirs: Theirs, fault: bool, case: Case, counts: Counter[str], reasons: Counter[str]) -> None:
+    """Ask both, and count how it ended."""
     try:
-        run()
-    except AssertionError:
-        print(f"the smallest case that differs: {different}")
-    for name in ("equal", "refused by both", "refused by kvcalc alone", "refused by lmdeploy alone"):
-        print(f"{name:28} {counts[name]:6}")
-    print(f"{'different':28} {int(bool(different)):6}")
-    for reason, found in counts.items():
-        if reason.startswith("  "):
-            print(f"{found:8} lmdeploy:{reason}")
-    return int(bool(different) or counts["refused by kvcalc alone"] + counts["refused by lmdeploy alone"] > 0)
+        wanted: Any = theirs.sizes(case)
+    except (AssertionError, RuntimeError) as error:
+        wanted = error
+    try:
+        found: Any = ours(case, fault=fault)
+    except KVCalcError as error:
+        found = error
+    refused = isinstance(wanted, Exception), isinstance(found, Exception)
+    # A memory of two blocks or fewer is no start of LMDeploy's, and a figure of ours.
+    few = not refused[1] and found[2] <= 2
+    if all(refused) or (refused[0] and few):
+        counts["refused by both"] += 1
+    elif refused[0]:
+        counts["refused by lmdeploy alone"] += 1
+        reasons[f"lmdeploy: {shape_of(wanted)}"] += 1
+    elif refused[1]:
+        counts["refused by kvcalc alone"] += 1
+        reasons[f"kvcalc: {shape_of(found)}"] += 1
+    elif wanted != found:
+        raise Different(f"lmdeploy {wanted}\nkvcalc   {found}")
+    else:
+        counts["equal"] += 1
+
+
+def main() -> int:
+    """Run the cases and print the counts; 1 where a case differs or one side alone refuses."""
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("source", type=Path, help="the folder that holds lmdeploy/")
+    add_options(arguments, cases=2000, fault="make kvcalc's blocks a byte too wide")
+    asked_for = arguments.parse_args()
+    ask_both = partial(compared, Theirs(asked_for.source), asked_for.fault)
+    say(f"lmdeploy 0.18.0, seed {asked_for.seed}")
+    outcome = run(cases(), ask_both, asked_for.cases, asked_for.seed)
+    alone = ("refused by kvcalc alone", "refused by lmdeploy alone")
+    code = table(outcome, ("cases", "equal", "refused by both", *alone))
+    return 1 if any(outcome.counts[name] for name in alone) else code
 
 
 if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("source", type=Path, help="the folder that holds lmdeploy/")
-    arguments.add_argument("cases", type=int, nargs="?", default=2000)
-    arguments.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
-    arguments.add_argument("--fault", action="store_true", help="make kvcalc's blocks a byte too wide: to be found")
-    given_ = arguments.parse_args()
-    sys.exit(main(given_.source, given_.cases, given_.seed, fault=given_.fault))
+    sys.exit(main())

@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
-import random
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -34,8 +33,8 @@ sys.path[:] = [each for each in sys.path if str(Path(each).resolve()) != HERE]  
 sys.path.insert(0, str(Path(HERE).parent))
 
 import mlx.core as mx
+from comparison import Different, add_options, run, say, shape_of, table
 from configs import read
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from mlx_lm.generate import maybe_quantize_kv_cache
 from mlx_lm.models.base import BaseModelArgs
@@ -215,10 +214,6 @@ def cases(draw: Callable[..., Any], names: tuple[str, ...]) -> Case:
     )
 
 
-class Different(AssertionError):
-    pass
-
-
 def compared(case: Case, counts: Counter[str], reasons: Counter[str]) -> None:
     """Ask both, and count how it ended."""
     try:
@@ -249,25 +244,11 @@ def compared(case: Case, counts: Counter[str], reasons: Counter[str]) -> None:
         counts["equal"] += 1
 
 
-def shape_of(error: object) -> str:
-    """A message without its numbers."""
-    text = f"{type(error).__name__} {str(error).splitlines()[0] if str(error) else ''}"
-    return "".join("N" if letter.isdigit() else letter for letter in text)[:100]
-
-
-def say(*lines: object) -> None:
-    """Write lines to the standard output at once."""
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    sys.stdout.flush()
-
-
 def main() -> int:
     """Run the cases and print the counts."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("cases", type=int, nargs="?", default=2000)
+    add_options(arguments, cases=2000, fault="make a slot of kvcalc's a byte too wide")
     arguments.add_argument("--types", default="", help="model types with commas between them (default: all)")
-    arguments.add_argument("--fault", action="store_true", help="make a slot of kvcalc's a byte too wide: to be found")
-    arguments.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     asked_for = arguments.parse_args()
     if asked_for.fault:
         right = MlxLm._heads
@@ -282,42 +263,10 @@ def main() -> int:
         for name, file in FILES.items()
         if name not in BY_DEFINITION and (not wanted or file.get("model_type") in wanted)
     )
-    counts: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-
-    @seed(asked_for.seed)
-    @settings(
-        max_examples=asked_for.cases,
-        deadline=None,
-        database=None,
-        phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(cases(names))
-    def run(case: Case) -> None:
-        counts["cases"] += 1
-        compared(case, counts, reasons)
-
     say(f"mlx-lm {version('mlx-lm')}, mlx {version('mlx')}, {len(names)} configurations, seed {asked_for.seed}")
-    different = False
-    try:
-        run()
-    except Different as found:
-        different = True
-        say(f"the smallest case that differs: {found}", *getattr(found, "__notes__", ()))
-    for name in (
-        "cases",
-        "equal",
-        "refused by both",
-        "no class, priced with a note",
-        "refused by kvcalc alone",
-        "refused by mlx-lm alone",
-    ):
-        say(f"{name:32} {counts[name]:8,}")
-    say(f"{'different':32} {'1, shrunk above' if different else '0':>8}")
-    for reason, count in reasons.most_common(30):
-        say(f"  {count:6,} {reason}")
-    return 1 if different else 0
+    outcome = run(cases(names), compared, asked_for.cases, asked_for.seed)
+    rows = ("cases", "equal", "refused by both", "no class, priced with a note")
+    return table(outcome, (*rows, "refused by kvcalc alone", "refused by mlx-lm alone"))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ import ast
 import importlib.abc
 import importlib.machinery
 import importlib.util
-import random
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -35,8 +34,9 @@ from unittest.mock import MagicMock
 
 HERE = Path(__file__).resolve().parent
 sys.path[:] = [each for each in sys.path if Path(each).resolve() != HERE]  # this file has the package's name
+sys.path.insert(0, str(HERE.parent))
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
+from comparison import Different, add_options, run, say, shape_of, table
 from hypothesis import strategies as st
 
 import kvcalc.engines.sglang as ours_module
@@ -354,10 +354,6 @@ def cases(draw: Callable[..., Any]) -> Case:
     )
 
 
-class Different(AssertionError):
-    pass
-
-
 def compared(case: Case, counts: Counter[str], reasons: Counter[str]) -> None:
     """Ask both, and count how it ended."""
     ours, theirs = _answer(told, case, KVCalcError), _answer(asked, case, RuntimeError, ValueError)
@@ -383,24 +379,10 @@ def _answer(ask: Callable[[Case], dict[str, int | None]], case: Case, *refusals:
         return error
 
 
-def shape_of(error: object) -> str:
-    """A message without its numbers."""
-    text = f"{type(error).__name__} {str(error).splitlines()[0]}"
-    return "".join("N" if letter.isdigit() else letter for letter in text)[:110]
-
-
-def say(*lines: object) -> None:
-    """Write lines to the standard output at once."""
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    sys.stdout.flush()
-
-
 def main() -> int:
     """Run the cases and print the counts."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("cases", type=int, nargs="?", default=3000)
-    arguments.add_argument("--fault", action="store_true", help="make kvcalc's tokens a byte too wide: to be found")
-    arguments.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    add_options(arguments, cases=3000, fault="make kvcalc's tokens a byte too wide")
     asked_for = arguments.parse_args()
     if asked_for.fault:
         right = ours_module._one_size
@@ -409,35 +391,10 @@ def main() -> int:
             return right(architecture, kinds, setup) + 1
 
         ours_module._one_size = wrong
-    counts: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-
-    @seed(asked_for.seed)
-    @settings(
-        max_examples=asked_for.cases,
-        deadline=None,
-        database=None,
-        phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(cases())
-    def run(case: Case) -> None:
-        counts["cases"] += 1
-        compared(case, counts, reasons)
-
     say(f"sglang {version('sglang')}, seed {asked_for.seed}")
-    different = False
-    try:
-        run()
-    except Different as found:
-        different = True
-        say(f"the smallest case that differs: {found}", *getattr(found, "__notes__", ()))
-    for name in ("cases", "equal", "refused by both", "refused by kvcalc alone", "refused by sglang alone"):
-        say(f"{name:32} {counts[name]:8,}")
-    say(f"{'different':32} {'1, shrunk above' if different else '0':>8}")
-    for reason, count in reasons.most_common(30):
-        say(f"  {count:6,} {reason}")
-    return 1 if different else 0
+    outcome = run(cases(), compared, asked_for.cases, asked_for.seed)
+    rows = ("cases", "equal", "refused by both", "refused by kvcalc alone", "refused by sglang alone")
+    return table(outcome, rows)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ On a bare machine, in this repository::
 
 # needs: install torch==2.13.0 transformers==5.24.0 optimum-quanto==0.2.7 hypothesis
 # needs: install --no-deps hqq==0.2.8.post1 termcolor tqdm
-    python tests/oracles/transformers.py                # 1,500 cases, about ten minutes
+    python tests/oracles/transformers.py                # 2,000 cases, about ten minutes
     python tests/oracles/transformers.py 100 --types qwen3_next,gemma3n_text --seed 7
 
 The last lines are the counts; where the two differ, the smallest case that differs stands above them. ``--fault`` makes
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import random
 import sys
 import warnings
 from collections import Counter
@@ -37,11 +36,11 @@ warnings.filterwarnings("ignore")
 
 import torch
 import transformers
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-sys.path.append(HERE)
+sys.path += [str(Path(HERE).parent), HERE]
 
+from comparison import Different, add_options, run, say, shape_of, table
 from parameters import BY_DEFINITION, KNOBS, build, plain, reads_an_encoder, types
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -363,12 +362,10 @@ def cases(draw: Callable[..., Any], names: tuple[str, ...]) -> Case:
     )
 
 
-class Different(AssertionError):
-    pass
-
-
 def compared(case: Case, counts: Counter[str], reasons: Counter[str]) -> None:
     """Ask both, and count how it ended."""
+    if counts["cases"] % 100 == 0:
+        say(f"  {counts['cases']:,} cases, {counts['equal']:,} equal")
     try:
         ours: dict[str, int] | Exception = told(case)
     except KVCalcError as error:
@@ -393,66 +390,24 @@ def compared(case: Case, counts: Counter[str], reasons: Counter[str]) -> None:
         counts[f"equal, {case.cache}"] += 1
 
 
-def shape_of(error: object) -> str:
-    """A message without its numbers."""
-    text = f"{type(error).__name__} {str(error).splitlines()[0] if str(error) else ''}"
-    return "".join("N" if letter.isdigit() else letter for letter in text)[:100]
-
-
-def say(*lines: object) -> None:
-    """Write lines to the standard output at once."""
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    sys.stdout.flush()
-
-
 def main() -> int:
     """Run the cases and print the counts."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("cases", type=int, nargs="?", default=2000)
+    add_options(arguments, cases=2000, fault="make a slot of kvcalc's a byte too wide")
     arguments.add_argument("--types", default="", help="model types with commas between them (default: all)")
-    arguments.add_argument("--fault", action="store_true", help="make a slot of kvcalc's a byte too wide: to be found")
-    arguments.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     asked_for = arguments.parse_args()
     torch.set_num_threads(1)
     if asked_for.fault:
         right = Part.__init__
         Part.__init__ = lambda self, slots, slot_bytes, *rest, **more: right(self, slots, slot_bytes + 1, *rest, **more)  # type: ignore[method-assign]
     names = tuple(asked_for.types.split(",")) if asked_for.types else tuple(CLASSES)
-    counts: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-
-    @seed(asked_for.seed)
-    @settings(
-        max_examples=asked_for.cases,
-        deadline=None,
-        database=None,
-        phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(cases(names))
-    def run(case: Case) -> None:
-        counts["cases"] += 1
-        if counts["cases"] % 100 == 0:
-            say(f"  {counts['cases']:,} cases, {counts['equal']:,} equal")
-        compared(case, counts, reasons)
-
     say(
         f"transformers {transformers.__version__}, torch {torch.__version__}, {len(names)} types, seed {asked_for.seed}"
     )
-    different = False
-    try:
-        run()
-    except Different as found:
-        different = True
-        say(f"the smallest case that differs: {found}", *getattr(found, "__notes__", ()))
-    rows = ["cases", "no such configuration", *sorted(name for name in counts if name.startswith("equal"))]
+    outcome = run(cases(names), compared, asked_for.cases, asked_for.seed)
+    rows = ["cases", "no such configuration", *sorted(name for name in outcome.counts if name.startswith("equal"))]
     rows += ["refused by both", "refused by kvcalc alone", "refused by transformers alone"]
-    for name in rows:
-        say(f"{name:32} {counts[name]:8,}")
-    say(f"{'different':32} {'1, shrunk above' if different else '0':>8}")
-    for reason, count in reasons.most_common(30):
-        say(f"  {count:6,} {reason}")
-    return 1 if different else 0
+    return table(outcome, rows)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ import importlib.machinery
 import importlib.util
 import json
 import math
-import random
 import sys
 import traceback
 import types
@@ -33,11 +32,15 @@ from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, assume, given, seed, settings
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from comparison import Different, add_options, run, say, shape_of, table
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from kvcalc.architecture import (
@@ -903,10 +906,6 @@ def cases(draw: Callable[..., Any]) -> Case:
     )
 
 
-class Different(AssertionError):
-    pass
-
-
 def compared(planner: Planner, case: Case, counts: Counter[str], reasons: Counter[str]) -> None:
     """Ask both, and count how it ended."""
     try:
@@ -923,11 +922,11 @@ def compared(planner: Planner, case: Case, counts: Counter[str], reasons: Counte
             counts["refused by both"] += 1
         elif isinstance(ours, KVCalcError):
             counts["refused by kvcalc alone"] += 1
-            reasons[f"kvcalc: {_shape(ours.message)}"] += 1
+            reasons[f"kvcalc: {shape_of(ours)}"] += 1
         else:
             counts["refused by vllm alone"] += 1
             where = traceback.extract_tb(theirs.__traceback__)[-1]
-            reasons[f"vllm: {type(theirs).__name__} {_shape(str(theirs))} in {where.name}: {where.line}"] += 1
+            reasons[f"vllm: {shape_of(theirs)} in {where.name}: {where.line}"] += 1
         return
     named = {name: value for name, value in theirs.items() if name not in ("config", "vllm_config")}
     if named != ours:
@@ -951,17 +950,6 @@ def _compare_sequences(planner: Planner, case: Case, theirs: dict[str, Any], cou
         counts["driven"] += 1
     counts["held by equal sequences"] += most
     counts["bound of equal sequences"] += bound
-
-
-def _shape(message: str) -> str:
-    """A message without its numbers."""
-    return "".join("N" if letter.isdigit() else letter for letter in message)[:110]
-
-
-def say(*lines: object) -> None:
-    """Write lines to the standard output at once."""
-    sys.stdout.write("".join(f"{line}\n" for line in lines))
-    sys.stdout.flush()
 
 
 def recorded(planner: Planner) -> int:
@@ -1001,10 +989,8 @@ def main() -> int:
     """Run the cases and print the counts."""
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("source", type=Path, help="the folder that holds vllm/")
-    arguments.add_argument("cases", type=int, nargs="?", default=5000)
+    add_options(arguments, cases=5000, fault="make kvcalc's pages one byte too wide")
     arguments.add_argument("--recorded", action="store_true", help="ask for the plans of tests/data/vllm.json again")
-    arguments.add_argument("--fault", action="store_true", help="make kvcalc's pages one byte too wide: to be found")
-    arguments.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
     asked_for = arguments.parse_args()
     planner = Planner(asked_for.source)
     if asked_for.recorded:
@@ -1012,38 +998,14 @@ def main() -> int:
     if asked_for.fault:
         right = Spec.own_page.fget
         Spec.own_page = property(lambda spec: right(spec) + 1)  # type: ignore[assignment, misc]
-    counts: Counter[str] = Counter()
-    reasons: Counter[str] = Counter()
-
-    @seed(asked_for.seed)
-    @settings(
-        max_examples=asked_for.cases,
-        deadline=None,
-        database=None,
-        phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(cases())
-    def run(case: Case) -> None:
-        counts["cases"] += 1
-        compared(planner, case, counts, reasons)
-
     say(f"{PACKAGE} {VERSION}, seed {asked_for.seed}")
-    different = False
-    try:
-        run()
-    except Different as found:
-        different = True
-        say(f"the smallest case that differs: {found}", *getattr(found, "__notes__", ()))
-    for name in ("cases", "equal", "refused by both", "refused by kvcalc alone", "refused by vllm alone", "driven"):
-        say(f"{name:28} {counts[name]:8,}")
-    say(f"{'different':28} {'1, shrunk above' if different else '0':>8}")
+    outcome = run(cases(), partial(compared, planner), asked_for.cases, asked_for.seed)
+    rows = ("cases", "equal", "refused by both", "refused by kvcalc alone", "refused by vllm alone", "driven")
+    counts, tightness = outcome.counts, list[str]()
     if counts["held by equal sequences"]:
         tight = counts["bound of equal sequences"] / counts["held by equal sequences"] - 1
-        say(f"sequences of one length: kvcalc says {tight:.1%} more blocks than the schedule that was driven")
-    for reason, count in reasons.most_common(20):
-        say(f"  {count:6,} {reason}")
-    return 1 if different else 0
+        tightness = [f"sequences of one length: kvcalc says {tight:.1%} more blocks than the schedule that was driven"]
+    return table(outcome, rows, *tightness)
 
 
 if __name__ == "__main__":
