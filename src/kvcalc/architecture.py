@@ -457,6 +457,26 @@ class Architecture:
         return tuple(sorted({window for kind, _ in self.caches if (window := window_of(kind)) is not None}))
 
     @property
+    def has_latents(self) -> bool:
+        """Whether a layer keeps latents (MLA)."""
+        return any(isinstance(kind, Latent) for kind, _ in self.caches)
+
+    @property
+    def has_sparse_latents(self) -> bool:
+        """Whether a layer keeps latents and the keys of the indexer that chooses among them."""
+        return any(isinstance(kind, Latent) and kind.indexer_dim for kind, _ in self.caches)
+
+    @property
+    def has_indexers(self) -> bool:
+        """Whether a layer of any kind keeps the keys of a sparse-attention indexer."""
+        return any(getattr(kind, "indexer_dim", 0) for kind, _ in self.caches)
+
+    @property
+    def has_states(self) -> bool:
+        """Whether a layer keeps a recurrent state, alone or beside attention."""
+        return any(isinstance(kind, State | Parallel) for kind, _ in self.caches)
+
+    @property
     def ratio(self) -> str | None:
         """Local to global attention layers: ``5:1`` where a block of that shape repeats, else their counts.
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvcalc.architecture import Full, Latent, Parallel, Sliding
+from kvcalc.architecture import Full, Parallel, Sliding
 from kvcalc.quantization import PREDICTION, Packer, Packing
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def file_type(name: str, architecture: Architecture) -> FileType:
     why = ""
     if name in _BY_IMATRIX:
         why = "its mix depends on an importance matrix"
-    elif any(isinstance(kind, Latent) for kind, _ in architecture.caches):
+    elif architecture.has_latents:
         why = "the expansion of its latents is one tensor, two or both, by the version of llama.cpp"
     holds = {PREDICTION} if architecture.model_type in _KEEPS_PREDICTION else set()
     return FileType(name, frozenset(holds), why)

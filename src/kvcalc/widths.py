@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from kvcalc.architecture import Architecture, Full, Latent, LayerKind, Parallel, Sliding, State, Tensor
+from kvcalc.architecture import Architecture, Full, Latent, LayerKind, Parallel, Sliding, Tensor
 
 
 @dataclass(frozen=True)
@@ -81,21 +81,6 @@ class Widths:
         ]
         latent = [layer.cache.num_heads for layer in self.architecture.layers if isinstance(layer.cache, Latent)]
         return max((*heads, *latent), default=0)
-
-    @property
-    def has_latents(self) -> bool:
-        """Whether a layer keeps latents (MLA)."""
-        return any(isinstance(layer.cache, Latent) for layer in self.architecture.layers)
-
-    @property
-    def has_indexers(self) -> bool:
-        """Whether a layer keeps the keys of a sparse-attention indexer."""
-        return any(getattr(layer.cache, "indexer_dim", 0) for layer in self.architecture.layers)
-
-    @property
-    def has_states(self) -> bool:
-        """Whether a layer keeps a recurrent state."""
-        return any(isinstance(layer.cache, State | Parallel) for layer in self.architecture.layers)
 
 
 def _head_dim(kind: LayerKind) -> int:

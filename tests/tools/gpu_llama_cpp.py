@@ -175,9 +175,7 @@ def predicted(row: dict[str, Any]) -> int:
     work = Derivation()
     for symbol in ("n_ctx", "n_seq_max", "n_ubatch"):
         work.let(symbol, symbol, str(getattr(params, symbol)))
-    compute_buffer(
-        work, cache, Widths(model), Graph(params, flash, None, False, flash and not Widths(model).has_latents)
-    )
+    compute_buffer(work, cache, Widths(model), Graph(params, flash, None, False, flash and not model.has_latents))
     return work["activation_bytes"]
 
 

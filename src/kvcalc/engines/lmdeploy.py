@@ -355,8 +355,8 @@ class LMDeploy(EngineOptions):
             )
         if self.backend == "turbomind" and self.quant_policy in (16, 17):
             raise UnsupportedError("lmdeploy's TurboMind has no fp8 cache (messages.py, TurbomindEngineConfig)")
-        latent = any(isinstance(kind, Latent) for kind, _ in architecture.caches)
-        flash_mla = latent and self.backend == "pytorch" and architecture.model_type not in _DECOMPRESSED
+        keeps_latents = architecture.has_latents and architecture.model_type not in _DECOMPRESSED
+        flash_mla = keeps_latents and self.backend == "pytorch"
         if flash_mla and self.cache_block_seq_len != _MLA_BLOCK:
             raise UnsupportedError(
                 f"lmdeploy has blocks of {_MLA_BLOCK} tokens alone for latents (executor/base.py, _adjust_block_size)",

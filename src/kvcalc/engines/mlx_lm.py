@@ -800,9 +800,9 @@ class MlxLm(EngineOptions):
             notes.append(
                 f"mlx-lm {self.follows} has no class for {model.model_type}: these are the caches it would use"
             )
-        if any(isinstance(kind, Latent) and kind.indexer_dim for kind in kinds):
+        if model.has_sparse_latents:
             notes.append("mlx-lm keeps an indexer key in every layer, as K and as V")
-        if any(isinstance(kind, State | Parallel) for kind in kinds):
+        if model.has_states:
             form = "float32" if model.model_type in _FLOAT32_STATE else "the model's format"
             notes.append(f"recurrent states are in {form}, with kernel - 1 convolution columns")
         if self.kv_bits is not None and any(_stays_unquantized(model, kind) for kind in kinds):

@@ -780,8 +780,7 @@ def _token_bytes(kind: LayerKind, setup: Setup) -> int:
     if isinstance(kind, Parallel):
         kind = kind.attention
     if isinstance(kind, Latent):  # one latent, whole on every device
-        sparse = any(isinstance(each, Latent) and each.indexer_dim for each, _ in setup.served.caches)
-        if sparse and setup.k_dtype.name == "fp8_e4m3":
+        if setup.served.has_sparse_latents and setup.k_dtype.name == "fp8_e4m3":
             # In all layers of such a model (kv_cache_configurator.py:3412): a float32 scale for each 128 numbers, and
             # the rope part in bfloat16: 512 + 16 + 128 = 656.
             return kind.rank + kind.rank // _INDEXER_BLOCK * 4 + kind.rope_dim * 2

@@ -102,9 +102,9 @@ def _check(widths: Widths, device: Device) -> None:
     reason = ""
     if device.platform not in ("cuda", "rocm"):
         reason = f"transformers' memory on {device.title} is not modelled"
-    elif widths.has_states:
+    elif widths.architecture.has_states:
         reason = "the memory of recurrent layers depends on the kernels that are installed, and is not modelled"
-    elif widths.has_indexers:
+    elif widths.architecture.has_indexers:
         reason = "the memory of sparse-attention indexers is not modelled"
     if reason:
         hint = "leave room with --reserve, and read torch.cuda.max_memory_allocated()"

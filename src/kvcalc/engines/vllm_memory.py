@@ -153,7 +153,7 @@ def _check(widths: Widths, device: Device) -> None:
         reason = f"vllm's memory on {device.title} is not modelled"
     elif device.unified:
         reason = f"vllm's memory beside the CPU's, on {device.title}, is not modelled"
-    elif widths.has_states:
+    elif widths.architecture.has_states:
         reason = "the memory of vllm's recurrent kernels is not modelled"
     if reason:
         hint = "leave a tenth of the device free with --reserve, and read 'Available KV cache memory' in the log"

@@ -90,7 +90,7 @@ def llama_cpp_working_memory(
     Raises:
         NotModelledError: as :func:`compute_buffer`, and for MLA, whose buffers differ from device to device.
     """
-    if widths.has_latents:
+    if widths.architecture.has_latents:
         raise NotModelledError("llama.cpp's compute buffer for MLA on a device is not modelled", hint=FIT_PARAMS)
     compute_buffer(work, model, widths, graph)
     runtime, band = (_CONTEXT, _CONTEXT_BAND) if device.platform in ("cuda", "rocm") else (0, 256 * MiB)

@@ -415,8 +415,7 @@ class Transformers(EngineOptions):
 
         A layer that reads another layer's indexer is of the same class: in 5.17.0 it caches its heads, too.
         """
-        indexed = any(isinstance(kind, Latent) and kind.indexer_dim for kind, _ in model.caches)
-        return release(self.version) >= (_INDEXED_LATENT_SINCE if indexed else _LATENT_SINCE)
+        return release(self.version) >= (_INDEXED_LATENT_SINCE if model.has_sparse_latents else _LATENT_SINCE)
 
     def _state_bytes(self, model: Architecture, state: State, element_bytes: int) -> int:
         """States of one sequence: ``conv_kernel`` columns in the model's format, the recurrent part in float32."""
@@ -448,11 +447,11 @@ class Transformers(EngineOptions):
             notes.append("DynamicCache() without the config knows no windows: every attention layer keeps all tokens")
         if self.cache == "dynamic" and any(isinstance(kind, Sliding) and kind.window == 1 for kind in kinds):
             notes.append("a window of 1 keeps every token: the slice [-0:] is the whole tensor")
-        if any(isinstance(kind, Latent) for kind in kinds) and not self._caches_latent(model):
+        if model.has_latents and not self._caches_latent(model):
             notes.append(f"transformers {self.version} caches decompressed MLA heads; {_NEWEST} the latent")
         if any(isinstance(kind, Cross) for kind in kinds) and not setup.encoder_tokens:
             notes.append("encoder_tokens is 0, so the cross-attention cache is empty")
-        if any(isinstance(kind, State | Parallel) for kind in kinds) and not _keeps_state_outside(model):
+        if model.has_states and not _keeps_state_outside(model):
             form = "in the model's format" if model.model_type in _OWN_STATE_CACHE else "float32"
             notes.append(f"recurrent states are {form}, as on the pure torch path; CUDA kernels may differ")
         return tuple(notes)

@@ -17,7 +17,6 @@ from kvcalc.architecture import (
     LayerKind,
     Parallel,
     Sliding,
-    State,
     window_of,
 )
 from kvcalc.engines.releases import Release, note_on, release, text
@@ -164,8 +163,7 @@ def _refuse_context_parallelism(engine: Vllm, setup: Setup) -> None:
 
 
 def _refuse_states(engine: Vllm, setup: Setup) -> None:
-    kinds = [kind for kind, _ in setup.architecture.caches]
-    if not any(isinstance(kind, State | Parallel) for kind in kinds):
+    if not setup.architecture.has_states:
         return
     own = setup.architecture.mtp_layers and setup.draft is setup.architecture.mtp
     if setup.draft is not None and not own and "num_speculative_tokens" not in engine.model_fields_set:
@@ -193,15 +191,15 @@ def notes_on(engine: Vllm, setup: Setup) -> list[str]:
             f"vllm starts decode context parallelism beside KV heads only where so many devices share a head: "
             f"{max(heads) * dcp} devices for {max(heads)} heads and {dcp} ranks"
         )
-    if tp > 1 and any(isinstance(kind, Latent) for kind in kinds):
+    if tp > 1 and architecture.has_latents:
         notes.append("every device keeps the whole latent: tensor parallelism does not divide it")
     if architecture.model_type == "cohere2" and any(isinstance(kind, Sliding) for kind in kinds):
         notes.append("vllm gives this model a window of one token more")
-    if any(isinstance(kind, Latent) and kind.indexer_dim for kind in kinds) and setup.k_dtype.name.startswith("fp8_e"):
+    if architecture.has_sparse_latents and setup.k_dtype.name.startswith("fp8_e"):
         notes.append(
             "sparse attention keeps fp8 latents as fp8_ds_mla, 656 bytes a token (Blackwell: one byte a number)"
         )
-    if any(isinstance(kind, State | Parallel) for kind, _ in architecture.caches) and architecture.dtype not in (
+    if architecture.has_states and architecture.dtype not in (
         "bfloat16",
         "float16",
     ):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from kvcalc.architecture import Architecture, Compressed, Full, Latent, LayerKind, Parallel, State, stage_bounds
+from kvcalc.architecture import Architecture, Compressed, Full, LayerKind, Parallel, State, stage_bounds
 from kvcalc.derivation import Quantity
 from kvcalc.dtypes import DTYPES, DType
 from kvcalc.engines.base import Loads, Server, WorkingMemory
@@ -233,7 +233,7 @@ class Vllm(EngineOptions):
         """
         if "enable_prefix_caching" in self.model_fields_set and not self.enable_prefix_caching:
             raise UnsupportedError("vllm shares no prefix where enable_prefix_caching is off")
-        if any(isinstance(kind, State | Parallel) for kind, _ in setup.served.caches):
+        if setup.served.has_states:
             raise NotModelledError("what sequences share of a prefix is not modelled for vllm's states")
         plan = setup.plan
         assert isinstance(plan, VllmPlan)
@@ -290,7 +290,7 @@ class Vllm(EngineOptions):
             return _COMPRESSED_BLOCK
         if any(isinstance(kind, Full) and kind.indexer_dim for kind in kinds):
             return _SPARSE_GQA_BLOCK
-        if any(isinstance(kind, Latent) and kind.indexer_dim for kind in kinds):
+        if model.has_sparse_latents:
             return _SPARSE_BLOCK
         return _ULTRAQUANT_BLOCK if dtype.name == "ultraquant_4bit" else self.block_size
 
@@ -321,10 +321,9 @@ class Vllm(EngineOptions):
         Qwen3.8 27B on an H100 with 0.28.0: "max_num_seqs (1024) exceeds available Mamba cache blocks (969)".
         Source: vllm 0.28.0 config/compilation.py:1493, from 0.20.0 on.
         """
-        kinds = [kind for kind, _ in setup.architecture.caches]
         blocks = report.get("num_gpu_blocks", self.max_num_seqs)
         graphs = self.rules.counts_state_blocks and not self.enforce_eager
-        if not graphs or blocks >= self.max_num_seqs or not any(isinstance(kind, State | Parallel) for kind in kinds):
+        if not graphs or blocks >= self.max_num_seqs or not setup.architecture.has_states:
             return ()
         return (
             f"vllm starts with no more sequences than blocks beside states: -E max_num_seqs={blocks} "

@@ -343,7 +343,7 @@ def _specs(engine: Vllm, setup: Setup, kind: LayerKind) -> Iterator[Spec]:
                     f"vllm has no latent (MLA) layers in {dtype.name}", hint="use bfloat16, fp8 or fp8_ds_mla"
                 )
             # One latent on every device, whatever the parallelism; sparse attention reads fp8 as fp8_ds_mla.
-            packed = DTYPES["fp8_ds_mla"] if _is_sparse(model) and dtype.name.startswith("fp8_e") else dtype
+            packed = DTYPES["fp8_ds_mla"] if model.has_sparse_latents and dtype.name.startswith("fp8_e") else dtype
             size = packed.latent_token_bytes or packed.bytes_for(kind.rank + kind.rope_dim)
             if kind.window is None:
                 yield Spec("latent", block_size, 1, size)
@@ -355,10 +355,6 @@ def _specs(engine: Vllm, setup: Setup, kind: LayerKind) -> Iterator[Spec]:
             yield Spec("state", block_size, state_bytes=_state_bytes(engine, setup, kind))
         case Compressed():  # pragma: no branch - a parallel layer's attention and state are given one by one
             yield from _compressed_specs(engine, setup, kind, block_size)
-
-
-def _is_sparse(model: Architecture) -> bool:
-    return any(isinstance(kind, Latent) and kind.indexer_dim for kind, _ in model.caches)
 
 
 def _head_bytes(model: str, dtype: DType, key_width: int, value_width: int) -> tuple[int, int]:
