@@ -38,13 +38,11 @@ import typer
 from kvcalc.architecture import Architecture
 from kvcalc.beside import Neighbour, left_by, neighbour
 from kvcalc.cli import complete, fit_tables, options, pictures, question
-from kvcalc.cli.audit import read_log
 from kvcalc.deciding import Choice, Decision, Place, Workload, choose, closing, decide
 from kvcalc.device import Device
 from kvcalc.errors import InputError, NotModelledError
 from kvcalc.fitting import Memory, Pool, frontier, parse_utilization
 from kvcalc.footprints import footprint_of
-from kvcalc.logs.measured import measured
 from kvcalc.report.document import Derivation, Document
 from kvcalc.report.records import footprint_record
 from kvcalc.serving import served_name, server_line
@@ -274,6 +272,9 @@ def _calibrated(choice: Choice, log: str) -> tuple[Choice, list[str]]:
     device = choice.place.memory.device
     if device is None:
         raise InputError("--calibrate gives terms of a device's memory", hint="name the --device")
+    from kvcalc.cli.audit import read_log
+    from kvcalc.logs.measured import measured
+
     terms, notes = measured(read_log(log), choice.setup, device, Path(log).name)
     memory = replace(choice.place.memory, measured=(terms, choice.setup))
     return replace(choice, place=replace(choice.place, memory=memory)), notes

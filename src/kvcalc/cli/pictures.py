@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from kvcalc.errors import NotModelledError
-from kvcalc.page.formulas import formulas_of
 from kvcalc.report.cells import format_percent
 from kvcalc.report.document import Chart, Live, LiveRow, Series, Strip
 from kvcalc.report.strips import strip
@@ -91,6 +90,8 @@ def live(labels: Sequence[str], setups: Sequence[Setup], context: int, batch_siz
 
 
 def _live_row(label: str, setup: Setup) -> LiveRow:
+    from kvcalc.page.formulas import formulas_of
+
     try:
         formulas = formulas_of(setup)
     except NotModelledError:  # they hold for one question alone
