@@ -24,7 +24,7 @@ import importlib.machinery
 import importlib.util
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -39,10 +39,11 @@ sys.path.insert(0, str(HERE.parent))
 from comparison import Different, add_options, run, say, shape_of, table
 from hypothesis import strategies as st
 
-import kvcalc.engines.sglang as ours_module
+import kvcalc.engines.sglang.layers as ours_module
 from kvcalc.architecture import Architecture, Full, Latent, Layer, LayerKind, Sliding, State
 from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines import make_engine
+from kvcalc.engines.sglang import SGLang
 from kvcalc.errors import KVCalcError
 from kvcalc.setup import Setup
 
@@ -220,7 +221,7 @@ def asked(case: Case) -> dict[str, int | None]:
     Raises:
         Exception: it does not start so.
     """
-    given = ours_module.SGLang(**dict(case.options))
+    given = SGLang(**dict(case.options))
     ids = {code: [index for index, each in enumerate(case.layers) if each == code] for code in "FSM"}
     hybrid = case.has_pool and bool(ids["S"]) and not given.disable_hybrid_swa_memory
     for name in ("swa_full_tokens_ratio", "max_running_requests", "chunked_prefill_size", "disable_overlap_schedule"):
@@ -385,12 +386,12 @@ def main() -> int:
     add_options(arguments, cases=3000, fault="make kvcalc's tokens a byte too wide")
     asked_for = arguments.parse_args()
     if asked_for.fault:
-        right = ours_module._one_size
+        right = ours_module.bytes_of_token
 
-        def wrong(architecture: Architecture, kinds: Sequence[LayerKind], setup: Setup) -> int:
-            return right(architecture, kinds, setup) + 1
+        def wrong(kind: LayerKind, setup: Setup) -> int:
+            return right(kind, setup) + 1
 
-        ours_module._one_size = wrong
+        ours_module.bytes_of_token = wrong
     say(f"sglang {version('sglang')}, seed {asked_for.seed}")
     outcome = run(cases(), compared, asked_for.cases, asked_for.seed)
     rows = ("cases", "equal", "refused by both", "refused by kvcalc alone", "refused by sglang alone")

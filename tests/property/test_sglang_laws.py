@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from kvcalc.architecture import Architecture, Full, Layer, Sliding
 from kvcalc.dtypes import BFLOAT16
-from kvcalc.engines.sglang import Pool, SGLang, sliding_pool
+from kvcalc.engines.sglang import SGLang
+from kvcalc.engines.sglang.pools import Pool, sliding_pool
 from kvcalc.errors import RefusalError
 from kvcalc.setup import Setup
 
