@@ -8,7 +8,7 @@ the other way round, and each `not` goes: one at a time, in a copy of the packag
 tests run there. A mutant is killed when they fail (or run far longer than without it), and survives when they pass. A
 survivor that cannot change any answer stands in equivalent_mutants.toml with the reason; the script ends with 1 where
 another one survives, or where an entry of that file is killed or matches nothing.
-With ``--sample`` so many mutants are drawn from all that were chosen, by ``--seed``. Needs a system that forks: every
+With ``--sample`` so many mutants of each module are drawn, by ``--seed``. Needs a system that forks: every
 mutant gets a process that has the test tools loaded already.
 """
 
@@ -106,6 +106,15 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         *ANY_ENGINE,
     ),
     "engines/mlx_lm.py": ("tests/conformance/test_mlx_lm.py", "tests/property/test_mlx_lm_growth.py", *ANY_ENGINE),
+    "engines/lmdeploy.py": ("tests/conformance/test_lmdeploy.py", *ANY_ENGINE),
+    "engines/*.py": (
+        *ANY_ENGINE,
+        "tests/conformance/test_vllm.py",
+        "tests/conformance/test_llama_cpp.py",
+        "tests/unit/test_arguments.py",
+        "tests/unit/test_what_fits.py",
+        "tests/unit/test_travel.py",
+    ),
     "dtypes.py": (
         "tests/unit/test_dtypes.py",
         "tests/unit/test_weights.py",
@@ -173,7 +182,7 @@ def tests_of(module: str) -> tuple[str, ...]:
 MODULES = [
     module
     for path in sorted(PACKAGE.rglob("*.py"))
-    if path.name != "__init__.py" and tests_of(module := path.relative_to(PACKAGE).as_posix())
+    if tests_of(module := path.relative_to(PACKAGE).as_posix())
 ]
 
 
@@ -393,7 +402,7 @@ def main() -> None:
     parser.add_argument("--module", action="append", choices=names, help="only this one; may be repeated")
     parser.add_argument("--line", action="append", type=int, help="only what stands on this line; may be repeated")
     parser.add_argument("--kind", choices=("numbers", "operators"), help="only these changes")
-    parser.add_argument("--sample", type=int, help="only so many mutants, drawn from all that were chosen")
+    parser.add_argument("--sample", type=int, help="only so many mutants of each module")
     parser.add_argument("--seed", type=int, default=1, help="of the sample")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--list", action="store_true", help="list the mutants and their tests, run nothing")
@@ -405,10 +414,10 @@ def main() -> None:
         if (not options.line or mutant.line in options.line) and options.kind in (None, mutant.kind)
     ]
     whole = options.sample is None and not options.line and options.kind is None
-    if options.sample is not None:
-        drawn = Random(options.seed).sample(range(len(chosen)), min(options.sample, len(chosen)))
-        chosen = [chosen[at] for at in sorted(drawn)]
-    by_module = {module: [mutant for mutant in chosen if mutant.module == module] for module in MODULES}
+    by_module = {
+        module: drawn([mutant for mutant in chosen if mutant.module == module], options.sample, options.seed)
+        for module in MODULES
+    }
     if options.list:
         for module, found in by_module.items():
             if found:
@@ -425,6 +434,13 @@ def main() -> None:
                 if found:
                     as_expected &= run(pool, module, found, whole)
     raise SystemExit(0 if as_expected else 1)
+
+
+def drawn(found: list[Mutant], count: int | None, seed: int) -> list[Mutant]:
+    """So many mutants of a module in their order, or all."""
+    if count is None or count >= len(found):
+        return found
+    return [found[at] for at in sorted(Random(seed).sample(range(len(found)), count))]
 
 
 def run(pool: Any, module: str, found: list[Mutant], whole: bool) -> bool:
