@@ -157,6 +157,7 @@ VLLM_LOG += "INFO Available KV cache memory: 40.0 GiB\nINFO GPU KV cache size: 2
     [
         ("check budgets.toml -o budgets.toml", "budgets.toml"),
         ("check budgets.toml -o link.toml", "budgets.toml"),
+        ("check budgets.toml -o hard.toml", "budgets.toml"),
         ("check budgets.toml -o ../{folder}/budgets.toml", "budgets.toml"),
         ("check budgets.toml --save-baseline budgets.toml", "budgets.toml"),
         ("check ours.toml -o config.json", "config.json"),
@@ -173,11 +174,12 @@ def test_no_answer_overwrites_what_was_read(kvcalc, budgets, words, kept):
     (budgets / "ours.toml").write_text(BUDGETS.replace("gemma-3-1b", "config.json"))
     (budgets / "server.log").write_text(VLLM_LOG)
     (budgets / "link.toml").symlink_to("budgets.toml")
+    (budgets / "hard.toml").hardlink_to(budgets / "budgets.toml")
     before = {file: file.read_bytes() for file in budgets.iterdir()}
     ran = kvcalc(*words.format(folder=budgets.name).split())
     assert (ran.code, ran.out) == (2, "")
     assert ran.err.startswith("error: the output is a file that was read\n")
-    assert kept in ran.err or "link.toml" in ran.err
+    assert any(name in ran.err for name in (kept, "link.toml", "hard.toml"))
     assert {file: file.read_bytes() for file in budgets.iterdir()} == before
 
 
@@ -198,6 +200,15 @@ def test_two_outputs_are_two_files(kvcalc, budgets, words):
     assert not [file for file in budgets.iterdir() if file.name.startswith("answer")]
 
 
+def test_two_names_of_one_file_are_one_output(kvcalc, budgets):
+    (budgets / "one").write_text("old")
+    (budgets / "two").hardlink_to(budgets / "one")
+    ran = kvcalc("check", "-o", "one", "--save-baseline", "two")
+    assert (ran.code, ran.out) == (2, "")
+    assert "two outputs are the same file" in ran.err
+    assert (budgets / "one").read_text() == "old"
+
+
 def test_a_baseline_is_renewed_in_its_place_and_dev_null_takes_any_number_of_outputs(kvcalc, budgets):
     assert kvcalc("check", "--save-baseline", "baseline.json").code == 0
     assert kvcalc("check", "--baseline", "baseline.json", "--save-baseline", "./baseline.json").code == 0
@@ -213,6 +224,21 @@ def test_a_link_is_written_through_also_where_its_target_is_not_there_yet(kvcalc
         assert kvcalc(*SHOW, "--format", "csv", "-o", "link").code == 0
         assert (budgets / "link").is_symlink()
         assert (budgets / "folder" / target).read_text().startswith("reference")
+
+
+def test_a_file_of_two_names_is_written_through_or_stays_as_it_was(budgets):
+    (budgets / "one").write_text("old, and longer")
+    (budgets / "two").hardlink_to(budgets / "one")
+    write_file(budgets / "two", [b"new"])
+    assert (budgets / "one").read_text() == "new"
+
+    def pieces():
+        yield b"newer"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_file(budgets / "two", pieces())
+    assert [file.read_text() for file in budgets.iterdir() if file.name in ("one", "two")] == ["new", "new"]
 
 
 def test_a_file_in_a_folder_that_takes_no_other_is_overwritten_or_stays_as_it_was(budgets, monkeypatch):

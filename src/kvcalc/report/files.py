@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kvcalc.errors import InputError
-from kvcalc.sources.files import was_read
+from kvcalc.sources.files import identity, was_read
 
 
 def write(pieces: Iterable[str], path: Path | None) -> None:
@@ -45,20 +45,20 @@ def check_outputs(*paths: Path | None) -> None:
     Raises:
         InputError: with the path.
     """
-    taken: set[str] = set()
+    taken: set[tuple[int, int] | str] = set()
     for path in paths:
         if path is None or (path.exists() and not path.is_file()):  # /dev/null can be written any number of times
             continue
         if was_read(path):
             raise InputError("the output is a file that was read", hint="write to another file", location=str(path))
-        place = os.path.realpath(path)
+        place = identity(path) or os.path.realpath(path)
         if place in taken:
             raise InputError("two outputs are the same file", hint="give each its own", location=str(path))
         taken.add(place)
 
 
 def write_file(path: Path, pieces: Iterable[bytes]) -> None:
-    """Write a file beside its place and move it there when it is complete; a link is written through.
+    """Write a file beside its place and move it there when it is complete; a link of either kind is written through.
 
     Raises:
         InputError: the folder or the disk refuses.
@@ -68,13 +68,18 @@ def write_file(path: Path, pieces: Iterable[bytes]) -> None:
         if place.exists() and not place.is_file():  # a device such as /dev/null, or a pipe: there is nothing to replace
             with place.open("wb") as file:
                 file.writelines(pieces)
-        elif place.is_file() and not os.access(place.parent, os.W_OK) and os.access(place, os.W_OK):
+        elif place.is_file() and _cannot_be_replaced(place):
             _overwrite(place, b"".join(pieces))
         else:
             _replace(place, pieces)
     except OSError as error:
         reason = (error.strerror or type(error).__name__).lower()
         raise InputError(f"cannot write the file: {reason}", location=str(path)) from None
+
+
+def _cannot_be_replaced(path: Path) -> bool:
+    """Whether a file keeps its place: others know it by another name too, or its folder takes no file beside it."""
+    return path.stat().st_nlink > 1 or (not os.access(path.parent, os.W_OK) and os.access(path, os.W_OK))
 
 
 def _replace(path: Path, pieces: Iterable[bytes]) -> None:
@@ -92,7 +97,7 @@ def _replace(path: Path, pieces: Iterable[bytes]) -> None:
 
 
 def _overwrite(path: Path, data: bytes) -> None:
-    """Write into a file whose folder takes no other one; where that fails, what it held is put back."""
+    """Write into a file that keeps its place; where that fails, what it held is put back."""
     before = path.read_bytes()
     try:
         path.write_bytes(data)

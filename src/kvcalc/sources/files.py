@@ -41,13 +41,18 @@ def remember(file: BinaryIO) -> None:
         read.add((status.st_dev, status.st_ino))
 
 
-def was_read(path: Path) -> bool:
-    """Whether a file was read before, under this name or another."""
+def identity(path: Path) -> tuple[int, int] | None:
+    """What all names of one file, links of both kinds, have in common; None where there is no file."""
     try:
         status = path.stat()
     except OSError:
-        return False
-    return (status.st_dev, status.st_ino) in (READ.get() or ())
+        return None
+    return status.st_dev, status.st_ino
+
+
+def was_read(path: Path) -> bool:
+    """Whether a file was read before, under this name or another."""
+    return identity(path) in (READ.get() or ())
 
 
 @contextmanager
