@@ -9,8 +9,8 @@
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False  # typing has the same, and takes longer to load than all that is needed before the first command
 if TYPE_CHECKING:
     from kvcalc.architecture import Architecture as Architecture
     from kvcalc.budgets.checking import check as check

@@ -179,11 +179,7 @@ def tests_of(module: str) -> tuple[str, ...]:
 
 
 #: Every module that tests are named for, by its path in the package.
-MODULES = [
-    module
-    for path in sorted(PACKAGE.rglob("*.py"))
-    if tests_of(module := path.relative_to(PACKAGE).as_posix())
-]
+MODULES = [module for path in sorted(PACKAGE.rglob("*.py")) if tests_of(module := path.relative_to(PACKAGE).as_posix())]
 
 
 @dataclass(frozen=True)

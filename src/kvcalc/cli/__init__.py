@@ -5,9 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from typing import NoReturn
 
 from kvcalc.cli.process import guarded
+
+TYPE_CHECKING = False  # as in kvcalc: until `guarded` listens, an interrupt ends with Python's own traceback
+if TYPE_CHECKING:
+    from typing import NoReturn
 
 
 def main() -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import traceback
 from collections.abc import Callable
 from types import FrameType
 
@@ -34,7 +33,8 @@ def guarded(work: Callable[[], int]) -> int:
             code = 0 if left.code in (0, None) else 2
         except Exception as error:
             code = 2
-            complain_about(error)
+            if signals.caught is None:  # else it is the interrupt: a class that is being made wraps it in its own error
+                complain_about(error)
         drop_what_cannot_be_written()
         signals.leave()  # all is said; what comes now ends the process as it would any other
     except KeyboardInterrupt:
@@ -120,6 +120,8 @@ def complain_about(error: Exception) -> None:
         complain(f"error: {(error.strerror or str(error)).lower()}")
         return
     if os.environ.get("KVCALC_DEBUG"):
+        import traceback
+
         complain("".join(traceback.format_exception(error)))
     complain(
         f"error: internal error ({type(error).__name__}): this is a mistake in kvcalc, not in your question\n"
