@@ -17,6 +17,9 @@ from kvcalc.cli.app import run
 settings.register_profile("kvcalc", settings(), deadline=None, derandomize=True, database=None)
 settings.load_profile("kvcalc")
 
+# The programs that tests start load bytecode, as an installed program does, and need not be compiled each time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 @dataclass(frozen=True)
 class Ran:

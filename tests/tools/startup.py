@@ -1,11 +1,15 @@
 """Wall time of whole commands, as ratios over what they must import; medians, the commands taking turns.
 
+Every command has its bytecode, as pip leaves it: PYTHONDONTWRITEBYTECODE is not handed on, or a source tree would be
+compiled at every start while what it imports is not.
+
 python tests/tools/startup.py [RUNS]
 """
 
 # ruff: noqa: T201 - a script that prints its table
 from __future__ import annotations
 
+import os
 import statistics
 import subprocess
 import sys
@@ -39,11 +43,12 @@ COMMANDS = {
 
 def main() -> None:
     runs = int(sys.argv[1]) if len(sys.argv) > 1 else 15
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
     for _ in range(runs + 1):
         for name, command in COMMANDS.items():
             start = time.perf_counter()
-            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
+            subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
             times[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(each[1:]) for name, each in times.items()}  # the first run fills the caches
     imports, typer_help = medians["only the imports"], medians["a one-command Typer program's --help"]

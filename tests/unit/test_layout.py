@@ -24,8 +24,8 @@ def test_a_layout_reads_back_as_it_was_written(layout):
 @given(st.integers(1, 20), st.integers(0, 20), st.integers(1, 200))
 def test_each_block_starts_with_its_local_layers_and_a_partial_block_stays_local(local, global_, layers):
     layout = Layout(local, global_, None)
-    for index in range(layers):
-        assert layout.is_local(index) == (index % (local + global_) < local)
+    kinds = [layout.is_local(index) for index in range(layers)]
+    assert kinds == [index % (local + global_) < local for index in range(layers)]
     assert layout.is_local(0)
 
 

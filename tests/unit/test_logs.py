@@ -201,9 +201,9 @@ def test_no_line_is_too_strange(parts):
 
 @pytest.mark.parametrize("marker", [marker for marker, _ in MARKERS])
 def test_a_long_hostile_line_is_read_in_linear_steps(marker):
-    # A pattern that backtracks over a quarter of the longest line needs hours; each of these takes a millisecond.
+    # A pattern that backtracks over 4,096 characters needs hours; each of these takes a millisecond.
     for filler in ("9", "a", "'", "model=", " ", "9,999", "(", "K (f16): 1", "=", "tokens ", "["):
-        fill = filler * (LONGEST_LINE // 4 // len(filler))
+        fill = filler * (LONGEST_LINE // 16 // len(filler))
         assert read([(marker + fill, False), (fill + marker, False)]).lines == 2
 
 
