@@ -105,7 +105,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "tests/property/test_transformers_chunks.py",
         *ANY_ENGINE,
     ),
-    "engines/mlx_lm.py": ("tests/conformance/test_mlx_lm.py", "tests/property/test_mlx_lm_growth.py", *ANY_ENGINE),
+    "engines/mlx_lm/*.py": ("tests/conformance/test_mlx_lm.py", "tests/property/test_mlx_lm_growth.py", *ANY_ENGINE),
     "engines/lmdeploy.py": ("tests/conformance/test_lmdeploy.py", *ANY_ENGINE),
     "engines/*.py": (
         *ANY_ENGINE,
