@@ -229,7 +229,19 @@ def layer_kind(table: Mapping[str, Any]) -> LayerKind:
 
 
 Part = Literal[
-    "embedding", "attention", "state", "feed_forward", "experts", "router", "norms", "head", "other", "vision", "audio"
+    "embedding",
+    "attention",
+    "state",
+    "feed_forward",
+    "experts",
+    "router",
+    "norms",
+    "head",
+    "other",
+    "vision",
+    "audio",
+    "tied_head",
+    "rope_factors",
 ]
 Split = Literal["rows", "columns", "by_kv_heads", "whole"]
 
@@ -352,6 +364,7 @@ class Architecture:
         mtp_layers: multi-token-prediction layers, in order; they cost only when asked for.
         mtp_shipped: whether the checkpoint holds those layers.
         towers: the tensors of the encoders of images and sound that a checkpoint carries; no part of ``parameters``.
+        rope_factors: numbers of the tables of rope factors in its GGUF file, or None where nothing tells.
         image: the largest image that such an encoder takes, or None where that is not known.
         quantization: the formats in which the checkpoint ships, where they are not ``dtype``.
         declared_cache: the format of K and V that the checkpoint declares; some engines follow it.
@@ -374,6 +387,7 @@ class Architecture:
     mtp_layers: tuple[Layer, ...] = ()
     mtp_shipped: bool = field(default=True, compare=False)
     towers: tuple[Tensor, ...] = field(default=(), compare=False)
+    rope_factors: int | None = field(default=0, compare=False)
     image: LargestImage | None = field(default=None, compare=False)
     quantization: Quantization | None = field(default=None, compare=False)
     declared_cache: DeclaredCache | None = field(default=None, compare=False)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvcalc.architecture import Full, Parallel, Sliding
-from kvcalc.quantization import PREDICTION, Packer, Packing
+from kvcalc.quantization import PREDICTION, ROPE_FACTORS, Packer, Packing
 
 if TYPE_CHECKING:
     from kvcalc.architecture import Architecture, LayerKind, Tensor
@@ -150,7 +150,9 @@ def file_type(name: str, architecture: Architecture) -> FileType:
         why = "its mix depends on an importance matrix"
     elif architecture.has_latents:
         why = "the expansion of its latents is one tensor, two or both, by the version of llama.cpp"
-    holds = {PREDICTION} if architecture.model_type in _KEEPS_PREDICTION else set()
+    elif architecture.rope_factors is None:
+        why = "whether a table of rope factors is in it follows from rope_scaling, which the file does not state"
+    holds = {ROPE_FACTORS, *({PREDICTION} if architecture.model_type in _KEEPS_PREDICTION else ())}
     return FileType(name, frozenset(holds), why)
 
 

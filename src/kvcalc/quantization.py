@@ -27,9 +27,12 @@ if TYPE_CHECKING:
 
 
 #: What a checkpoint may hold beside the model's own layers, as rows name it.
-PREDICTION, VISION, AUDIO = "prediction_layers", "vision", "audio"
+PREDICTION, VISION, AUDIO, TIED_HEAD = "prediction_layers", "vision", "audio", "tied_head"
+#: A GGUF file's table of what each frequency of the rotary embedding is divided by.
+ROPE_FACTORS = "rope_factors"
 TOWERS = frozenset({VISION, AUDIO})
-EVERYTHING = TOWERS | {PREDICTION}
+PUBLISHED = TOWERS | {PREDICTION}
+EVERYTHING = PUBLISHED | {TIED_HEAD, ROPE_FACTORS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -479,7 +482,7 @@ class Quantization:
     estimated: str = ""
     note: str = ""
     buffers: bool = True
-    holds: frozenset[str] = EVERYTHING
+    holds: frozenset[str] = PUBLISHED
 
     def packer(self, architecture: Architecture) -> Packer:
         """The packing of each of a model's tensors; see :class:`WeightsFormat`."""

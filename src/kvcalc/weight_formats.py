@@ -28,6 +28,8 @@ _MLX_ROUTER_PLAIN = frozenset(
     {"deepseek", "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "exaone_moe", "glm4_moe", "glm4_moe_lite"}
     | {"glm_moe_dsa", "kimi_k2", "mimo_v2_flash", "nemotron_h", "solar_open", "muse_spark"}
 )
+#: mlx-lm 0.32.2, cast_predicate of qwen3_5: published with four bytes (3.5) or two (3.6).
+_MLX_STATES = "A_log of its states takes four bytes each or two, as the converted file had it"
 
 
 def _linear(name: str, method: str, packing: Packing, *, biases_inside: bool = False) -> Quantization:
@@ -54,7 +56,7 @@ def mlx_format(
     overrides: list[tuple[tuple[str, ...], Packing | None]] = []
     if mode == "mxfp4" and model_type == "gpt_oss":  # its experts are mxfp4 as published, the rest is converted
         overrides.append((("re:(?!.*experts).*",), q.mlx(8, 64)))
-    if model_type in _MLX_ROUTER_8_BIT:
+    if model_type in _MLX_ROUTER_8_BIT and not shipped:  # a file lists the modules that differ
         overrides.append((_ROUTERS, q.mlx(8, 64)))
     elif model_type in _MLX_ROUTER_PLAIN:
         covers = MLX_COVERS - {"router"}
@@ -72,6 +74,7 @@ def mlx_format(
         buffers=shipped,
         holds=TOWERS,
         note="embedding and head are quantised too",
+        estimated=_MLX_STATES if model_type in ("qwen3_5", "qwen3_5_moe") else "",
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from kvcalc.architecture import Architecture, Tensor, stage_bounds
-from kvcalc.quantization import EVERYTHING, PREDICTION, TOWERS, Packing, WeightsFormat
+from kvcalc.quantization import EVERYTHING, PREDICTION, TIED_HEAD, TOWERS, Packing, WeightsFormat
 from kvcalc.units import ceil_div, format_bytes
 from kvcalc.weight_formats import parse_weights_format, shipped_format
 
@@ -141,6 +141,8 @@ def _weights(architecture: Architecture, dtype: str | None, tp: int, stages: int
         notes.append("the checkpoint's multi-token-prediction layers are not loaded without speculation")
     if architecture.towers and stored.holds & TOWERS and not loaded & TOWERS:
         notes.append("the checkpoint's encoders of images and sound are not loaded")
+    if TIED_HEAD in stored.holds - loaded:
+        notes.append("the head that the checkpoint stores beside the embedding is not loaded: they are tied")
     beside = {row: held for row, held in rows.items() if row in EVERYTHING and held}
     return Weights(parameters, active, size, name, exact_parameters, exact, parts, tuple(notes), beside, shipped)
 
@@ -155,7 +157,17 @@ def _parameters(architecture: Architecture) -> list[tuple[Tensor, int]]:
 
 def _beside(architecture: Architecture) -> set[str]:
     """What the checkpoint may hold beside the model's own layers."""
-    return {tensor.part for tensor in architecture.towers} | ({PREDICTION} if architecture.mtp_layers else set())
+    return {tensor.part for tensor in _outside(architecture)} | ({PREDICTION} if architecture.mtp_layers else set())
+
+
+def _outside(architecture: Architecture) -> list[Tensor]:
+    """What files hold besides layers: encoders, a table of rope factors (GGUF), a tied head for the second time."""
+    tensors = list(architecture.towers)
+    if architecture.rope_factors:
+        tensors.append(Tensor("rope_factors", architecture.rope_factors, role="rope_freqs"))
+    if not _has_head(architecture):
+        tensors.append(Tensor("tied_head", architecture.vocab_size, architecture.hidden_size, role="lm_head"))
+    return tensors
 
 
 def _largest(placed: list[list[Stored]], tp: int) -> dict[str, int]:
@@ -200,7 +212,7 @@ def stage_tensors(
             if stage == home or copied:
                 tensors.append((tensor, [None], tensor.part))
         if stage == 0:
-            tensors += [(tensor, [None], tensor.part) for tensor in architecture.towers if tensor.part in held]
+            tensors += [(tensor, [None], tensor.part) for tensor in _outside(architecture) if tensor.part in held]
         placed.append(
             [
                 Stored(tensor, packing, count, row)

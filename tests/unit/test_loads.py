@@ -8,7 +8,7 @@ from kvcalc.errors import UnsupportedError
 from kvcalc.weight_formats import parse_weights_format
 from kvcalc.weights import weights
 
-MODEL = kvcalc.load("llama-3.1-8b")
+MODEL = kvcalc.load("llama-3-8b")
 
 
 def bytes_of(engine, weights_dtype, **options):

@@ -75,6 +75,7 @@ def build(spec: ModelSpec) -> Architecture:
         tensors=_model_tensors(spec, builder, len(order)),
         mtp_shipped=spec.mtp_tensors != "none",
         towers=tuple(Tensor(part, count, role=part) for part, count in sorted(spec.towers.items())),
+        rope_factors=None if spec.rope_factors == "unknown" else spec.rope_factors,
         image=LargestImage(spec.image.tokens, spec.image.numbers) if spec.image is not None else None,
         quantization=declared.weights if declared is not None else None,
         declared_cache=declared.cache if declared is not None else None,

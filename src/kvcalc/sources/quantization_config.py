@@ -27,7 +27,7 @@ _SKIPPED = frozenset(
 _ROUTERS = frozenset({"mlp.gate", "mlp.shared_expert_gate"})
 #: What Kimi K3's checkpoint has in bfloat16 though its list does not name it.
 _KIMI_KEPT = frozenset({"mlp.fc1_latent_proj", "mlp.fc2_latent_proj"})
-_TIED_TWICE = "writers before AutoAWQ 0.2 store a tied head a second time"
+_TIED_TWICE = "a tied head is taken as stored a second time, as AutoAWQ does; some writers leave it out"
 _NESTED_MEAN = "a mean value of some 20 digits is written beside each matrix"
 #: Quantisers that load a model by its transformers class, which leaves prediction layers out.
 _WITHOUT_PREDICTION = frozenset({"awq", "gptq", "gptqmodel", "auto-round", "bitsandbytes", "hqq", "torchao", "eetq"})
@@ -42,6 +42,12 @@ class Declared:
     notes: tuple[str, ...] = ()
 
 
+#: The keys that hold such a table, and the method that each means by itself.
+_TABLES = {"quantization_config": "", "compression_config": "", "quantization": "mlx", "hqq": "hqq"}
+#: Keys of the file that say something of its formats: one of DeepSeek V4's, and what a remark leaves behind.
+_FROM_AROUND = ("expert_dtype", "told_in_prose")
+
+
 def declared_table(*places: Mapping[str, Any]) -> dict[str, Any] | None:
     """The table that states a checkpoint's formats, out of a config.json's tables, the outer one first.
 
@@ -51,18 +57,16 @@ def declared_table(*places: Mapping[str, Any]) -> dict[str, Any] | None:
         InputError: the key holds no table.
     """
     for place in places:
-        for key in ("quantization_config", "compression_config", "quantization"):
+        for key, method in _TABLES.items():
             stated = place.get(key)
             if stated is None or stated == {}:
                 continue
             if not isinstance(stated, Mapping):
                 raise InputError(f"{key} must be a table, not {quote(stated)}", location=key)
             table = {name: value for name, value in stated.items() if value is not None}
-            if key == "quantization" or ("quant_method" not in table and _is_mlx(table)):
-                table.setdefault("quant_method", "mlx")
-            if place.get("expert_dtype") is not None:
-                table["expert_dtype"] = place["expert_dtype"]
-            return table
+            if method or ("quant_method" not in table and _is_mlx(table)):
+                table.setdefault("quant_method", method or "mlx")
+            return table | {key: place[key] for place in places for key in _FROM_AROUND if place.get(key) is not None}
     for place in places:
         for key in ("hf_quant_config", "hf_quant_config.json"):
             sidecar = place.get(key)
@@ -106,10 +110,12 @@ def read_quantization(
         weights = replace(weights, packing=q.bnb_4bit(weights.name.endswith("_double"), dtype))
     if weights is not None and method.startswith("modelopt") and cache is not None and cache.dtype == "fp8_e4m3":
         weights = replace(weights, cache_scales=True)
-    if weights is not None and method == "awq" and tied:
-        weights = replace(weights, estimated=_TIED_TWICE)
+    if weights is not None and table.get("told_in_prose"):
+        weights = replace(weights, estimated="lists of the file are told in prose")
     if weights is not None and method in _WITHOUT_PREDICTION:
         weights = replace(weights, holds=q.TOWERS)
+    if weights is not None and method == "awq" and tied:
+        weights = replace(weights, estimated=_TIED_TWICE, holds=weights.holds | {q.TIED_HEAD})
     if weights is None:
         shown = method if len(method) < 40 else "a format of its own"
         return Declared(None, cache, (f"not modelled: what {shown} stores; the weights are counted unquantised",))

@@ -347,6 +347,9 @@ class ModelSpec(Table):
     towers: dict[Literal["vision", "audio"], Positive] = Field(
         default_factory=dict, description="parameters of the encoders of images and sound that a checkpoint carries"
     )
+    rope_factors: WidthOrZero | Literal["unknown"] = Field(
+        0, description="numbers of the tables of rope factors in a GGUF file"
+    )
     image: ImageSpec | None = None
     quantization: dict[str, Any] | None = Field(
         None, description="the formats that ship, in the words of a config.json's quantization_config"

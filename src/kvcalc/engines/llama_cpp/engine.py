@@ -19,6 +19,7 @@ from kvcalc.engines.llama_cpp.placement import places_of
 from kvcalc.engines.llama_cpp.plan import MOST_SEQUENCES, ContextParams, LlamaCppPlan, make_plan
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import NotModelledError
+from kvcalc.quantization import ROPE_FACTORS
 from kvcalc.units import MAX_TOKENS
 from kvcalc.widths import Widths
 
@@ -147,7 +148,7 @@ class LlamaCpp(EngineOptions):
         "IQ3_XXS",
         "Q2_K",
     )
-    holds_beside: ClassVar[frozenset[str]] = frozenset()
+    holds_beside: ClassVar[frozenset[str]] = frozenset({ROPE_FACTORS})
     sources: ClassVar[tuple[str, ...]] = (
         "llama.cpp 0c1e57098 (ggml 0.25.3): src/llama-context.cpp:246-306, src/llama-kv-cache.cpp:166-234",
         "src/llama-kv-cache-iswa.cpp:69-80, src/llama-memory-recurrent.cpp:101-103, src/models/*.cpp",

@@ -22,6 +22,7 @@ from kvcalc.sources.config.family import with_published_count
 from kvcalc.sources.config.images import largest_image
 from kvcalc.sources.config.reader import Config, renamed
 from kvcalc.sources.config.recognise import recognise
+from kvcalc.sources.config.remarks import without_remarks
 from kvcalc.sources.config.towers import tower_parameters
 from kvcalc.sources.quantization_config import declared_table
 from kvcalc.sources.spec import LETTERS, LayerSpec, ModelSpec
@@ -54,6 +55,7 @@ def config_to_spec(config: Mapping[str, Any], name: str = "config") -> ModelSpec
         raise InputError(f"a config.json is a table, not {quote(type(config).__name__)}")
     if len(config) > _MOST_KEYS or not all(isinstance(key, str) for key in config):
         raise InputError(f"a config.json has at most {_MOST_KEYS:,} keys, all of them texts")
+    config = without_remarks(config)
     model = recognise(config)
     table = renamed(model.table, model.family.names)
     reader = Config(table, model.model_type, model.family.defaults, model.outer)

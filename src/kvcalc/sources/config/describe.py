@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from kvcalc.architecture import MOST_LAYERS
 from kvcalc.errors import InputError
@@ -66,6 +67,7 @@ def describe(config: Config, family: Family) -> tuple[list[LayerSpec], Fields]:
         config.notes.append("bidirectional attention: an encoder, which keeps no KV cache")
         entries = [LayerSpec(kind="encoder")] * len(entries)
     by_class(config, fields)
+    fields["rope_factors"] = _rope_factors(config, family, fields)
     _note_unread(config, family)
     return entries, fields
 
@@ -359,6 +361,30 @@ def _extra(config: Config, rows: tuple[Extra, ...], fields: Fields) -> list[Fiel
         if all(sizes.values()):
             extra.append({"role": row.role, "part": row.part, "linear": row.linear, "layers": row.layers} | sizes)
     return extra
+
+
+def _rope_factors(config: Config, family: Family, fields: Fields) -> int | str:
+    """Numbers of the tables of rope factors that llama.cpp's converter writes beside the weights.
+
+    One for each pair of a head's numbers (Llama 3, Gemma 4), or two where long prompts have their own (Phi 3); see
+    llama.cpp 0274f0fc, conversion/llama.py, gemma.py, phi.py and minicpm.py (generate_extra_tensors).
+    """
+    places = [config.table, config.outer]
+    stated = [place[key] for place in places for key in ("rope_scaling", "rope_parameters") if key in place]
+    rope = next((each for each in stated if isinstance(each, Mapping)), {})
+    rope = each if isinstance(each := rope.get("full_attention"), Mapping) else rope
+    unstated = not stated and not any("rope_theta" in place for place in places)
+    head_dim: int = fields.get("attention", {}).get("head_dim", 0)
+    match rope.get("rope_type") or rope.get("type") or family.rope:
+        case "llama3" | "proportional":
+            return head_dim // 2
+        case "longrope" | "su":
+            part = rope.get("partial_rotary_factor", config.value("partial_rotary_factor"))
+            width: int = fields.get("latent", {}).get("rope_dim", head_dim)
+            return int(width * part) if isinstance(part, int | float) and 0 < part < 1 else width
+        case "as stated" if unstated:
+            return "unknown"
+    return 0
 
 
 def _widths(config: Config, keys: Keys) -> int | tuple[int, ...] | None:

@@ -180,6 +180,7 @@ class Family(_Table):
         state: how state layers are read, as the keys say if None.
         layers_factor: layers here for one of the file (LongCat has two attentions in each).
         last_is_global: the last layer is global even where the file lists it as sliding (Gemma 4).
+        rope: the type of its rotary embedding where the file states none ("as stated": only the file tells).
         never_tied: the class has a head of its own, whatever ``tie_word_embeddings`` says.
         head_bias: a bias on the head.
         embedding_size: the key of the width of an embedding narrower than the layers.
@@ -213,6 +214,7 @@ class Family(_Table):
     per_layer_input: PerLayerInput | None = None
     layers_factor: int = 1
     last_is_global: bool = False
+    rope: str = ""
     never_tied: bool = False
     head_bias: Switch = False
     embedding_size: str | None = None

@@ -126,7 +126,8 @@ def entries_of(
     config: Config, order: Order, kinds: Mapping[str, str], num_layers: int, mtp_kind: str | None = None
 ) -> tuple[list[LayerSpec], list[LayerSpec]]:
     """The layers of a model, and its multi-token-prediction layers; ``mtp_kind``: what these are in the model type."""
-    count = config.count(*_MTP_KEYS, least=0, most=MOST_LAYERS) or 0 if config.stated(*_MTP_KEYS) is not None else 0
+    has_mtp = mtp_kind is not None or config.stated(*_MTP_KEYS) is not None
+    count = config.count(*_MTP_KEYS, least=0, most=MOST_LAYERS) or 0 if has_mtp else 0
     key = next((key for key in ("layer_types", "layers_block_type") if config.stated(key) is not None), None)
     if key is None:
         types, extra = layer_types(config, order, num_layers), []
