@@ -573,7 +573,7 @@ class Architecture:
         slid = [_laid_out(self, layer, is_local(layer.cache), layout, None) for layer in self.layers]
         layers, places = distinct_layers(slid)  # two that differed in their windows alone are one
         made = self.changed(layers=layers, order=tuple(places[index] for index in self.order))
-        counted = {key: found for key, found in self.derived.items() if key[0] == "weights"}
+        counted = {key: found for key, found in self.derived.items() if key[:1] == ("weights",)}
         made.derived.update(counted)
         return made
 

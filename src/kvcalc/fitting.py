@@ -8,20 +8,20 @@ drawn through a curve that bends at windows, pads and blocks.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from fractions import Fraction
 from numbers import Real
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 from kvcalc.architecture import Architecture
 from kvcalc.derivation import Derivation, Quantity
 from kvcalc.device import Device
 from kvcalc.engines.base import WorkingMemory
 from kvcalc.errors import InputError, NotModelledError, RefusalError, quote
-from kvcalc.setup import Setup, options_on, prepare
+from kvcalc.setup import Setup, SetupOptions, prepare_on
 from kvcalc.sources.devices import find_device
 from kvcalc.units import MAX_BYTES, MAX_TOKENS, check_count, decimal_text, format_bytes, largest
 
@@ -276,14 +276,7 @@ def capacity(
     reserve: int = 0,
     context: int | None = None,
     batch_size: int = 1,
-    engine: str = "ideal",
-    engine_options: Mapping[str, Any] | None = None,
-    kv_cache_dtype: str | None = None,
-    weights_dtype: str | None = None,
-    tensor_parallel_size: int = 1,
-    encoder_tokens: int = 0,
-    draft: Architecture | str | PathLike[str] | None = None,
-    text_only: bool = False,
+    **options: Unpack[SetupOptions],
 ) -> Capacity:
     """What fits: the longest context at a batch size, and the largest batch at a context.
 
@@ -310,17 +303,7 @@ def capacity(
     utilization = None if gpu_memory_utilization is None else parse_utilization(gpu_memory_utilization)
     place = find_device(device, device_memory)
     memory = Memory(kv_memory, place, utilization, reserve)
-    setup = prepare(
-        architecture,
-        engine=engine,
-        engine_options=options_on(engine, engine_options, None if device is None else place),
-        kv_cache_dtype=kv_cache_dtype,
-        weights_dtype=weights_dtype,
-        tensor_parallel_size=tensor_parallel_size,
-        encoder_tokens=encoder_tokens,
-        draft=draft,
-        text_only=text_only,
-    )
+    setup = prepare_on(None if device is None else place, architecture, **options)
     answer = capacity_of(setup, memory, context, batch_size)
     if answer.refusal is not None:
         raise answer.refusal
@@ -333,14 +316,7 @@ def working_memory(
     device: str | Device,
     context: int | None = None,
     batch_size: int = 1,
-    engine: str = "vllm",
-    engine_options: Mapping[str, Any] | None = None,
-    kv_cache_dtype: str | None = None,
-    weights_dtype: str | None = None,
-    tensor_parallel_size: int = 1,
-    encoder_tokens: int = 0,
-    draft: Architecture | str | PathLike[str] | None = None,
-    text_only: bool = False,
+    **options: Unpack[SetupOptions],
 ) -> WorkingMemory:
     """What an engine takes on a device besides weights and KV cache: activations, runtime and graphs.
 
@@ -362,17 +338,8 @@ def working_memory(
     place = find_device(device, None)
     if place is None:
         raise InputError("working memory is that of a device", hint='as in device="h100-80gb"')
-    setup = prepare(
-        architecture,
-        engine=engine,
-        engine_options=options_on(engine, engine_options, place),
-        kv_cache_dtype=kv_cache_dtype,
-        weights_dtype=weights_dtype,
-        tensor_parallel_size=tensor_parallel_size,
-        encoder_tokens=encoder_tokens,
-        draft=draft,
-        text_only=text_only,
-    )
+    options.setdefault("engine", "vllm")
+    setup = prepare_on(place, architecture, **options)
     tokens = check_count(context if context is not None else setup.architecture.max_context or MAX_TOKENS, "context")
     return setup.engine.working_memory(setup, place, tokens, check_count(batch_size, "batch_size"))
 

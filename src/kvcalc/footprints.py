@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from html import escape
 from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Unpack, cast
 
 from kvcalc.architecture import Architecture
 from kvcalc.derivation import DerivationError
 from kvcalc.engines.base import Engine, KVCache
 from kvcalc.engines.ideal import kind_cost
-from kvcalc.setup import Setup, prepare
+from kvcalc.setup import Setup, SetupOptions, prepare
 from kvcalc.units import MAX_TOKENS, check_count, format_bytes
 from kvcalc.weights import Weights
 
 if TYPE_CHECKING:
-    from kvcalc.report.shapes import FootprintRecord
+    from kvcalc.report.shapes import FootprintRecord, WorkloadRecord
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,6 +105,7 @@ class Footprint:
         """The record of ``--format json``: integers in bytes, for one device."""
         architecture, cache, weights = self.architecture, self.kv_cache, self.weights
         setup = self.setup
+        workload = {"context": self.context, "batch_size": self.batch_size, **setup.workload}
         return {
             "reference": setup.reference,
             "model": architecture.name,
@@ -114,16 +115,7 @@ class Footprint:
                 "version": self.engine.followed_version,
                 "options": self.engine.given_options,
             },
-            "workload": {
-                "context": self.context,
-                "batch_size": self.batch_size,
-                "k_dtype": setup.k_dtype.name,
-                "v_dtype": setup.v_dtype.name,
-                "tensor_parallel_size": setup.tensor_parallel_size,
-                "encoder_tokens": setup.encoder_tokens,
-                "draft": setup.draft.name if setup.draft else None,
-                "text_only": setup.text_only,
-            },
+            "workload": cast("WorkloadRecord", workload),
             "weights": {
                 "parameters": weights.parameters,
                 "active_parameters": weights.active_parameters,
@@ -176,14 +168,7 @@ def footprint(
     *,
     context: int,
     batch_size: int = 1,
-    engine: str = "ideal",
-    engine_options: Mapping[str, Any] | None = None,
-    kv_cache_dtype: str | None = None,
-    weights_dtype: str | None = None,
-    tensor_parallel_size: int = 1,
-    encoder_tokens: int = 0,
-    draft: Architecture | str | PathLike[str] | None = None,
-    text_only: bool = False,
+    **options: Unpack[SetupOptions],
 ) -> Footprint:
     """Weights and KV cache of a model at one context, in one engine.
 
@@ -212,18 +197,7 @@ def footprint(
     <gemma-3-27b, 131,072 tokens x 1, ideal: 50.31 GiB weights + 10.41 GiB KV cache = 60.72 GiB>
     """
     context, batch_size = check_count(context, "context"), check_count(batch_size, "batch_size")
-    setup = prepare(
-        architecture,
-        engine=engine,
-        engine_options=engine_options,
-        kv_cache_dtype=kv_cache_dtype,
-        weights_dtype=weights_dtype,
-        tensor_parallel_size=tensor_parallel_size,
-        encoder_tokens=encoder_tokens,
-        draft=draft,
-        text_only=text_only,
-    )
-    return footprint_of(setup, context, batch_size)
+    return footprint_of(prepare(architecture, **options), context, batch_size)
 
 
 def kv_cache_bytes(
@@ -231,12 +205,7 @@ def kv_cache_bytes(
     *,
     context: int,
     batch_size: int = 1,
-    engine: str = "ideal",
-    engine_options: Mapping[str, Any] | None = None,
-    kv_cache_dtype: str | None = None,
-    tensor_parallel_size: int = 1,
-    encoder_tokens: int = 0,
-    draft: Architecture | str | PathLike[str] | None = None,
+    **options: Unpack[SetupOptions],
 ) -> int:
     """The KV cache alone, as one integer: the same arguments and answer as ``footprint(...).kv_cache.bytes``, fast.
 
@@ -256,28 +225,16 @@ def kv_cache_bytes(
     >>> kvcalc.kv_cache_bytes(kvcalc.load("gemma-3-27b"), context=32768)
     3120562176
     """
-    setup = None
-    if engine_options is None and type(context) is type(batch_size) is int and isinstance(architecture, Architecture):
-        # The key of prepare() without options, looked up here: the two calls below take longer than the answer.
+    setup: Setup | None = None
+    if type(context) is type(batch_size) is int and 0 < context <= MAX_TOKENS and 0 < batch_size <= MAX_TOKENS:
+        # prepare() finds it likewise, and takes longer than the answer.
         try:
-            setup = architecture.derived.get(
-                (engine, (), kv_cache_dtype, None, tensor_parallel_size, encoder_tokens, draft, False)
-            )
-        except TypeError:  # an unhashable argument; prepare() says what is wrong with it
+            setup = architecture.derived.get(tuple(options.items()))  # type: ignore[union-attr]
+        except (AttributeError, TypeError):  # a model's name, or an option that is no part of a key
             setup = None
-    if setup is None or not (0 < context <= MAX_TOKENS and 0 < batch_size <= MAX_TOKENS):
+    else:
         context, batch_size = check_count(context, "context"), check_count(batch_size, "batch_size")
-        setup = prepare(
-            architecture,
-            engine=engine,
-            engine_options=engine_options,
-            kv_cache_dtype=kv_cache_dtype,
-            tensor_parallel_size=tensor_parallel_size,
-            encoder_tokens=encoder_tokens,
-            draft=draft,
-        )
-    size: int = setup.plan.kv_bytes(context, batch_size)
-    return size
+    return (setup or prepare(architecture, **options)).plan.kv_bytes(context, batch_size)
 
 
 def sweep(
@@ -285,12 +242,7 @@ def sweep(
     *,
     contexts: Sequence[int],
     batch_size: int = 1,
-    engine: str = "ideal",
-    engine_options: Mapping[str, Any] | None = None,
-    kv_cache_dtype: str | None = None,
-    tensor_parallel_size: int = 1,
-    encoder_tokens: int = 0,
-    draft: Architecture | str | PathLike[str] | None = None,
+    **options: Unpack[SetupOptions],
 ) -> list[int]:
     """The KV cache at many contexts: the integers of :func:`kv_cache_bytes` in the order of ``contexts``, faster.
 
@@ -310,16 +262,7 @@ def sweep(
     else:
         tokens = [check_count(context, "context") for context in tokens]
     sequences = check_count(batch_size, "batch_size")
-    setup = prepare(
-        architecture,
-        engine=engine,
-        engine_options=engine_options,
-        kv_cache_dtype=kv_cache_dtype,
-        tensor_parallel_size=tensor_parallel_size,
-        encoder_tokens=encoder_tokens,
-        draft=draft,
-    )
-    kv_bytes = setup.plan.kv_bytes
+    kv_bytes = prepare(architecture, **options).plan.kv_bytes
     return [kv_bytes(context, sequences) for context in tokens]
 
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from kvcalc.architecture import Architecture, Cross, Full, Latent, Parallel, Sliding, is_local
 from kvcalc.errors import InputError, RefusalError
 from kvcalc.fitting import Memory, fits
 from kvcalc.layout import Layout
 from kvcalc.paper import Standing, evidence
-from kvcalc.setup import Setup, prepare
+from kvcalc.setup import Setup, SetupOptions, prepare
 from kvcalc.units import MAX_TOKENS
 
 #: Contexts for which a front is kept; a grid with more of them is streamed, or asked about in parts.
@@ -152,14 +152,11 @@ class Walk:
         reference: str,
         grid: Grid,
         *,
-        engine_options: Mapping[str, Mapping[str, Any]] | None = None,
-        tensor_parallel_size: int = 1,
-        encoder_tokens: int = 0,
-        draft: Architecture | Literal["mtp"] | None = None,
+        options_of: Mapping[str, Mapping[str, Any]] | None = None,
+        **alike: Unpack[SetupOptions],
     ) -> None:
         self._model, self._reference, self._grid = model, reference, grid
-        self._engine_options = engine_options or {}
-        self._tp, self._encoder_tokens, self._draft = tensor_parallel_size, encoder_tokens, draft
+        self._options_of, self._alike = options_of or {}, alike
         self.refused = 0
         self.reason = ""
 
@@ -197,15 +194,12 @@ class Walk:
         return known[ratio]
 
     def _prepare(self, model: Architecture, engine: str, kv_format: str | None) -> Setup:
-        return prepare(
-            model,
-            engine=engine,
-            engine_options=self._engine_options.get(engine),
-            kv_cache_dtype=kv_format,
-            tensor_parallel_size=self._tp,
-            encoder_tokens=self._encoder_tokens,
-            draft=self._draft,
-        )
+        own: SetupOptions = {
+            "engine": engine,
+            "engine_options": self._options_of.get(engine),
+            "kv_cache_dtype": kv_format,
+        }
+        return prepare(model, **(self._alike | own))
 
 
 def search(

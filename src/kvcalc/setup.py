@@ -5,11 +5,11 @@ Every answer takes a :class:`Setup` and adds a context and a batch size: a footp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cached_property, partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
 
 from kvcalc.architecture import Architecture
 from kvcalc.dtypes import DType, parse_kv_dtypes
@@ -29,6 +29,52 @@ _MOST_DEVICES = 2**20
 MTP: Literal["mtp"] = "mtp"
 
 
+class SetupOptions(TypedDict, total=False):
+    """How a model is served: the arguments of :func:`prepare`, and of every function that takes a model.
+
+    A new one is a line here and a field of :class:`Setup`; :func:`kvcalc.footprint` says what each of them means.
+    """
+
+    engine: str
+    engine_options: Mapping[str, Any] | None
+    kv_cache_dtype: str | None
+    weights_dtype: str | None
+    tensor_parallel_size: int
+    encoder_tokens: int
+    draft: Architecture | str | PathLike[str] | None
+    text_only: bool
+
+
+def _name(value: object, what: str) -> str | None:
+    if not isinstance(value, str) and (value is not None or what == "engine"):
+        names = "engine, kv_cache_dtype and weights_dtype are names"
+        raise InputError(names, hint='as in engine="vllm", kv_cache_dtype="fp8", weights_dtype="int4"')
+    return value
+
+
+def _truth(value: object, what: str) -> bool:
+    if not isinstance(value, bool):
+        raise InputError(f"{what} is True or False, not {quote(value)}")
+    return value
+
+
+def _draft(value: Architecture | str | PathLike[str] | None, _: str) -> Architecture | str | None:
+    return value if value is None or (isinstance(value, str) and value == MTP) else _loaded(value)
+
+
+#: What is meant by the value of an argument, or why it is refused.
+_CHECKS: dict[str, Callable[[Any, str], Any]] = {
+    "engine": _name,
+    "engine_options": lambda value, _: plain_options(value),
+    "kv_cache_dtype": _name,
+    "weights_dtype": _name,
+    "tensor_parallel_size": partial(check_count, most=_MOST_DEVICES),
+    "encoder_tokens": partial(check_count, least=0),
+    "draft": _draft,
+    "text_only": _truth,
+}
+
+
 @dataclass(frozen=True)
 class Setup:
     """A model as it is served; :func:`prepare` makes one from names.
@@ -40,8 +86,8 @@ class Setup:
         tensor_parallel_size: devices that share every layer.
         encoder_tokens: length of the encoder's output, for cross-attention caches.
         weights_dtype: storage format of the weights; None is the model's own.
-        text_only: the encoders of images and sound that a checkpoint carries are left out.
         draft: the model that proposes tokens (speculative decoding), or None.
+        text_only: the encoders of images and sound that a checkpoint carries are left out.
     """
 
     architecture: Architecture
@@ -49,10 +95,23 @@ class Setup:
     k_dtype: DType
     v_dtype: DType
     tensor_parallel_size: int = 1
-    encoder_tokens: int = 0
+    encoder_tokens: int = field(default=0, metadata={"words": "encoder {:,} tokens"})
     weights_dtype: str | None = None
-    draft: Architecture | None = None
-    text_only: bool = False
+    draft: Architecture | None = field(default=None, metadata={"words": "draft {0.name}"})
+    text_only: bool = field(default=False, metadata={"words": "text only"})
+
+    @cached_property
+    def workload(self) -> Mapping[str, Any]:
+        """The formats, sizes and options in plain values, by their names in the JSON."""
+        apart = ("architecture", "engine", "weights_dtype")
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in apart}
+        return {name: getattr(value, "name", value) for name, value in values.items()}
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What was stated beside engine, formats and devices, in a few words each; empty where it is the default."""
+        said = [(each.metadata["words"], getattr(self, each.name)) for each in fields(self) if each.metadata]
+        return tuple(words.format(value) if value else "" for words, value in said)
 
     @property
     def reference(self) -> str:
@@ -118,18 +177,11 @@ class Setup:
         return self.engine.holds_beside - (TOWERS if self.text_only else frozenset())
 
 
-def prepare(
-    architecture: Architecture | str | PathLike[str],
-    *,
-    engine: str = "ideal",
-    engine_options: Mapping[str, Any] | None = None,
-    kv_cache_dtype: str | None = None,
-    weights_dtype: str | None = None,
-    tensor_parallel_size: int = 1,
-    encoder_tokens: int = 0,
-    draft: Architecture | str | PathLike[str] | None = None,
-    text_only: bool = False,
-) -> Setup:
+#: The arguments that are fields as they stand.
+_FIELDS = {each.name for each in fields(Setup)} & (_CHECKS.keys() - {"engine"})
+
+
+def prepare(architecture: Architecture | str | PathLike[str], **options: Unpack[SetupOptions]) -> Setup:
     """The setup of these arguments, with its plan; computed once for an architecture.
 
     A model, or a draft model, may be named as :func:`kvcalc.load` takes it; it is then read anew each time.
@@ -141,37 +193,39 @@ def prepare(
     >>> prepare(load("gemma-3-27b"), engine="vllm").plan.kv_bytes(131072, 1)
     19301662720
     """
+    unknown = sorted(options.keys() - _CHECKS.keys())
+    if unknown:
+        raise TypeError(f"a setup has no argument {unknown[0]!r}; it has {', '.join(_CHECKS)}")
     model = _loaded(architecture)
-    chosen_draft = draft if draft is None or (isinstance(draft, str) and draft == MTP) else _loaded(draft)
-    given = plain_options(engine_options)
-    options = tuple(sorted((name, _hashable(value)) for name, value in given.items()))
-    if not isinstance(engine, str) or not all(isinstance(each, str | None) for each in (kv_cache_dtype, weights_dtype)):
-        names = "engine, kv_cache_dtype and weights_dtype are names"
-        raise InputError(names, hint='as in engine="vllm", kv_cache_dtype="fp8", weights_dtype="int4"')
-    tp = check_count(tensor_parallel_size, "tensor_parallel_size", most=_MOST_DEVICES)
-    encoder = check_count(encoder_tokens, "encoder_tokens", least=0)
-    if not isinstance(text_only, bool):
-        raise InputError(f"text_only is True or False, not {quote(text_only)}")
-    key = (engine, options, kv_cache_dtype, weights_dtype, tp, encoder, chosen_draft, text_only)
+    given: dict[str, Any] = {name: _CHECKS[name](value, name) for name, value in options.items()}
+    key = {name: _hashable(value) if name == "engine_options" else value for name, value in given.items()}
+    return model.memo(tuple(key.items()), lambda: _made(model, given))
 
-    def build() -> Setup:
-        chosen = make_engine(engine, given)
-        if kv_cache_dtype is None:
-            key_dtype, value_dtype = chosen.default_kv_dtypes(model)
-        else:
-            key_dtype, value_dtype = parse_kv_dtypes(kv_cache_dtype)
-        drafted = chosen_draft if isinstance(chosen_draft, Architecture | None) else model.mtp
-        if weights_dtype is not None:
-            refuse_weights(chosen, format_of(model, weights_dtype))
-        setup = Setup(model, chosen, key_dtype, value_dtype, tp, encoder, weights_dtype, drafted, text_only)
-        _ = setup.plan, setup.ideal_plan  # refusals come here, not at the first answer
-        return setup
 
-    return model.memo(key, build)
+def _made(model: Architecture, given: Mapping[str, Any]) -> Setup:
+    engine = make_engine(given.get("engine", "ideal"), given.get("engine_options", {}))
+    kv_format, weights_format = given.get("kv_cache_dtype"), given.get("weights_dtype")
+    k_dtype, v_dtype = engine.default_kv_dtypes(model) if kv_format is None else parse_kv_dtypes(kv_format)
+    if weights_format is not None:
+        refuse_weights(engine, format_of(model, weights_format))
+    stated = {name: given[name] for name in _FIELDS if name in given}
+    if stated.get("draft") == MTP:
+        stated["draft"] = model.mtp
+    setup = Setup(model, engine, k_dtype, v_dtype, **stated)
+    _ = setup.plan, setup.ideal_plan  # refusals come here, not at the first answer
+    return setup
 
 
 def _loaded(model: Architecture | str | PathLike[str]) -> Architecture:
     return model if isinstance(model, Architecture) else load(model)
+
+
+def prepare_on(
+    device: Device | None, architecture: Architecture | str | PathLike[str], **options: Unpack[SetupOptions]
+) -> Setup:
+    """The setup of these arguments, with the options that its engine itself chooses on a device."""
+    options["engine_options"] = options_on(options.get("engine", "ideal"), options.get("engine_options"), device)
+    return prepare(architecture, **options)
 
 
 def options_on(engine: str, options: Mapping[str, Any] | None, device: Device | None) -> dict[str, Any]:
@@ -207,7 +261,9 @@ def _plain(value: object) -> object:
 
 
 def _hashable(value: object) -> Any:
-    """An option's value as part of a key, with its type: True, 1 and 1.0 are one key, and three values to an option."""
+    """An engine's options as part of a key, each value with its type: True, 1 and 1.0 are one key, and three values."""
+    if isinstance(value, dict):
+        return tuple(sorted((name, _hashable(each)) for name, each in value.items()))
     if isinstance(value, tuple):
         return tuple(_hashable(each) for each in value)
     return type(value).__name__, value

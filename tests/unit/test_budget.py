@@ -1,6 +1,5 @@
 """Budgets, their limits and their verdicts; baselines and what they attribute a difference to."""
 
-import inspect
 import json
 import re
 import tomllib
@@ -25,11 +24,12 @@ from kvcalc.budgets.file import (
     find_files,
     read_budgets,
 )
-from kvcalc.budgets.verdict import _STATED, Check, Subject, judge
+from kvcalc.budgets.verdict import Check, Subject, judge
 from kvcalc.device import Device
 from kvcalc.errors import InputError
 from kvcalc.footprints import footprint_of
-from kvcalc.setup import prepare
+from kvcalc.report.shapes import WorkloadRecord
+from kvcalc.setup import SetupOptions, prepare
 from kvcalc.units import GiB
 
 MODEL = kvcalc.load("gemma-3-27b")
@@ -324,9 +324,11 @@ def test_a_merge_conflict_is_named(budgets, tmp_path):
 
 
 def test_a_budget_has_a_field_for_every_argument_of_a_setup():
-    arguments = set(inspect.signature(prepare).parameters) - {"architecture"}
-    assert arguments <= set(Budget.model_fields)
-    assert arguments - {"engine_options", "draft"} == set(_STATED)
+    assert SetupOptions.__annotations__.keys() <= Budget.model_fields.keys()
+
+
+def test_the_json_has_a_key_for_every_option_of_a_setup():
+    assert WorkloadRecord.__annotations__.keys() == {"context", "batch_size", *prepare(MODEL).workload}
 
 
 # ---- mixes ----

@@ -90,7 +90,7 @@ def test_a_layout_that_an_engine_refuses_is_counted_and_says_why():
 
 def test_the_options_of_an_engine_bound_its_candidates():
     grid = grid_of(engines=("llama.cpp",))
-    walk = Walk(MODEL, "gemma-2-2b", grid, engine_options={"llama.cpp": {"n_ctx": 32768}})
+    walk = Walk(MODEL, "gemma-2-2b", grid, options_of={"llama.cpp": {"n_ctx": 32768}})
     found = search(walk, grid.contexts, Memory(device=find_device(None, 100 * GiB)))
     assert found.fitting == found.walked * 2 // 3  # 131,072 tokens are beyond n_ctx
 
@@ -143,7 +143,7 @@ def test_a_bound_is_quoted_at_trained_points_only(word):
 
 def test_options_that_run_fewer_sequences_at_a_time_leave_nothing_that_fits():
     grid = grid_of(("5:1",), (1024,), (4096,), engines=("llama.cpp",))
-    walk = Walk(MODEL, "gemma-2-2b", grid, engine_options={"llama.cpp": {"n_seq_max": 2, "n_ctx": 8192}})
+    walk = Walk(MODEL, "gemma-2-2b", grid, options_of={"llama.cpp": {"n_seq_max": 2, "n_ctx": 8192}})
     memory = Memory(device=find_device(None, 100 * GiB))
     assert [search(walk, (4096,), memory, batch_size=batch).fitting for batch in (1, 2, 3)] == [1, 1, 0]
 

@@ -22,6 +22,8 @@ from kvcalc.units import BINARY_UNITS, format_bytes
 
 _LARGEST_BASELINE = 2**25
 BASELINE_VERSION = 1
+#: What is kept at its default too: the first baselines have it. Options that came later are kept where they are set.
+_ALWAYS = ("encoder_tokens", "draft")
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,7 @@ def record_of(reference: str, footprint: Footprint, parts: tuple[Part, ...]) -> 
             "context": footprint.context,
             "batch_size": footprint.batch_size,
             **mix,
-            "k_dtype": setup.k_dtype.name,
-            "v_dtype": setup.v_dtype.name,
-            "tensor_parallel_size": setup.tensor_parallel_size,
-            "encoder_tokens": setup.encoder_tokens,
-            "draft": setup.draft.name if setup.draft else None,
-            **({"text_only": True} if setup.text_only else {}),
+            **{key: value for key, value in setup.workload.items() if value or key in _ALWAYS},
         },
         "weights": {"parameters": counted.parameters, "bytes": counted.bytes, "dtype": counted.dtype},
         "kv_cache": {

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 from kvcalc.architecture import Architecture
 from kvcalc.budgets import mix
@@ -22,15 +22,13 @@ from kvcalc.errors import KVCalcError
 from kvcalc.fitting import Memory, Pool
 from kvcalc.footprints import Footprint
 from kvcalc.levers import Lever, levers, setup_levers
-from kvcalc.setup import Setup, options_on, prepare
+from kvcalc.setup import Setup, SetupOptions, prepare_on
 from kvcalc.sources.resolve import split_variant
 from kvcalc.units import BINARY_UNITS, format_bytes
 
 Status = Literal["pass", "warn", "fail", "error", "added", "removed"]
 _SEVERITY: dict[Status, int] = {"error": 0, "fail": 1, "warn": 2, "removed": 3, "added": 4, "pass": 5}
 _MOST_HINTS = 4
-#: The arguments of a setup that a budget states as they are.
-_STATED = ("engine", "kv_cache_dtype", "weights_dtype", "tensor_parallel_size", "encoder_tokens", "text_only")
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,13 +234,9 @@ class _Workload:
     def of(cls, subject: Subject) -> _Workload:
         """What the budget states."""
         budget = subject.located.budget
-        setup = prepare(
-            subject.architecture,
-            engine_options=options_on(budget.engine, budget.engine_options, subject.device),
-            draft=subject.draft,
-            **{name: getattr(budget, name) for name in _STATED},
-        )
-        return cls(setup, budget.parts)
+        options: dict[str, Any] = {name: getattr(budget, name) for name in SetupOptions.__annotations__}
+        options["draft"] = subject.draft
+        return cls(prepare_on(subject.device, subject.architecture, **options), budget.parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ def compare(
     asked = question.setups(
         models,
         engines=engine,
-        engine_options=engine_option,
+        engine_option=engine_option,
         kv_cache_dtypes=kv_cache_dtype,
         weights_dtypes=weights_dtype,
         tensor_parallel_sizes=tensor_parallel_size,

@@ -147,7 +147,7 @@ def fit(
         return question.setups(
             [loaded],
             engines=[name],
-            engine_options=engine_option,
+            engine_option=engine_option,
             kv_cache_dtypes=kv_cache_dtype and [kv_cache_dtype],
             weights_dtypes=weights_dtype and [weights_dtype],
             tensor_parallel_sizes=[size],

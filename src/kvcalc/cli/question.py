@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Unpack
 
 from kvcalc.cli.options import OWN_CONTEXT
 from kvcalc.cli.process import complain
@@ -22,49 +22,47 @@ if TYPE_CHECKING:
     from kvcalc.architecture import Architecture
     from kvcalc.device import Device
     from kvcalc.footprints import Footprint
-    from kvcalc.setup import Setup
+    from kvcalc.setup import Setup, SetupOptions
 
 
 def setups(
     references: Sequence[str | Architecture],
     *,
     engines: Sequence[str] = ("ideal",),
-    engine_options: Sequence[str] | None = None,
+    engine_option: Sequence[str] | None = None,
     kv_cache_dtypes: Sequence[str] | None = None,
     weights_dtypes: Sequence[str] | None = None,
     tensor_parallel_sizes: Sequence[int] = (1,),
-    encoder_tokens: int = 0,
-    draft: str | Architecture | None = None,
-    text_only: bool = False,
     device: Device | None = None,
+    **alike: Unpack[SetupOptions],
 ) -> list[Setup]:
     """Every combination of models, engines, sizes and formats, in the order in which they were typed.
 
     Args:
-        references, draft: as typed; or models that were read already, for a question that is asked many times.
+        references: as typed; or models that were read already, for a question that is asked many times.
         device: what the engines choose by the device is an option of theirs, where it is not given.
+        alike: what is the same in all of them.
     """
-    from kvcalc.setup import options_on, prepare
+    from kvcalc.setup import prepare_on
 
-    chosen = parse_engines(engines, engine_options or ())
-    drafted = read_draft(draft)
+    chosen = parse_engines(engines, engine_option or ())
+    draft = alike.get("draft")
+    if isinstance(draft, str):
+        alike["draft"] = read_draft(draft)
     models = [load_with_hints(each) if isinstance(each, str) else each for each in references]
-    return [
-        prepare(
-            model,
-            engine=name,
-            engine_options=options_on(name, options, device),
-            kv_cache_dtype=kv_format,
-            weights_dtype=weights_format,
-            tensor_parallel_size=size,
-            encoder_tokens=encoder_tokens,
-            draft=drafted,
-            text_only=text_only,
-        )
-        for model, (name, options), size, weights_format, kv_format in product(
-            models, chosen, tensor_parallel_sizes, weights_dtypes or (None,), kv_cache_dtypes or (None,)
-        )
-    ]
+    made = []
+    for model, (engine, given), size, weights_format, kv_format in product(
+        models, chosen, tensor_parallel_sizes, weights_dtypes or (None,), kv_cache_dtypes or (None,)
+    ):
+        own: SetupOptions = {
+            "engine": engine,
+            "engine_options": given,
+            "kv_cache_dtype": kv_format,
+            "weights_dtype": weights_format,
+            "tensor_parallel_size": size,
+        }
+        made.append(prepare_on(device, model, **(alike | own)))
+    return made
 
 
 def parse_engines(names: Sequence[str], options: Sequence[str]) -> list[tuple[str, dict[str, str]]]:
@@ -109,11 +107,9 @@ def _with_version(text: str) -> tuple[str, dict[str, str]]:
     return engine_name(text), {}
 
 
-def read_draft(draft: str | Architecture | None) -> Architecture | Literal["mtp"] | None:
+def read_draft(draft: str | None) -> Architecture | Literal["mtp"] | None:
     """The draft model of ``--draft``: a reference, or ``mtp`` for the model's own prediction layers."""
-    if not isinstance(draft, str):
-        return draft
-    return "mtp" if draft == "mtp" else load_with_hints(draft)
+    return None if draft is None else "mtp" if draft == "mtp" else load_with_hints(draft)
 
 
 def place(memory: int | None, device: str | None) -> Device | None:
@@ -177,11 +173,8 @@ def assumptions(asked: Sequence[Setup], context: int | None, batch_size: int | N
         stated.append(f"context {counted(context, 'token')}")
     if batch_size is not None:
         stated.append(f"batch size {batch_size:,}")
-    for what, describe in _DIFFERENCES:
-        described = {describe(each) for each in asked}
-        if len(described) == 1 and described != {""}:
-            stated.append(f"{what} {described.pop()}".strip())
-    return tuple(stated)
+    alike = [facts[0] for facts in zip(*map(_facts, asked), strict=True) if len(set(facts)) == 1]
+    return (*stated, *(f"{what} {word}".strip() for what, word in alike if word))
 
 
 def titled(setup: Setup) -> str:
@@ -205,36 +198,15 @@ def kv_format(setup: Setup) -> str:
     return key if key == value else f"{key}/{value}"
 
 
-def _devices(setup: Setup) -> str:
-    return f"one of {setup.devices} devices" if setup.devices > 1 else ""
-
-
-def _encoder(setup: Setup) -> str:
-    return f"encoder {setup.encoder_tokens:,} tokens" if setup.encoder_tokens else ""
-
-
-def _draft(setup: Setup) -> str:
-    return f"draft {setup.draft.name}" if setup.draft is not None else ""
-
-
-def _text_only(setup: Setup) -> str:
-    return "text only" if setup.text_only else ""
-
-
-def _weights_format(setup: Setup) -> str:
-    return setup.weights.dtype
-
-
-#: What a setup is beside its model, and what it is called; what is alike is stated once, what differs names the rows.
-_DIFFERENCES: tuple[tuple[str, Callable[[Setup], str]], ...] = (
-    ("engine", engine_label),
-    ("", _devices),
-    ("weights", _weights_format),
-    ("K and V", kv_format),
-    ("", _encoder),
-    ("", _draft),
-    ("", _text_only),
-)
+def _facts(setup: Setup) -> list[tuple[str, str]]:
+    """What a setup is beside its model, and what that is called; what is alike is stated once, the rest names rows."""
+    return [
+        ("engine", engine_label(setup)),
+        ("", f"one of {setup.devices} devices" if setup.devices > 1 else ""),
+        ("weights", setup.weights.dtype),
+        ("K and V", kv_format(setup)),
+        *(("", words) for words in setup.words),
+    ]
 
 
 def labels(asked: Sequence[Setup]) -> list[str]:
@@ -243,12 +215,10 @@ def labels(asked: Sequence[Setup]) -> list[str]:
     One model throughout is in the title, and not said again.
     """
     parts: list[list[str]] = [[each.reference] for each in asked]
-    for _, describe in _DIFFERENCES:
-        described = [describe(each) for each in asked]
-        if len(set(described)) > 1:
-            prefix = "weights " if describe is _weights_format else ""
-            for part, word in zip(parts, described, strict=True):
-                part.append(f"{prefix}{word}" or "one device")
+    for facts in zip(*map(_facts, asked), strict=True):
+        if len(set(facts)) > 1:
+            for part, (what, word) in zip(parts, facts, strict=True):
+                part.append((f"weights {word}" if what == "weights" else word) or "one device")
     if len({part[0] for part in parts}) == 1 and len(parts[0]) > 1:
         parts = [part[1:] for part in parts]
     return [", ".join(part) for part in parts]

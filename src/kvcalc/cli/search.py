@@ -121,7 +121,7 @@ def search(
         architecture,
         _base(model, grid),
         grid,
-        engine_options=given,
+        options_of=given,
         tensor_parallel_size=tensor_parallel_size,
         encoder_tokens=encoder_tokens,
         draft=question.read_draft(draft),

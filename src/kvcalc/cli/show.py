@@ -51,7 +51,7 @@ def show(
     (setup,) = asked = question.setups(
         [model],
         engines=[engine],
-        engine_options=engine_option,
+        engine_option=engine_option,
         kv_cache_dtypes=kv_cache_dtype and [kv_cache_dtype],
         weights_dtypes=weights_dtype and [weights_dtype],
         tensor_parallel_sizes=[tensor_parallel_size],
