@@ -366,6 +366,8 @@ class Architecture:
         towers: the tensors of the encoders of images and sound that a checkpoint carries; no part of ``parameters``.
         rope_factors: numbers of the tables of rope factors in its GGUF file, or None where nothing tells.
         image: the largest image that such an encoder takes, or None where that is not known.
+        rotary: the tables of rotary positions, as (positions, numbers of each); None is one of ``max_context``
+            positions for each width of the heads.
         quantization: the formats in which the checkpoint ships, where they are not ``dtype``.
         declared_cache: the format of K and V that the checkpoint declares; some engines follow it.
         provenance: sources, notes and measured bytes; like what its checkpoint is made of, no part of equality.
@@ -389,6 +391,7 @@ class Architecture:
     towers: tuple[Tensor, ...] = field(default=(), compare=False)
     rope_factors: int | None = field(default=0, compare=False)
     image: LargestImage | None = field(default=None, compare=False)
+    rotary: tuple[tuple[int, int], ...] | None = field(default=None, compare=False)
     quantization: Quantization | None = field(default=None, compare=False)
     declared_cache: DeclaredCache | None = field(default=None, compare=False)
     provenance: Provenance = field(default=Provenance(), compare=False)
@@ -469,6 +472,19 @@ class Architecture:
     def windows(self) -> tuple[int, ...]:
         """The distinct windows and chunks of the layers, ascending."""
         return tuple(sorted({window for kind, _ in self.caches if (window := window_of(kind)) is not None}))
+
+    @property
+    def rotary_tables(self) -> tuple[tuple[int, int], ...]:
+        """The tables of rotary positions, stated or one for each width of the heads."""
+        if self.rotary is not None:
+            return self.rotary
+        kinds = [kind.attention if isinstance(kind, Parallel) else kind for kind, _ in self.caches]
+        widths = [
+            kind.rope_dim if isinstance(kind, Latent) else kind.head_dim
+            for kind in kinds
+            if isinstance(kind, Full | Sliding | Chunked | Latent)
+        ]
+        return tuple((self.max_context or 0, width) for width in dict.fromkeys(widths))
 
     @property
     def has_latents(self) -> bool:

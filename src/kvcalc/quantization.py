@@ -71,7 +71,7 @@ class Packing:
 
     def bytes(self, rows: int, columns: int) -> int:
         """Bytes of one matrix; a vector has one column."""
-        size = rows * ceil_div(columns * self.bits, self.word_bits) * self.word_bits // 8
+        size = self.number_bytes(rows, columns)
         for numbers, each in self.groups:
             size += rows * _groups(columns, numbers) * each
         for numbers, each in self.flat_groups:
@@ -82,6 +82,10 @@ class Packing:
         tiles = ceil_div(rows, high) * ceil_div(columns, wide) if self.tile_bytes else 0
         size += rows * self.row_bytes + columns * self.column_bytes + tiles * self.tile_bytes + self.matrix_bytes
         return size + len(self.text + f"{rows}{columns}" if self.text else "")
+
+    def number_bytes(self, rows: int, columns: int) -> int:
+        """Bytes of its numbers alone, without what is stored beside them."""
+        return rows * ceil_div(columns * self.bits, self.word_bits) * self.word_bits // 8
 
     def as_part(self) -> Packing:
         """The packing of a matrix that is stored as part of a larger one: no inputs or scalars of its own."""

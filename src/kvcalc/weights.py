@@ -49,12 +49,16 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """Tensors alike on one stage: their packing, how often the stage has them, and the row that they count under."""
+    """Tensors alike on one stage: their packing, how often the stage has them, and the row that they count under.
+
+    ``layer`` numbers the distinct layer that they belong to; None is the model itself.
+    """
 
     tensor: Tensor
     packing: Packing
     count: int
     row: str
+    layer: int | None = None
 
     def bytes(self, tp: int) -> int:
         """Bytes of one of them on one of ``tp`` devices."""
@@ -172,13 +176,15 @@ def _outside(architecture: Architecture) -> list[Tensor]:
 
 def _largest(placed: list[list[Stored]], tp: int) -> dict[str, int]:
     """Bytes by row of the stage that holds most."""
-    stages: list[dict[str, int]] = []
-    for stage in placed:
-        rows: dict[str, int] = {}
-        for each in stage:
-            rows[each.row] = rows.get(each.row, 0) + each.count * each.bytes(tp)
-        stages.append(rows)
-    return max(stages, key=lambda rows: sum(rows.values()))
+    rows: dict[str, int] = {}
+    for each in largest_stage(placed, tp):
+        rows[each.row] = rows.get(each.row, 0) + each.count * each.bytes(tp)
+    return rows
+
+
+def largest_stage(placed: list[list[Stored]], tp: int) -> list[Stored]:
+    """The tensors of the stage that holds most."""
+    return max(placed, key=lambda stage: sum(each.count * each.bytes(tp) for each in stage))
 
 
 def stage_tensors(
@@ -199,9 +205,9 @@ def stage_tensors(
         here = [(layer, positions, PREDICTION if layer.predicts else "") for layer, positions in layers]
         if stage == stages - 1:
             here += [(layer, [at], PREDICTION) for at, layer in enumerate(predicted, start=architecture.num_layers)]
-        tensors = [
-            (tensor, positions, row or tensor.part)
-            for layer, positions, row in here
+        tensors: list[tuple[Tensor, list[int | None], str, int | None]] = [
+            (tensor, positions, row or tensor.part, number)
+            for number, (layer, positions, row) in enumerate(here)
             for tensor in (*layer.mixer, *layer.rest)
             if stored.buffers or not tensor.buffer
         ]
@@ -210,13 +216,13 @@ def stage_tensors(
             # A tied head reads the embedding, so the last stage keeps a copy of it.
             copied = tensor.part == "embedding" and stage == stages - 1 and not _has_head(architecture)
             if stage == home or copied:
-                tensors.append((tensor, [None], tensor.part))
+                tensors.append((tensor, [None], tensor.part, None))
         if stage == 0:
-            tensors += [(tensor, [None], tensor.part) for tensor in _outside(architecture) if tensor.part in held]
+            tensors += [(tensor, [None], tensor.part, None) for tensor in _outside(architecture) if tensor.part in held]
         placed.append(
             [
-                Stored(tensor, packing, count, row)
-                for tensor, positions, row in tensors
+                Stored(tensor, packing, count, row, layer)
+                for tensor, positions, row, layer in tensors
                 for packing, count in packer(tensor, positions)
             ]
         )
@@ -229,6 +235,11 @@ def _has_head(architecture: Architecture) -> bool:
 
 def tensor_bytes(tensor: Tensor, packing: Packing, tp: int) -> int:
     """Bytes of a tensor, and all those alike, on one of ``tp`` devices."""
+    return tensor.count * packing.bytes(*device_shape(tensor, tp))
+
+
+def device_shape(tensor: Tensor, tp: int) -> tuple[int, int]:
+    """Rows and columns of a tensor on one of ``tp`` devices."""
     rows, columns = tensor.rows, tensor.columns
     match tensor.split:
         case "rows":
@@ -237,4 +248,4 @@ def tensor_bytes(tensor: Tensor, packing: Packing, tp: int) -> int:
             columns = ceil_div(columns, tp)
         case "by_kv_heads":
             rows = ceil_div(rows, tensor.kv_heads) * ceil_div(tensor.kv_heads, tp)
-    return tensor.count * packing.bytes(rows, columns)
+    return rows, columns

@@ -283,8 +283,9 @@ def test_a_device_is_a_limit_with_its_terms(folder, kvcalc):
     chosen = options_on("vllm", {}, load_device("h100-80gb"))
     setup = prepare(package.load("gemma-3-27b"), engine="vllm", engine_options=chosen)
     working = setup.engine.working_memory(setup, load_device("h100-80gb"), 32768, 1)
-    assert row["limit_bytes"] == memory * 92 // 100 - working.share_bytes
-    terms = f"h100-80gb: {memory:,} B x 92 % - {working.activation_bytes:,} B of activations"
+    loading = int(setup.engine.loading(setup, load_device("h100-80gb"))[-1].value)
+    assert row["limit_bytes"] == memory * 92 // 100 - working.share_bytes - loading
+    terms = f"h100-80gb: {memory:,} B x 92 % - {loading:,} B of loading - {working.activation_bytes:,} B of activations"
     terms += f" - {working.runtime_bytes:,} B of runtime - {working.graph_bytes:,} B of CUDA graphs"
     assert row["checks"][0]["terms"] == terms
     # The same terms in three commands.

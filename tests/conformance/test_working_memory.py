@@ -248,7 +248,10 @@ def test_a_device_has_one_memory() -> None:
 def test_loading_lays_out_the_experts_of_gpt_oss_for_the_devices_kernel(version: str, device: str, added: int) -> None:
     options = {"version": version}
     pool = kvcalc.capacity("gpt-oss-20b", device=device, engine="vllm", engine_options=options).pool
-    assert pool.loading_bytes == 24 * 32 * added
+    work = evaluate(pool.loading)
+    assert work["experts_bytes"] == 24 * 32 * added
+    assert work["rotary_bytes"] == 131072 * 64 * 4
+    assert pool.loading_bytes == work["experts_bytes"] + work["rotary_bytes"]
     assert evaluate(pool.loading)["loading_bytes"] == pool.loading_bytes
     shipped = kvcalc.footprint("gpt-oss-20b", context=8, engine="vllm", engine_options=options).weights.bytes
     assert pool.weights_bytes == shipped + pool.loading_bytes
@@ -270,23 +273,83 @@ def test_loading_changes_with_the_version(device: str, spans: dict[int, int]) ->
     widths, place = Widths(kvcalc.load("gpt-oss-20b")), load_device(device)
     for minor in range(11, 34):
         expected = next(spans[first] for first in sorted(spans, reverse=True) if first <= minor)
-        assert mxfp4_loading((0, minor), widths, 1, place)["loading_bytes"] == 768 * expected, minor
+        assert mxfp4_loading((0, minor), widths, 1, place)["experts_bytes"] == 768 * expected, minor
     # Two devices have halves of the width, 1,440: 1,472 in steps of 64 on Hopper, 1,536 in steps of 128 elsewhere.
     halves = mxfp4_loading((0, 33), widths, 2, place)
     assert (halves["width"], halves["stepped"], halves["padded"]) == (1440, 1472, 1536)
 
 
-def test_loading_is_as_servers_print_it() -> None:
-    options = {"version": "0.19.0"}
-    held = kvcalc.capacity("gpt-oss-20b", device="h100-80gb", engine="vllm", engine_options=options).pool.weights_bytes
-    assert held is not None
-    assert abs(held / GiB - 13.64) < 0.05  # the file alone: 12.82
-    for model, printed in (("gpt-oss-20b", 13.47), ("gpt-oss-120b", 64.38)):  # a version that was not printed
-        options = {"version": "0.14.0"}
-        old = kvcalc.capacity(model, device="h100-80gb", engine="vllm", engine_options=options).pool.weights_bytes
-        assert old is not None and abs(old / GiB - printed) < 0.1
-    for other, device in (("llama-3.1-8b", "h100-80gb"), ("gpt-oss-20b", "mi300x")):
-        assert kvcalc.capacity(other, device=device, engine="vllm").pool.loading_bytes == 0
+#: model, its shipped format, version, devices, GiB printed by "Model loading took", GiB of encoders that are not the
+#: preset's.
+PRINTED = [
+    ("deepseek-v2-lite", None, "0.19.0", 1, 29.43, 0),
+    ("gemma-2-2b", None, "0.19.0", 1, 4.90, 0),
+    ("gemma-3-12b", None, "0.19.0", 1, 23.31, 0.782),
+    ("granite-3.3-8b", None, "0.19.0", 1, 15.25, 0),
+    ("llama-3.1-8b", None, "0.19.0", 1, 14.99, 0),
+    ("llama-3.1-8b", "float32", "0.19.0", 1, 29.98, 0),
+    ("llama-3.1-8b", None, "0.19.0", 2, 7.51, 0),
+    ("phi-4", None, "0.19.0", 1, 27.39, 0),
+    ("mixtral-8x7b", None, "0.19.0", 2, 43.51, 0),
+    ("qwen2.5-7b", None, "0.19.0", 1, 14.25, 0),
+    ("qwen2.5-7b", None, "0.19.0", 2, 7.12, 0),
+    ("qwen2.5-72b", None, "0.19.0", 2, 67.80, 0),
+    ("qwen3-14b", None, "0.18.0", 1, 27.52, 0),
+    ("qwen3-0.6b", None, "0.14.0", 1, 1.12, 0),
+    ("deepseek-r1-0528-qwen3-8b", None, "0.8.5", 4, 3.85, 0),
+]
+
+
+@pytest.mark.parametrize(("model", "dtype", "version", "tp", "printed", "beside"), PRINTED)
+def test_loading_is_as_servers_print_it(
+    model: str, dtype: str | None, version: str, tp: int, printed: float, beside: float
+) -> None:
+    pool = kvcalc.capacity(
+        model,
+        device="h100-80gb",
+        engine="vllm",
+        engine_options={"version": version},
+        weights_dtype=dtype,
+        tensor_parallel_size=tp,
+        text_only=True,
+    ).pool
+    assert pool.weights_bytes is not None
+    assert abs(pool.weights_bytes / GiB + beside - printed) < 0.0076  # the print's half digit, and small pieces
+
+
+def test_loading_is_near_what_servers_print_of_gpt_oss() -> None:
+    for model, version, printed in (
+        ("gpt-oss-20b", "0.19.0", 13.64),  # the file alone: 12.82
+        ("gpt-oss-20b", "0.14.0", 13.47),  # a version that was not printed
+        ("gpt-oss-120b", "0.14.0", 64.38),
+    ):
+        options = {"version": version}
+        held = kvcalc.capacity(model, device="h100-80gb", engine="vllm", engine_options=options).pool.weights_bytes
+        assert held is not None and abs(held / GiB - printed) < 0.1
+    elsewhere = kvcalc.capacity("gpt-oss-20b", device="mi300x", engine="vllm").pool
+    work = evaluate(elsewhere.loading)  # no kernel's layout, and tables all the same
+    assert ("experts_bytes" in work, work["rotary_bytes"]) == (False, 131072 * 64 * 4)
+    assert kvcalc.capacity("llama-3.1-8b", device="apple-m4-max-64gb", engine="vllm").pool.loading_bytes == 0
+
+
+def test_what_loading_adds_by_cause() -> None:
+    def added(model: str, tp: int = 1, **options: Any) -> dict[str, Any]:
+        found = kvcalc.capacity(
+            model, device="h100-80gb", engine="vllm", engine_options=options, tensor_parallel_size=tp
+        ).pool
+        return evaluate(found.loading)
+
+    # 49,159 rows in steps of 64 are 57 more, of 4,096 numbers in two bytes.
+    assert added("granite-3.3-8b")["vocabulary_bytes"] == 57 * 4096 * 2
+    # kv_b_proj of 61 layers, 128 heads of 128 + 128 over a rank of 512: fp8 in the file, two bytes beside it.
+    assert added("deepseek-v3", tp=8)["latent_bytes"] == 61 * 16 * 256 * 512 * 2
+    assert added("deepseek-v2", version="0.24.0")["workspace_bytes"] == 128 * 2**20
+    assert "workspace_bytes" not in added("deepseek-v2", version="0.25.0")
+    # Qwen3.5: tables of four times the context before 0.32.
+    assert [added("qwen3.5-27b", version=each)["rotary_bytes"] // 2**20 for each in ("0.31.0", "0.32.0")] == [128, 32]
+    # Qwen2.5 7B, 28 layers: 259 MiB for gate and up take 260, 31.5 for QKV 32, 129.5 for down 130. o_proj's 24.5 stay;
+    # the embedding's and the head's 1,039.5 take 1,040.
+    assert added("qwen2.5-7b")["allocator_bytes"] == 28 * 2 * 2**20 + 2**20
 
 
 def test_a_log_that_prints_weights_has_what_loading_added() -> None:

@@ -479,10 +479,11 @@ def test_a_device_must_hold_what_the_engine_needs_to_start(budgets):
     verdict = judge(Subject(one, MODEL, device_of(200 * GiB)))
     setup = verdict.footprint.setup
     working = setup.engine.working_memory(setup, device_of(200 * GiB), 32768, 1).share_bytes
+    working += setup.engine.loading(setup, device_of(200 * GiB))[-1].value
     needed = verdict.footprint.total_bytes + setup.plan.bytes_per_block  # the null block
     assert (verdict.check.used_bytes, verdict.check.limit_bytes) == (needed, 100 * GiB - working)
     assert sum(int(size.replace(",", "")) for size in re.findall(r" - ([\d,]+) B of", verdict.terms)) == working
-    assert verdict.check.pool.working_memory.share_bytes == working
+    assert verdict.check.pool.working_memory.share_bytes + verdict.check.pool.loading_bytes == working
     least = 2 * (needed + working)
     assert judge(Subject(one, MODEL, device_of(least))).check.headroom_bytes == 0
     assert judge(Subject(one, MODEL, device_of(least - 2))).status == "fail"

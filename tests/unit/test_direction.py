@@ -26,7 +26,7 @@ MAY_IMPORT = {
 }
 FOUNDATIONS = {*MAY_IMPORT}
 MAY_IMPORT |= {
-    "engines": FOUNDATIONS - {"weights"},
+    "engines": FOUNDATIONS,
     "setup": FOUNDATIONS | {"engines", "sources"},
     "footprints": FOUNDATIONS | {"engines", "setup"},
     "fitting": FOUNDATIONS | {"engines", "setup", "sources"},

@@ -254,7 +254,8 @@ function weightsOf({ data, question, engine, model, own, size }) {
   };
 }
 
-// The formulas of the working memory on the device: {quantities, notes}, or {refusal} where it is not modelled.
+// The formulas of the working memory on the device, and of what loading adds: {quantities, notes, reason}, the reason
+// why working memory is not among them.
 function workingOf({ data, question, engine, model, own, device, group, size }) {
   const formats = own.by_format ? engine.weight_formats.length : 1;
   const format = own.by_format ? Math.max(0, engine.weight_formats.indexOf(question.weights ?? "")) : 0;
@@ -264,10 +265,14 @@ function workingOf({ data, question, engine, model, own, device, group, size }) 
   const place = atRun(table, row * engine.platforms.length + platform);
   if (place === null || place < 0) {
     const absent = "the working memory of this version in this size is not on this page";
-    return refused(place === null ? absent : model.texts[-1 - place].replaceAll("{device}", device.title));
+    return { quantities: [], notes: [], reason: place === null ? absent : model.texts[-1 - place] };
   }
-  const found = model.steps[place];
-  return { quantities: filled(data, found, found[0], found[1]), notes: found[2].map((note) => model.texts[note]) };
+  const found = model.steps[place], [shape, numbers, notes, reason] = found;
+  return {
+    quantities: filled(data, found, shape, numbers),
+    notes: notes.map((note) => model.texts[note]),
+    reason: reason === null ? "" : model.texts[reason].replaceAll("{device}", device.title),
+  };
 }
 
 const WORKING = ["activation_bytes", "runtime_bytes", "graph_bytes", "band_bytes", "share_bytes", "loading_bytes"];
@@ -286,8 +291,8 @@ function planOf(data, question) {
     const memory = BigInt(it.device.memory_bytes);
     const [part, whole] = question.utilization ?? [BigInt(it.engine.utilization[it.group]), 100n];
     const usable = memory * part / whole, reserve = question.reserve ?? 0n;
-    const terms = { memory, usable, reserve, weights: weights.bytes, reason: working.refusal ?? "" };
-    const values = working.refusal === undefined ? evaluate(working.quantities, inputs(context, sequences)) : {};
+    const terms = { memory, usable, reserve, weights: weights.bytes, reason: working.reason };
+    const values = evaluate(working.quantities, inputs(context, sequences));
     for (const name of WORKING) terms[name] = values[name] ?? 0n;
     terms.weights += terms.loading_bytes;
     return { ...terms, values, kv_memory: usable - terms.weights - terms.share_bytes - reserve };

@@ -27,7 +27,7 @@ from kvcalc.derivation import Quantity
 from kvcalc.device import Device
 from kvcalc.dtypes import DTYPES
 from kvcalc.engines import engine_class, make_engine
-from kvcalc.engines.base import Engine
+from kvcalc.engines.base import Engine, WorkingMemory
 from kvcalc.errors import KVCalcError, NotModelledError
 from kvcalc.fitting import Memory
 from kvcalc.page.formulas import INPUTS, formulas_of, is_input, split
@@ -86,7 +86,7 @@ def page_data(
         places = [shapes.of(shape) for shape in own]
         each["cases"] = [(places[one], a, several if several < 0 else places[several], b, notes)
                          for one, a, several, b, notes in each["cases"]]  # fmt: skip
-        each["steps"] = [(places[shape], numbers, notes) for shape, numbers, notes in each["steps"]]
+        each["steps"] = [(places[shape], *rest) for shape, *rest in each["steps"]]
         for engine in exported.values():
             engine.learn(each["engines"][engine.name])
     for engine in exported.values():
@@ -341,12 +341,12 @@ class _Model:
             pool = Memory(device=device).pool(setup, 4096, 2)
         except KVCalcError as error:
             return -1 - self.texts.of(_reason(error))
-        working = pool.working_memory
-        if working is None or pool.not_modelled:
-            return -1 - self.texts.of(pool.not_modelled.replace(device.title, "{device}"))
+        working, reason = pool.working_memory or WorkingMemory(), pool.not_modelled.replace(device.title, "{device}")
         notes = tuple(self.texts.of(note) for note in working.notes)
-        # What loading adds to weights depends on the device as they do.
-        return self.steps.of((*self._shape((*working.quantities, *pool.loading)), notes))
+        # What loading adds to weights depends on the device as they do, and is known where working memory is not.
+        return self.steps.of(
+            (*self._shape((*working.quantities, *pool.loading)), notes, self.texts.of(reason) if reason else None)
+        )
 
     def _shape(self, quantities: Iterable[Quantity]) -> tuple[int, tuple[int | str, ...]]:
         """Where the texts of a derivation are, and its numbers; an input has none, because the page gives it."""

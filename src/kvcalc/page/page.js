@@ -549,7 +549,7 @@ function render() {
     const server = serverLine(plan);
     show("lines", copyable("On the command line", commandLine()), server && copyable("The server", server), copyable("This page with this question", location.href));
     show("work", ...work(plan, values, pool));
-    const notes = [...plan.weights.notes, ...plan.cache.notes, ...plan.working.notes ?? []];
+    const notes = [...plan.weights.notes, ...plan.cache.notes, ...plan.working.notes];
     show("notes", ...[...new Set(notes)].map((note) => element("li", {}, note)));
     const ideal = state.engine !== "ideal" && data.engines.ideal && data.models[state.model].engines.ideal
       ? planOf(data, questionOf({ ...state, engine: "ideal", version: "", kv: state.kv && data.engines.ideal.kv_formats.includes(state.kv) ? state.kv : "", weights: "" })) : null;

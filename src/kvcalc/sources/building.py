@@ -77,6 +77,7 @@ def build(spec: ModelSpec) -> Architecture:
         towers=tuple(Tensor(part, count, role=part) for part, count in sorted(spec.towers.items())),
         rope_factors=None if spec.rope_factors == "unknown" else spec.rope_factors,
         image=LargestImage(spec.image.tokens, spec.image.numbers) if spec.image is not None else None,
+        rotary=spec.rotary,
         quantization=declared.weights if declared is not None else None,
         declared_cache=declared.cache if declared is not None else None,
         mtp_layers=tuple(builder.mtp_layer(entry, at, len(mtp)) for at, entry in enumerate(mtp)),

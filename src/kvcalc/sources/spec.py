@@ -351,6 +351,11 @@ class ModelSpec(Table):
         0, description="numbers of the tables of rope factors in a GGUF file"
     )
     image: ImageSpec | None = None
+    rotary: tuple[tuple[Positive, Positive], ...] | None = Field(
+        None,
+        max_length=8,
+        description="tables of rotary positions, as [positions, numbers of each]; default: max_context by each width",
+    )
     quantization: dict[str, Any] | None = Field(
         None, description="the formats that ship, in the words of a config.json's quantization_config"
     )

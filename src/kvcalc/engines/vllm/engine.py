@@ -34,7 +34,7 @@ from kvcalc.engines.vllm.groups import (
 )
 from kvcalc.engines.vllm.plan import VllmPlan
 from kvcalc.engines.vllm.versions import NEWEST, Rules, releases_by_rules, rules_of
-from kvcalc.engines.vllm_loading import mxfp4_loading
+from kvcalc.engines.vllm_loading import loading as added_by_loading
 from kvcalc.engines.vllm_memory import Step, vllm_working_memory
 from kvcalc.errors import NotModelledError, UnsupportedError
 from kvcalc.quantization import VISION
@@ -218,13 +218,12 @@ class Vllm(EngineOptions):
         return {"max_num_batched_tokens": 8192, "max_num_seqs": 1024}
 
     def loading(self, setup: Setup, device: Device) -> tuple[Quantity, ...]:
-        """gpt-oss's experts in the layout of the kernel that serves them on this device."""
-        model = setup.architecture
-        served = model.model_type == "gpt_oss" and device.platform == "cuda" and not device.unified
-        if not served or setup.weights.dtype != "mxfp4":
+        """What vLLM holds beside the weights of the files: a kernel's layout, tables, what the allocator rounds."""
+        if device.platform not in ("cuda", "rocm"):
             return ()
         version, tp = release(self.version)[:2], setup.tensor_parallel_size
-        return tuple(mxfp4_loading(version, Widths(model), tp, device).quantities)
+        key = ("loading", version, setup.weights_dtype, tp, self.pipeline_stages, setup.held, setup.draft, device)
+        return setup.architecture.memo(key, lambda: tuple(added_by_loading(setup, version, device).quantities))
 
     def required_with_prefix(self, setup: Setup, context: int, batch_size: int, prefix: int) -> int:
         """The full blocks of the prefix once, in the groups that keep all tokens; a window may have passed it.

@@ -23,6 +23,7 @@ from kvcalc.sources.config.images import largest_image
 from kvcalc.sources.config.reader import Config, renamed
 from kvcalc.sources.config.recognise import recognise
 from kvcalc.sources.config.remarks import without_remarks
+from kvcalc.sources.config.rotary import rotary_tables
 from kvcalc.sources.config.towers import tower_parameters
 from kvcalc.sources.quantization_config import declared_table
 from kvcalc.sources.spec import LETTERS, LayerSpec, ModelSpec
@@ -70,7 +71,7 @@ def config_to_spec(config: Mapping[str, Any], name: str = "config") -> ModelSpec
     if "vision" in towers:
         fields["image"] = largest_image(model.outer or config)
     notes += unknown
-    fields |= layout_fields(entries, fields)
+    fields |= _rotary(reader, fields) | layout_fields(entries, fields)
     stated = {
         "name": name[:_LONGEST_NAME] or "config",
         "model_type": model.model_type,
@@ -82,6 +83,15 @@ def config_to_spec(config: Mapping[str, Any], name: str = "config") -> ModelSpec
         "quantization": declared_table(config, model.outer, model.table),
     }
     return _validated(stated | fields)
+
+
+def _rotary(reader: Config, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The tables of rotary positions, where they are not of every position and of the whole width of the heads."""
+    latent, attention = fields.get("latent"), fields.get("attention")
+    width = latent["rope_dim"] if latent else attention["head_dim"] if attention else 0
+    local = (fields.get("local_attention") or {}).get("head_dim", width)
+    tables = rotary_tables(reader, width)
+    return {} if tables == ((fields["max_context"], width),) or local != width or not width else {"rotary": tables}
 
 
 def layout_fields(entries: list[LayerSpec], fields: dict[str, Any]) -> dict[str, Any]:
