@@ -2,23 +2,21 @@
 
 On a bare machine with glibc 2.38 or later (Ubuntu 24.04; LLAMA_CPP_LIB may name another build of libllama.so)::
 
-    python3 -m venv oracle && oracle/bin/pip install . hypothesis llama-cpp-py-sync==0.11739
-    oracle/bin/python tests/oracles/llama_cpp.py --cases 1500
+    $ pip install . hypothesis llama-cpp-py-sync==0.11739
+    $ python tests/oracles/llama_cpp.py
 
 That wheel ships libllama of b11739 (commit 0ce8cd114, ggml 0.27.0). A model is made from metadata alone
 (``llama_model_init_from_user`` with ``no_alloc``), its bytes are those of ``llama_get_memory_breakdown``; both run
 in a child of their own, because ggml ends the process where it refuses a tensor.
 
-``--record FILE`` writes the contexts and their bytes (tests/data/llama_cpp_b11739.json is ``--cases 200 --seed 1``);
+``--record FILE`` writes the contexts and their bytes (tests/data/llama_cpp_b11739.json is ``200 --seed 1``);
 ``--fault`` adds one byte to a rule of kvcalc, which must be found.
 """
 
-# needs: install llama-cpp-py-sync==0.11739
-# ruff: noqa: S311, T201 - random models are no secrets, and a table is what it prints
+# ruff: noqa: S311 - imports after the path is mended; random models are no secrets
 from __future__ import annotations
 
 import argparse
-import contextlib
 import ctypes
 import json
 import os
@@ -26,14 +24,16 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from hypothesis import find, settings
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from comparison import Different, add_options, run, table
 from hypothesis import strategies as st
-from hypothesis.errors import NoSuchExample
 
 from kvcalc.architecture import (
     Architecture,
@@ -679,85 +679,53 @@ def our_bytes(case: Case) -> int | str:
     return setup.plan.kv_bytes(case.params["n_ctx"], 1)
 
 
-@dataclass
-class Verdict:
-    """How the two answers to one case compare."""
-
-    case: Case
-    theirs: tuple[int, int] | str
-    ours: int | str
-    fault: int = 0
-
-    @property
-    def words(self) -> str:
-        """The row of the table that it counts in."""
-        if isinstance(self.theirs, str) or isinstance(self.ours, str):
-            if isinstance(self.theirs, str) and isinstance(self.ours, str):
-                return "refused by both"
-            return "refused by llama.cpp alone" if isinstance(self.theirs, str) else "refused by kvcalc alone"
-        return "equal" if self.theirs[0] == self.ours + self.fault else "different"
-
-    @property
-    def detail(self) -> str:
-        """Both answers."""
-        return f"{self.case.words}\n    llama.cpp: {str(self.theirs).strip()}\n    kvcalc: {self.ours}"
-
-
-def verdict(library: Library, case: Case, fault: int = 0) -> Verdict:
-    """Both answers to a case."""
-    return Verdict(case, engine_bytes(library, case), our_bytes(case), fault)
-
-
-def smallest(library: Library, wanted: str, fault: int) -> Verdict | None:
-    """The simplest case of a verdict that hypothesis finds."""
-    last: list[Verdict] = []
-
-    def is_wanted(rnd: Random) -> bool:
-        found = verdict(library, draw_case(rnd), fault)
-        if found.words == wanted:
-            last[:] = [found]
-        return found.words == wanted
-
-    with contextlib.suppress(NoSuchExample):
-        find(st.randoms(use_true_random=False), is_wanted, settings=settings(max_examples=500, deadline=None))
-    return last[0] if last else None
+def compared(library: Library, fault: int, case: Case, counts: Counter[str], reasons: Counter[str]) -> None:
+    """Count how a case ends; ``Different`` with both answers where they are not equal."""
+    theirs, ours = engine_bytes(library, case), our_bytes(case)
+    if isinstance(theirs, str) and isinstance(ours, str):
+        counts["refused by both"] += 1
+    elif isinstance(theirs, str):
+        counts["refused by llama.cpp alone"] += 1
+        reasons[f"llama.cpp, {case.model.arch}: {theirs.strip()}"] += 1
+    elif isinstance(ours, str):
+        counts["refused by kvcalc alone"] += 1
+        reasons[f"kvcalc, {case.model.arch}: {ours}"] += 1
+    elif theirs[0] != ours + fault:
+        raise Different(f"{case.words}\n    llama.cpp: {theirs}\n    kvcalc: {ours}")
+    else:
+        counts["equal"] += 1
 
 
 def main() -> int:
-    """Run the cases and print the counts; 1 where a case differs."""
+    """Compare random cases, or write so many down; 1 where a case differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", type=int, default=1500)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fault", action="store_true")
-    parser.add_argument("--record", type=Path)
-    given = parser.parse_args()
-    library, rnd, fault = Library(), Random(given.seed), int(given.fault)
-    counts, alone, recorded = Counter[str](), dict[str, Verdict](), []
-    for _ in range(given.cases):
-        found = verdict(library, draw_case(rnd), fault)
-        counts[found.words] += 1
-        if found.words in ("different", "refused by llama.cpp alone", "refused by kvcalc alone"):
-            alone.setdefault(f"{found.words}: {found.case.model.arch}", found)
-        if given.record and found.words == "equal":
-            recorded.append(record(found))
-    print(f"cases {given.cases}", *(f"| {name} {count}" for name, count in sorted(counts.items())))
-    for words, found in sorted(alone.items()):
-        print(f"  {words}: {found.detail}")
-    if counts["different"]:
-        found_smallest = smallest(library, "different", fault)
-        print("smallest that differs:", found_smallest.detail if found_smallest else "not found again")
-    if given.record:
-        lines = [json.dumps(row) for row in recorded]
-        head = {"version": "b11739", "made_by": "tests/oracles/llama_cpp.py", "cases": given.cases, "seed": given.seed}
-        head["sha256"] = sha256("\n".join(lines).encode()).hexdigest()
-        text = json.dumps({**head, "rows": []}).removesuffix("]}") + "\n" + ",\n".join(lines) + "\n]}\n"
-        given.record.write_text(text)
-    return 1 if counts["different"] else 0
+    add_options(parser, cases=1500, fault="a byte more in kvcalc's cache")
+    parser.add_argument("--record", type=Path, help="write the cases and their bytes to this file, and compare nothing")
+    asked = parser.parse_args()
+    library = Library()
+    if asked.record is not None:
+        record(library, asked.cases, asked.seed, asked.record)
+        return 0
+    cases = st.randoms(use_true_random=False).map(draw_case)
+    outcome = run(cases, partial(compared, library, int(asked.fault)), asked.cases, asked.seed)
+    rows = ("cases", "equal", "refused by both", "refused by llama.cpp alone", "refused by kvcalc alone")
+    return table(outcome, rows)
 
 
-def record(found: Verdict) -> dict[str, Any]:
+def record(library: Library, count: int, seed: int, path: Path) -> None:
+    """Write the cases that llama.cpp answers, with its bytes."""
+    rnd = Random(seed)
+    drawn = [draw_case(rnd) for _ in range(count)]
+    answers = [(case, engine_bytes(library, case)) for case in drawn]
+    lines = [json.dumps(_row(case, answer[0])) for case, answer in answers if not isinstance(answer, str)]
+    head = {"version": "b11739", "made_by": "tests/oracles/llama_cpp.py", "cases": count, "seed": seed}
+    head["sha256"] = sha256("\n".join(lines).encode()).hexdigest()
+    path.write_text(json.dumps({**head, "rows": []}).removesuffix("]}") + "\n" + ",\n".join(lines) + "\n]}\n")
+
+
+def _row(case: Case, kv_bytes: int) -> dict[str, Any]:
     """A case as data: the layers in kvcalc's words, the settings, and the bytes."""
-    case, model = found.case, found.case.model
+    model = case.model
     distinct = list(dict.fromkeys([*model.kinds, *model.mtp]))
     letters = {kind: "abcdefghij"[at] for at, kind in enumerate(distinct)}
     return {
@@ -768,7 +736,7 @@ def record(found: Verdict) -> dict[str, Any]:
         "mla": model.mla,
         "types": f"{case.k_type}/{case.v_type}",
         **case.params,
-        "bytes": found.ours,
+        "bytes": kv_bytes,
     }
 
 

@@ -4,11 +4,9 @@ Each case is a random model (full, sliding and latent layers, index keys, states
 memory. LMDeploy's schema, layouts and executor are asked on torch's meta device; what they import besides (kernels,
 Ray, the cluster) is replaced by names. On a bare machine, in this repository::
 
-# needs: install torch==2.13.0 hypothesis
-# needs: install --no-deps --target engines/lmdeploy lmdeploy==0.18.0
-# runs: engines/lmdeploy
-    python tests/oracles/lmdeploy.py engines/lmdeploy        # 2,000 cases, under a minute
-    python tests/oracles/lmdeploy.py engines/lmdeploy 300 --seed 7
+    $ pip install . hypothesis torch==2.13.0
+    $ pip install --no-deps --target engines/lmdeploy lmdeploy==0.18.0
+    $ python tests/oracles/lmdeploy.py engines/lmdeploy
 
 The last lines are the counts; where the two differ, the smallest case that differs stands above them. ``--fault`` makes
 kvcalc's blocks a byte too wide, which has to be found.

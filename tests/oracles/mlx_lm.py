@@ -6,8 +6,8 @@ built in milliseconds, and its caches have the shapes that they would have.
 
 On a bare machine (Linux or macOS, no GPU), in this repository::
 
-# needs: install mlx[cpu]==0.32.4 mlx-lm==0.32.2 hypothesis
-    python tests/oracles/mlx_lm.py                      # 2,000 cases, about ten minutes
+    $ pip install . hypothesis "mlx[cpu]==0.32.4" mlx-lm==0.32.2
+    $ python tests/oracles/mlx_lm.py
     python tests/oracles/mlx_lm.py 200 --types gemma3,minimax_m3_vl --seed 7
 
 The last lines are the counts; where the two differ, the smallest case that differs stands above them. ``--fault`` makes

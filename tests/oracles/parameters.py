@@ -5,9 +5,10 @@ its default configuration and with random ones; kvcalc reads the same configurat
 ``save_pretrained`` writes. Then the configurations of ``tests/data`` are loaded and saved again by transformers: the
 answer may not change.
 
-On a bare machine, without a GPU::
+On a bare machine, without a GPU, in this repository::
 
-    pip install 'torch==2.13.0' 'transformers==5.24.0' kvcalc
+    $ pip install . torch==2.13.0 transformers==5.24.0
+    $ python tests/oracles/parameters.py
     python tests/oracles/parameters.py [--random 3] [--seed 0] [TYPE ...]
     python tests/oracles/parameters.py --record tests/data/class_defaults.json
 
@@ -16,7 +17,6 @@ known, and the difference with the fewest changed keys first. Nothing is downloa
 classes of the types have whose default configuration is that of a file of nothing but its ``model_type``.
 """
 
-# needs: install torch==2.13.0 transformers==5.24.0
 # ruff: noqa: E402, S112, S311, T201 - a script that prints its table and asks classes that may refuse anything
 from __future__ import annotations
 

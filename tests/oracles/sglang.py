@@ -5,10 +5,9 @@ the width of a latent are taken out of the files they stand in. What they import
 
 On a bare machine (no GPU, no torch), in this repository::
 
-# needs: install --no-deps sglang==0.5.23
-# needs: install hypothesis
-    python tests/oracles/sglang.py                      # 3,000 cases, under a minute
-    python tests/oracles/sglang.py 200 --seed 7
+    $ pip install . hypothesis
+    $ pip install --no-deps sglang==0.5.23
+    $ python tests/oracles/sglang.py
 
 The last lines are the counts; where the two differ, the smallest case that differs stands above them. ``--fault`` makes
 a token of kvcalc's pools a byte too wide, which has to be found.

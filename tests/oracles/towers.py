@@ -3,16 +3,16 @@
 Every model type that has a row is built on the meta device with random sizes of its encoders; what is no part of the
 decoder or its head is compared with what kvcalc counts from the same configuration.
 
-On a bare machine, without a GPU::
+On a bare machine, without a GPU, in this repository::
 
-    pip install 'torch==2.13.0' 'transformers==5.24.0' kvcalc
+    $ pip install . torch==2.13.0 transformers==5.24.0
+    $ python tests/oracles/towers.py
     python tests/oracles/towers.py [--cases 10] [--seed 0] [TYPE ...]
     python tests/oracles/towers.py --cases 2 --record tests/data/towers.json
 
 It prints the cases of each type, equal and different, and the first different one.
 """
 
-# needs: install torch==2.13.0 transformers==5.24.0
 # ruff: noqa: E402, S112, S311, T201 - a script that prints its table and asks classes that may refuse anything
 from __future__ import annotations
 

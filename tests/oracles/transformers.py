@@ -6,9 +6,9 @@ cached tensors are added up. Quantised caches need values: those are driven on t
 
 On a bare machine, in this repository::
 
-# needs: install torch==2.13.0 transformers==5.24.0 optimum-quanto==0.2.7 hypothesis
-# needs: install --no-deps hqq==0.2.8.post1 termcolor tqdm
-    python tests/oracles/transformers.py                # 2,000 cases, about ten minutes
+    $ pip install . hypothesis torch==2.13.0 transformers==5.24.0 optimum-quanto==0.2.7
+    $ pip install --no-deps hqq==0.2.8.post1 termcolor tqdm
+    $ python tests/oracles/transformers.py
     python tests/oracles/transformers.py 100 --types qwen3_next,gemma3n_text --seed 7
 
 The last lines are the counts; where the two differ, the smallest case that differs stands above them. ``--fault`` makes

@@ -3,19 +3,15 @@
 Needs the source of vllm 0.33.0 and hypothesis; neither torch nor a GPU (what the planner imports besides its own rooms
 is replaced by names). On a bare machine, in this repository::
 
-    pip install -e . hypothesis
-    pip install --no-deps --target engines/vllm vllm==0.33.0
-    python tests/oracles/vllm.py engines/vllm            # 5,000 cases, about ten minutes
-    python tests/oracles/vllm.py engines/vllm 500 --seed 7
+    $ pip install . hypothesis
+    $ pip install --no-deps --target engines/vllm vllm==0.33.0
+    $ python tests/oracles/vllm.py engines/vllm 2000
 
 Each case is a model (full, sliding, chunked and latent layers, indexers, states, compressed layers, a draft), a cache
 format, parallel sizes, options, a memory, and several sequences that are driven through the manager. The last lines are
 the counts; where the two differ, the smallest case that differs stands above them. ``--recorded`` asks for the plans of
 tests/data/vllm.json instead, and says which of them vLLM answers otherwise.
 """
-
-# needs: install --no-deps --target engines/vllm vllm==0.33.0
-# runs: engines/vllm 2000
 
 from __future__ import annotations
 

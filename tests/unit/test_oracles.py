@@ -32,16 +32,30 @@ def test_the_workflow_lists_every_oracle(tmp_path):
 
 @pytest.mark.parametrize("path", ORACLES, ids=[path.stem for path in ORACLES])
 def test_an_oracle_is_installed_at_its_newest_and_run_by_its_own_words(path, tmp_path):
-    program = tmp_path / "python"
-    program.write_text('#!/bin/sh\nprintf "%s\\n" "$*" >> "$OUT"\n')
-    program.chmod(0o755)
+    for name in ("pip", "python"):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\nprintf "%s\\n" "{name} $*" >> "$OUT"\n')
+        program.chmod(0o755)
     environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "OUT": str(tmp_path / "out")}
-    _, install, run, _ = scripts()
-    for script in (install, run):
-        command = ["bash", "-eo", "pipefail", "-c", script.replace("answer.txt", str(tmp_path / "answer.txt"))]
-        subprocess.run(command, cwd=ROOT, env=environment | {"SCRIPT": str(path)}, check=True)
-    *installed, ran = (tmp_path / "out").read_text().splitlines()
-    assert installed
-    assert all(line.startswith("-m pip install ") and "==" not in line for line in installed)
-    assert ran.startswith(str(path))
-    assert "==" in "".join(re.findall(r"^# needs: (.*)", path.read_text(encoding="utf-8"), re.MULTILINE))
+    script = scripts()[1].replace("answer.txt", str(tmp_path / "answer.txt"))
+    command = ["bash", "-eo", "pipefail", "-c", script]
+    subprocess.run(command, cwd=ROOT, env=environment | {"SCRIPT": str(path)}, check=True, capture_output=True)
+    first, *installed, ran = (tmp_path / "out").read_text().splitlines()
+    assert first.startswith("pip install . ")
+    assert all(line.startswith("pip install ") and "==" not in line for line in (first, *installed))
+    assert ran.startswith(f"python tests/oracles/{path.name}")
+    assert re.search(r"^    \$ pip install .*==\d", path.read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_a_job_fails_where_its_oracle_does_and_its_summary_begins_at_the_smallest_case(tmp_path):
+    oracle = tmp_path / "oracle.py"
+    commands = ("echo 7 cases", "echo the smallest case that differs: 3 tokens; false", "echo not reached")
+    oracle.write_text("".join(f"    $ {each}\n" for each in commands))
+    environment = {**os.environ, "SCRIPT": str(oracle), "GITHUB_STEP_SUMMARY": str(tmp_path / "summary")}
+    _, run, summarize = scripts()
+    command = ["bash", "-eo", "pipefail", "-c", run]
+    ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert ran.returncode == 1
+    subprocess.run(["bash", "-e", "-c", summarize], cwd=tmp_path, env=environment, check=True)
+    fence, first, *_ = (tmp_path / "summary").read_text().splitlines()
+    assert (fence, first) == ("```text", "the smallest case that differs: 3 tokens")
