@@ -24,11 +24,17 @@ MOST_LAYERS = 10_000
 _MOST_DERIVED = 256
 
 
-def _check_counts(value: Any, *, positive: tuple[str, ...] = (), zero_allowed: tuple[str, ...] = ()) -> None:
-    """Refuse a layer kind whose sizes are no counts: it may come from any file, or from Python."""
-    for least, names in ((1, positive), (0, zero_allowed)):
-        for name in names:
-            check_count(getattr(value, name), f"{name} of a {value.kind} layer", least=least, most=MOST_ELEMENTS)
+def _check_sizes(kind: Any) -> None:
+    """Refuse a layer kind whose sizes are no counts: it may come from any file, or from Python.
+
+    A size whose default is 0 or None may be that; so may the parts of a latent's key.
+    """
+    for name, value in vars(kind).items():
+        default = getattr(type(kind), name, 1)
+        if isinstance(default, str) or (default is None and value is None):
+            continue
+        least = 0 if default == 0 or name in ("rope_dim", "nope_dim") else 1
+        check_count(value, f"{name} of a {kind.kind} layer", least=least, most=MOST_ELEMENTS)
 
 
 @dataclass(frozen=True)
@@ -47,9 +53,7 @@ class Full:
     extra_state_bytes: int = 0
 
     def __post_init__(self) -> None:
-        _check_counts(
-            self, positive=("num_kv_heads", "head_dim", "v_head_dim"), zero_allowed=("indexer_dim", "extra_state_bytes")
-        )
+        _check_sizes(self)
 
 
 @dataclass(frozen=True)
@@ -64,9 +68,7 @@ class Sliding:
     extra_state_bytes: int = 0
 
     def __post_init__(self) -> None:
-        _check_counts(
-            self, positive=("window", "num_kv_heads", "head_dim", "v_head_dim"), zero_allowed=("extra_state_bytes",)
-        )
+        _check_sizes(self)
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,7 @@ class Chunked:
     extra_state_bytes: int = 0
 
     def __post_init__(self) -> None:
-        _check_counts(
-            self, positive=("chunk", "num_kv_heads", "head_dim", "v_head_dim"), zero_allowed=("extra_state_bytes",)
-        )
+        _check_sizes(self)
 
 
 @dataclass(frozen=True)
@@ -104,11 +104,7 @@ class Latent:
     indexer_dim: int = 0
 
     def __post_init__(self) -> None:
-        _check_counts(
-            self, positive=("rank", "num_heads", "v_head_dim"), zero_allowed=("rope_dim", "nope_dim", "indexer_dim")
-        )
-        if self.window is not None:
-            _check_counts(self, positive=("window",))
+        _check_sizes(self)
 
 
 #: The format of a state's part: its own, or the model's, for the engines that ask the model.
@@ -134,8 +130,7 @@ class State:
     group_channels: int = 0
 
     def __post_init__(self) -> None:
-        counts = ("recurrent_elements", "conv_channels", "groups", "group_channels")
-        _check_counts(self, positive=("conv_kernel",), zero_allowed=counts)
+        _check_sizes(self)
 
 
 @dataclass(frozen=True)
@@ -165,7 +160,7 @@ class Cross:
     v_head_dim: int
 
     def __post_init__(self) -> None:
-        _check_counts(self, positive=("num_kv_heads", "head_dim", "v_head_dim"))
+        _check_sizes(self)
 
 
 @dataclass(frozen=True)
@@ -182,9 +177,7 @@ class Compressed:
     indexer_dim: int = 0
 
     def __post_init__(self) -> None:
-        _check_counts(self, positive=("width", "window"), zero_allowed=("indexer_dim",))
-        if self.ratio is not None:
-            _check_counts(self, positive=("ratio",))
+        _check_sizes(self)
 
 
 @dataclass(frozen=True)
@@ -564,35 +557,6 @@ class Architecture:
             provenance=replace(self.provenance, exact_parameters=exact),
         )
 
-    def with_layout(self, layout: Layout) -> Architecture:
-        """The same model with its attention layers laid out anew.
-
-        A local layer takes the model's own local geometry where it has one and its global geometry otherwise, and
-        the other way round; state, cross and empty layers stay; weights move with the geometry.
-
-        Raises:
-            UnsupportedError: the rewrite has no meaning for this model.
-        """
-        rewritten = _rewritten(self, layout)
-        layers, order = distinct_layers(rewritten)
-        # A layer with other heads has other weights, and their published count says nothing about them.
-        kept = all(self.layers[index].mixer == layer.mixer for index, layer in zip(self.order, rewritten, strict=True))
-        exact = self.provenance.exact_parameters and kept
-        return self.changed(layers=layers, order=order, provenance=replace(self.provenance, exact_parameters=exact))
-
-    def with_window(self, window: int) -> Architecture:
-        """The same as ``with_layout`` of ``sw=window``, without looking at every layer, for a model with local layers.
-
-        A window has no weights: those that were counted are kept.
-        """
-        layout = Layout(None, None, window)
-        slid = [_laid_out(self, layer, is_local(layer.cache), layout, None) for layer in self.layers]
-        layers, places = distinct_layers(slid)  # two that differed in their windows alone are one
-        made = self.changed(layers=layers, order=tuple(places[index] for index in self.order))
-        counted = {key: found for key, found in self.derived.items() if key[:1] == ("weights",)}
-        made.derived.update(counted)
-        return made
-
 
 def distinct_layers(ordered: list[Layer]) -> tuple[tuple[Layer, ...], tuple[int, ...]]:
     """The distinct layers of a list, and the list as indices into them."""
@@ -671,96 +635,3 @@ def is_local(kind: LayerKind) -> bool:
 
 def _attends(kind: LayerKind) -> bool:
     return isinstance(kind, Full | Sliding | Chunked | Parallel)
-
-
-def _rewritten(model: Architecture, layout: Layout) -> list[Layer]:
-    ordered = [model.layers[index] for index in model.order]
-    local = next((layer for layer in ordered if is_local(layer.cache)), None)
-    global_ = next((layer for layer in ordered if isinstance(layer.cache, Full)), None)
-    has_parallel = any(isinstance(layer.cache, Parallel) for layer in ordered)
-    if layout.window is None and layout.local and local is None:
-        raise UnsupportedError(
-            f"{model.name} has no local layers, so {layout} does not say how wide its window is",
-            hint=f"write {layout}/sw=1024, with the window that you want",
-        )
-    if layout.keeps_order and local is None:
-        raise UnsupportedError(
-            f"{model.name} has no local layers whose window {layout} could set",
-            hint=f"write a ratio too, such as 5:1/{layout}",
-        )
-    if not has_parallel and local is None and global_ is None:
-        raise UnsupportedError(f"{model.name} has no attention layers that {layout} could lay out")
-    done: dict[tuple[int, bool], Layer] = {}
-    result = []
-    for position, layer in enumerate(ordered):
-        slides = is_local(layer.cache) if layout.keeps_order else layout.is_local(position)
-        key = (model.order[position], slides)
-        if key not in done:
-            done[key] = _laid_out(model, layer, slides, layout, local if slides else global_)
-        result.append(done[key])
-    owners: set[str] = set()
-    for layer in result:
-        if isinstance(layer.cache, Shared) and layer.cache.of not in owners:
-            raise UnsupportedError(f"{layout} has no meaning for {model.name}: {_NO_OWNER}")
-        owners.add(layer.cache.kind)
-    return result
-
-
-_NO_OWNER = "its layers that read another layer's cache would have no layer of their kind to read"
-
-
-def _laid_out(model: Architecture, layer: Layer, slides: bool, layout: Layout, donor: Layer | None) -> Layer:
-    """One layer under a layout; ``donor`` is the model's own layer of the wanted kind, if it has one."""
-    cache = layer.cache
-    match cache:
-        case State() | Cross() | NoCache():
-            return layer
-        case Full() | Sliding() | Chunked():
-            giver = layer if is_local(cache) == slides else (donor or layer)
-            wanted = _slide(giver.cache, layout.window) if slides else _widen(giver.cache)
-            return replace(layer, cache=wanted, mixer=giver.mixer)
-        case Parallel():
-            inner = donor.cache.attention if donor and isinstance(donor.cache, Parallel) else cache.attention
-            attention = _slide(inner, layout.window) if slides else _widen(inner)
-            assert isinstance(attention, Full | Sliding)  # an inner attention is never chunked
-            return replace(layer, cache=replace(cache, attention=attention))
-        case Shared() if not slides and not layout.keeps_order:
-            # Its queries must fit the cache that it reads: those of the model's own readers of a global layer do.
-            reader = next((each for each in model.layers if each.cache == Shared(of="full")), layer)
-            return replace(layer, cache=Shared(of="full"), mixer=reader.mixer)
-        case Shared() if layout.keeps_order:
-            return replace(layer, cache=Shared(of="sliding")) if cache.of == "chunked" else layer
-        case Latent() if not slides and cache.window is None:
-            return layer
-    reason = {
-        "shared": _NO_OWNER,
-        "latent": "a latent (MLA) layer has no sliding form here",
-        "compressed": "a compressed layer always keeps its own window and its compressed entries",
-    }[cache.kind]
-    raise UnsupportedError(f"{layout} has no meaning for {model.name}: {reason}")
-
-
-def _slide(kind: LayerKind, window: int | None) -> LayerKind:
-    assert isinstance(kind, Full | Sliding | Chunked)
-    if is_local(kind) and window is None:
-        return kind
-    assert window is not None
-    return Sliding(
-        window=window,
-        num_kv_heads=kind.num_kv_heads,
-        head_dim=kind.head_dim,
-        v_head_dim=kind.v_head_dim,
-        extra_state_bytes=kind.extra_state_bytes,
-    )
-
-
-def _widen(kind: LayerKind) -> LayerKind:
-    assert isinstance(kind, Full | Sliding | Chunked)
-    if isinstance(kind, Full):
-        return kind
-    return Full(
-        num_kv_heads=kind.num_kv_heads,
-        head_dim=kind.head_dim,
-        v_head_dim=kind.v_head_dim,
-        extra_state_bytes=kind.extra_state_bytes,
-    )

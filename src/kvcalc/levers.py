@@ -17,6 +17,7 @@ from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines import make_engine
 from kvcalc.errors import KVCalcError
 from kvcalc.layout import Layout
+from kvcalc.relayout import with_layout
 from kvcalc.setup import Setup
 from kvcalc.units import largest
 
@@ -169,21 +170,21 @@ def _windowed(setup: Setup, holds: Callable[[Setup], bool]) -> tuple[Layout | No
     model = setup.architecture
     widest = max((window_of(kind) or 0 for kind, _ in model.caches if is_local(kind)), default=0)
 
-    def with_layout(layout: Layout) -> Setup | None:
+    def laid_out(layout: Layout) -> Setup | None:
         try:
             # Kept, because thousands of budgets of one model ask for the same.
-            changed = model.memo(("with_layout", layout), lambda: model.with_layout(layout))
+            changed = model.memo(("with_layout", layout), lambda: with_layout(model, layout))
             return replace(setup, architecture=changed)
         except KVCalcError:
             return None
 
     def window_fits(window: int) -> bool:
-        changed = with_layout(Layout(None, None, window))
+        changed = laid_out(Layout(None, None, window))
         return changed is not None and holds(changed)
 
     layout: Layout | None = _LOCAL_LAYOUT
     if widest:
         window = largest(window_fits, widest - 1)
         layout = Layout(None, None, window) if window else None
-    changed = with_layout(layout) if layout is not None else None
+    changed = laid_out(layout) if layout is not None else None
     return (layout, changed) if changed is not None and holds(changed) else (None, None)

@@ -13,6 +13,7 @@ from typing import Literal
 from kvcalc.architecture import Architecture
 from kvcalc.footprints import Footprint, footprint
 from kvcalc.layout import Layout, parse_layout
+from kvcalc.relayout import with_layout
 
 #: The reconstruction of the report's 2B ablation model, and the published model it is held against.
 RECONSTRUCTION = "gemma3-report-2b"
@@ -167,12 +168,12 @@ class Claim:
 
 def figure_5(model: Architecture) -> list[Footprint]:
     """Model and KV memory of the five configurations, at equal widths of weights and cache."""
-    return [footprint(model.with_layout(parse_layout(word)), context=FIGURE_5_CONTEXT) for word in FIGURE_5_LAYOUTS]
+    return [footprint(with_layout(model, parse_layout(word)), context=FIGURE_5_CONTEXT) for word in FIGURE_5_LAYOUTS]
 
 
 def figure_6(model: Architecture) -> list[list[Footprint]]:
     """KV memory over the context: a row a context, a column a layout."""
-    layouts = [model.with_layout(parse_layout(word)) for word in FIGURE_6_LAYOUTS]
+    layouts = [with_layout(model, parse_layout(word)) for word in FIGURE_6_LAYOUTS]
     return [[footprint(layout, context=context) for layout in layouts] for context in FIGURE_6_CONTEXTS]
 
 
@@ -186,7 +187,7 @@ def claims(model: Architecture) -> list[Claim]:
     curve = figure_6(model)
     by_layout = dict(zip(FIGURE_5_LAYOUTS, bars, strict=True))
     whole, local = by_layout["global"], by_layout["3:1/sw=1024"]
-    literal = footprint(model.with_layout(Layout(1, 3, 1024)), context=FIGURE_5_CONTEXT)
+    literal = footprint(with_layout(model, Layout(1, 3, 1024)), context=FIGURE_5_CONTEXT)
     at = f"{model.name}, 32k tokens, batch size 1, {whole.weights.dtype} weights and cache"
     growth = [(row[0].kv_cache.bytes, tokens) for row, tokens in zip(curve, FIGURE_6_CONTEXTS, strict=True)]
     per_token = {size // tokens for size, tokens in growth if size % tokens == 0}

@@ -16,6 +16,7 @@ from kvcalc.errors import InputError, RefusalError
 from kvcalc.fitting import Memory, fits
 from kvcalc.layout import Layout
 from kvcalc.paper import Standing, evidence
+from kvcalc.relayout import with_layout, with_window
 from kvcalc.setup import Setup, SetupOptions, prepare
 from kvcalc.units import MAX_TOKENS
 
@@ -188,9 +189,9 @@ class Walk:
         """The model in a layout; the layers are laid out once for each ratio, and for each window slid alone."""
         ratio = layout.local, layout.global_
         if ratio not in known:
-            known[ratio] = self._model.with_layout(layout)
+            known[ratio] = with_layout(self._model, layout)
         elif layout.window is not None:
-            return known[ratio].with_window(layout.window)
+            return with_window(known[ratio], layout.window)
         return known[ratio]
 
     def _prepare(self, model: Architecture, engine: str, kv_format: str | None) -> Setup:

@@ -29,6 +29,7 @@ from kvcalc.engines import make_engine
 from kvcalc.engines.llama_cpp import LlamaCppPlan
 from kvcalc.errors import InputError, NotModelledError, UnsupportedError
 from kvcalc.layout import parse_layout
+from kvcalc.relayout import with_layout
 from kvcalc.setup import prepare
 from kvcalc.units import MiB
 
@@ -207,7 +208,7 @@ def test_gemma_3_270m_takes_39_mib_at_8k() -> None:
 def test_windows_that_llama_cpp_does_not_read_are_priced_in_full_and_noted(name: str) -> None:
     model = recorded_model(name)
     cache = plan(model).allocate(32768, 1)
-    assert cache.bytes == plan(model.with_layout(parse_layout("global"))).kv_bytes(32768, 1)
+    assert cache.bytes == plan(with_layout(model, parse_layout("global"))).kv_bytes(32768, 1)
     assert cache.layers[0].kind == "sliding" and cache.layers[0].window is None
     assert any("keep the whole context" in note for note in cache.notes)
 
@@ -232,7 +233,7 @@ def test_gemma_3n_owns_twenty_layers_wherever_sharing_starts(layers: int, owning
 
 
 def test_llama_4_has_a_window_of_8192_whatever_the_model_says() -> None:
-    model = recorded_model("llama-4-scout").with_layout(parse_layout("3:1/sw=1024"))
+    model = with_layout(recorded_model("llama-4-scout"), parse_layout("3:1/sw=1024"))
     cache = plan(model).allocate(131072, 1)
     assert cache.layers[0].tokens == 8192 + 512 and cache.layers[0].window == 8192
     assert "8,192 tokens, not 1,024" in cache.notes[0]

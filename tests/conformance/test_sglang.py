@@ -15,6 +15,7 @@ from kvcalc.engines import make_engine
 from kvcalc.engines.sglang import SGLangPlan
 from kvcalc.errors import InputError, NotModelledError, RefusalError, UnsupportedError
 from kvcalc.layout import parse_layout
+from kvcalc.relayout import with_layout
 from kvcalc.setup import Setup
 from kvcalc.units import GiB
 
@@ -258,7 +259,7 @@ def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:
 
 
 def test_a_hybrid_model_type_without_local_layers_is_a_plain_pool_and_says_so() -> None:
-    plan = plan_of(recorded_model("gpt-oss-20b").with_layout(parse_layout("global")))
+    plan = plan_of(with_layout(recorded_model("gpt-oss-20b"), parse_layout("global")))
     assert plan.kv_bytes(1000, 1) == 1001 * 24 * 2048
     assert any("expects local layers" in note for note in plan.notes)
 

@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "layout": {"errors", "units"},
     "quantization": {"errors", "units", "dtypes"},
     "architecture": {"errors", "units", "dtypes", "layout", "quantization"},
+    "relayout": {"errors", "layout", "architecture"},
     "derivation": {"units"},
     "device": {"units"},
     "widths": {"architecture"},

@@ -11,6 +11,7 @@ from kvcalc.errors import InputError
 from kvcalc.fitting import Memory
 from kvcalc.layout import parse_layout
 from kvcalc.paper import ABLATED_RATIOS, ABLATED_WINDOWS, evidence
+from kvcalc.relayout import with_layout
 from kvcalc.search import MOST_FRONTS, Grid, Walk, layout_of, search
 from kvcalc.sources.devices import find_device
 
@@ -46,7 +47,7 @@ def test_best_and_front_are_those_of_a_plain_enumeration(ratios, windows, memory
     words = {"global" if ratio == "global" else f"{ratio}/sw={window}" for ratio, window in product(ratios, windows)}
     every = []
     for word, context in product(sorted(words), CONTEXTS):
-        model = MODEL.with_layout(parse_layout(word))
+        model = with_layout(MODEL, parse_layout(word))
         made = footprint(model, context=context)
         if made.total_bytes <= memory:
             local = sum(row.count for row in made.kv_cache.layers if row.kind == "sliding")
@@ -102,8 +103,8 @@ def test_more_contexts_than_fronts_are_kept_for_are_refused():
 
 @pytest.mark.parametrize("word", ["global", "1:1/sw=4096", "5:1/sw=1024", "1:3/sw=512", "26:1/sw=64"])
 def test_the_order_of_a_models_layers_is_read_back(word):
-    model = MODEL.with_layout(parse_layout(word))
-    assert model.with_layout(layout_of(model)) == model
+    model = with_layout(MODEL, parse_layout(word))
+    assert with_layout(model, layout_of(model)) == model
 
 
 def test_every_trained_point_is_trained_and_nothing_else_is():

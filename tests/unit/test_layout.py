@@ -8,6 +8,7 @@ import kvcalc
 from kvcalc.architecture import Full, Latent, Layer, NoCache, Shared, Sliding, State, Tensor, distinct_layers
 from kvcalc.errors import InputError, KVCalcError, UnsupportedError
 from kvcalc.layout import Layout, parse_layout
+from kvcalc.relayout import with_layout
 
 layouts = st.one_of(
     st.just(Layout(0, 1, None)),
@@ -73,7 +74,7 @@ def mixer(elements: int) -> tuple[Tensor, ...]:
 def test_local_and_global_layers_take_each_others_geometry_with_its_weights():
     local = Layer(Sliding(window=4, num_kv_heads=16, head_dim=32, v_head_dim=32), mixer(100))
     global_ = Layer(full(num_kv_heads=4, head_dim=64, v_head_dim=64), mixer(200))
-    swapped = model(local, local, global_).with_layout(parse_layout("1:2"))
+    swapped = with_layout(model(local, local, global_), parse_layout("1:2"))
     assert [swapped.layers[index].cache for index in swapped.order] == [local.cache, global_.cache, global_.cache]
     assert [swapped.layers[index].mixer[0].elements for index in swapped.order] == [100, 200, 200]
 
@@ -87,23 +88,23 @@ def test_a_model_without_local_layers_slides_with_its_global_geometry():
 
 def test_state_and_empty_layers_stay():
     state, empty = Layer(State(recurrent_elements=7)), Layer(NoCache())
-    laid = model(state, Layer(full()), empty).with_layout(parse_layout("1:0/sw=4"))
+    laid = with_layout(model(state, Layer(full()), empty), parse_layout("1:0/sw=4"))
     assert laid.layout == "1 state + 1 sliding (4) + 1 none"
 
 
 def test_a_shared_layer_follows_a_global_rewrite_and_refuses_to_slide():
     shared = model(Layer(Sliding(4, 2, 8, 8)), Layer(full()), Layer(Shared("sliding")))
-    assert shared.with_layout(parse_layout("global")).layout == "2 full + 1 shared"
-    assert shared.with_layout(parse_layout("sw=8")).layout == "1 sliding (8) + 1 full + 1 shared"
+    assert with_layout(shared, parse_layout("global")).layout == "2 full + 1 shared"
+    assert with_layout(shared, parse_layout("sw=8")).layout == "1 sliding (8) + 1 full + 1 shared"
     with pytest.raises(UnsupportedError, match="read another layer's cache"):
-        shared.with_layout(parse_layout("3:1"))
+        with_layout(shared, parse_layout("3:1"))
 
 
 def test_a_latent_layer_refuses_to_slide():
     latent = model(Layer(Latent(rank=8, rope_dim=2, num_heads=2, nope_dim=4, v_head_dim=4)), Layer(full()))
-    assert latent.with_layout(parse_layout("global")) == latent
+    assert with_layout(latent, parse_layout("global")) == latent
     with pytest.raises(UnsupportedError, match="MLA"):
-        latent.with_layout(parse_layout("1:1/sw=4"))
+        with_layout(latent, parse_layout("1:1/sw=4"))
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_a_latent_layer_refuses_to_slide():
 def test_a_rewrite_without_meaning_is_refused(layout, message):
     only_state = model(Layer(State(recurrent_elements=1)))
     with pytest.raises(UnsupportedError, match=message):
-        only_state.with_layout(parse_layout(layout))
+        with_layout(only_state, parse_layout(layout))
 
 
 def test_an_at_sign_in_a_path_is_part_of_the_path(tmp_path):

@@ -10,6 +10,7 @@ import kvcalc
 from kvcalc.architecture import Full, Sliding
 from kvcalc.errors import UnsupportedError
 from kvcalc.layout import parse_layout
+from kvcalc.relayout import with_layout, with_window
 from kvcalc.setup import prepare
 from kvcalc.sources import shipped
 from kvcalc.weights import weights
@@ -94,18 +95,18 @@ def test_another_window_is_the_layout_with_that_window(first: str) -> None:
     compared = 0
     for model in map(kvcalc.load, shipped.names("models")):
         try:
-            made = model.with_layout(parse_layout(first))
+            made = with_layout(model, parse_layout(first))
         except UnsupportedError:
             continue  # no layout that a window could follow
         for window in (256, 512, 4096):
-            assert made.with_window(window) == model.with_layout(replace(parse_layout(first), window=window))
+            assert with_window(made, window) == with_layout(model, replace(parse_layout(first), window=window))
             compared += 1
     assert compared > 60
 
 
 def test_another_window_keeps_the_weights_that_were_counted() -> None:
-    model = kvcalc.load("gemma-3-27b").with_layout(parse_layout("5:1/sw=512"))
+    model = with_layout(kvcalc.load("gemma-3-27b"), parse_layout("5:1/sw=512"))
     counted = weights(model, None)
-    slid = model.with_window(1024)
+    slid = with_window(model, 1024)
     assert weights(slid, None) is counted == weights(kvcalc.load("gemma-3-27b"), None)
     assert kvcalc.kv_cache_bytes(slid, context=32768) == 3_120_562_176

@@ -16,6 +16,7 @@ from pathlib import Path
 from kvcalc.architecture import Architecture
 from kvcalc.errors import InputError, quote
 from kvcalc.layout import parse_layout
+from kvcalc.relayout import with_layout
 from kvcalc.sources import shipped
 from kvcalc.sources.files import is_path
 from kvcalc.sources.preset import find_preset, load_preset, load_spec
@@ -41,7 +42,7 @@ def load(reference: str | PathLike[str]) -> Architecture:
     hints: tuple[str, ...] = ()
     if variant is not None:
         layout = parse_layout(variant)
-        model = _with_weights_of_its_own(model, model.with_layout(layout))
+        model = _with_weights_of_its_own(model, with_layout(model, layout))
         hints = () if layout.hint is None else (layout.hint,)
     return model.changed(provenance=replace(model.provenance, hints=hints, reference=text))
 
