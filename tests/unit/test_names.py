@@ -4,13 +4,13 @@ import pytest
 
 from kvcalc.errors import InputError
 from kvcalc.names import near
-from kvcalc.sources.preset import find_preset, known_names, load_preset
+from kvcalc.sources.preset import find_preset, known_names, load_preset, presets
 from kvcalc.sources.resolve import load
 
 
 def test_every_name_of_a_preset_is_found_and_stands_for_one_model():
-    for preset, names in known_names().items():
-        assert {find_preset(name) for name in names} == {preset}
+    for preset in presets():
+        assert {find_preset(name) for name in known_names(preset)} == {preset}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from functools import cache
 from importlib import import_module
 from typing import Annotated
 
@@ -68,6 +69,7 @@ class _Commands(CommandGroup):
         return list(COMMANDS)
 
 
+@cache
 def _command(name: str) -> TyperCommand:
     module = import_module(f"kvcalc.cli.{name}")
     alone = typer.Typer(rich_markup_mode=None, add_completion=False)

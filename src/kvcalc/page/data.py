@@ -34,7 +34,7 @@ from kvcalc.page.formulas import INPUTS, formulas_of, is_input, split
 from kvcalc.report.strips import strip
 from kvcalc.serving import option_words, served_name
 from kvcalc.setup import Setup, prepare
-from kvcalc.sources.preset import known_names
+from kvcalc.sources.preset import known_names, presets
 from kvcalc.sources.resolve import load
 
 #: Tensor-parallel sizes that may be picked.
@@ -118,7 +118,8 @@ def _each(
 def _exported(engines: Sequence[str], devices: Sequence[Device], reference: str) -> tuple[dict[str, Any], list[Any]]:
     shapes = _Places()
     model = _Model(load(reference), shapes, [_Engine(name, devices) for name in engines])
-    return model.exported(known_names().get(reference, [reference])), shapes.listed()
+    names = known_names(reference) if reference in presets() else [reference]
+    return model.exported(names), shapes.listed()
 
 
 def _leave_signals() -> None:

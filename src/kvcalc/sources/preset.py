@@ -65,21 +65,22 @@ def presets() -> list[str]:
     return shipped.names("models")
 
 
-def known_names() -> dict[str, list[str]]:
-    """Every preset with the names that it answers to: its own, the Hub's ids, Ollama's tags."""
-    found = {}
-    for name in shipped.names("models"):
-        tables = preset_tables(name)
-        found[name] = [name, *tables.get("hf_ids", ()), *tables.get("ollama_tags", ())]
-    return found
+def known_names(preset: str) -> list[str]:
+    """The names that a preset answers to: its own, the Hub's ids, Ollama's tags.
+
+    >>> known_names("gemma-2-2b")[:2]
+    ['gemma-2-2b', 'google/gemma-2-2b']
+    """
+    tables = preset_tables(preset)
+    return [preset, *tables.get("hf_ids", ()), *tables.get("ollama_tags", ())]
 
 
 @cache
 def _answering() -> dict[tuple[str, ...], str]:
     """The words of every name, after the publisher of a Hub id (or nothing), and the preset behind it."""
     answers: dict[tuple[str, ...], str] = {}
-    for preset, names in known_names().items():
-        for name in names:
+    for preset in presets():
+        for name in known_names(preset):
             publisher, _, rest = name.rpartition("/")
             answers[publisher.casefold(), *_words(rest)] = preset
             # The publisher of any of its ids may have tuned it, and a Hub id is often written without one.
