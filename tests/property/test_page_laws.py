@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import pytest
-from py_mini_racer import MiniRacer
+from javascript import Run, javascript
 
 import kvcalc
 from kvcalc.architecture import Architecture
@@ -26,15 +25,10 @@ from kvcalc.setup import Setup, options_on, prepare
 from kvcalc.sources.devices import devices, find_device, load_device
 from kvcalc.sources.preset import presets
 
-Run = Callable[[str], Any]
-
 
 @pytest.fixture(scope="module")
 def run() -> Run:
-    """Evaluates JavaScript beside the page's own; an answer is what JSON.stringify makes of it."""
-    racer = MiniRacer()
-    racer.eval(files("kvcalc.page").joinpath("calculator.js").read_text(encoding="utf-8"))
-    return lambda script: json.loads(racer.eval(f"JSON.stringify({script})"))
+    return javascript()
 
 
 def context_and_batch(random_: random.Random) -> tuple[int, int]:

@@ -2,6 +2,8 @@
 
 import json
 import re
+from base64 import b64encode
+from hashlib import sha256
 from html.parser import HTMLParser
 
 import pytest
@@ -21,14 +23,14 @@ def page(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
-def live_of(text: str) -> dict:
-    return json.loads(re.search(r'<script type="application/json" id="live">(.*?)</script>', text, re.DOTALL)[1])
+def data_of(text: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="document">(.*?)</script>', text, re.DOTALL)[1])
 
 
 class Elements(HTMLParser):
     """The elements of a page, which must be closed in order."""
 
-    EMPTY = frozenset({"meta", "input", "rect", "path", "br"})
+    EMPTY = frozenset({"meta", "input", "link"})
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -51,7 +53,7 @@ class Elements(HTMLParser):
 
 
 def test_the_embedded_formulas_are_what_footprint_gives(capsys):
-    live = live_of(page(capsys, "compare", "gemma-3-27b", "--engine", ",".join(ENGINES), "-c", "32k"))
+    live = data_of(page(capsys, "compare", "gemma-3-27b", "--engine", ",".join(ENGINES), "-c", "32k"))["live"]
     model = kvcalc.load("gemma-3-27b")
     assert (live["context"], live["batch_size"], live["longest"]) == ("32768", "1", "131072")
     for engine, row in zip(ENGINES, live["rows"], strict=True):
@@ -66,7 +68,7 @@ def test_the_embedded_formulas_are_what_footprint_gives(capsys):
 
 def test_a_configuration_whose_formulas_hold_for_one_context_alone_says_so(capsys):
     text = page(capsys, "show", "gemma-3-1b", "--engine", "mlx-lm", "-E", "prefill_step_size=192", "-c", "8k")
-    [row] = live_of(text)["rows"]
+    [row] = data_of(text)["live"]["rows"]
     assert (row["one"], row["several"]) == ([], [])
 
 
@@ -89,11 +91,11 @@ def test_every_page_is_small_well_formed_and_loads_nothing(capsys, arguments):
     assert elements.open == []
     assert len(text.encode()) < 300_000
     for tag, attributes in elements.seen:
-        assert tag not in ("link", "iframe", "img", "object", "base")
-        assert not {"src", "href"} & attributes.keys()
-    markup = re.sub(r"<td.*?</td>|<p.*?</p>", "", text)
-    outside = re.findall(r"(?:url\(|@import|fetch\(|XMLHttpRequest|https?:)[^)]*", markup)
-    assert set(outside) <= {"url(#hatch"}
+        assert tag not in ("iframe", "img", "object", "base")
+        assert attributes.get("href", "data:,") == "data:,"
+        assert "src" not in attributes
+    markup = re.sub(r"<td.*?</td>|<p.*?</p>|http://www.w3.org/2000/svg", "", text)
+    assert not re.findall(r"(?:url\(|@import|fetch\(|XMLHttpRequest|https?:)[^)]*", markup)
     assert "default-src 'none'" in text
     assert 'name="viewport"' in text
 
@@ -112,25 +114,42 @@ def test_a_hostile_name_stays_text(capsys, tmp_path):
     assert [tag for tag, _ in elements.seen].count("script") == 2
     assert "b" not in [tag for tag, _ in elements.seen]
     assert "\x1b" not in text
-    assert live_of(text)["rows"][0]["label"] == HOSTILE
+    assert data_of(text)["live"]["rows"][0]["label"] == HOSTILE
 
 
 def test_without_javascript_the_page_shows_the_table_and_hides_the_sliders(capsys):
     text = page(capsys, "compare", "gemma-3-27b", "gemma-3-27b@global", "-c", "32k")
-    assert '<section id="explore" hidden>' in text
+    assert '<section id="live" class="card" aria-labelledby="live-title" hidden>' in text
     assert 'data-value="3120562176">2.91</td>' in text
 
 
-def test_the_layer_strip_has_a_mark_a_layer_in_order(capsys):
+def test_charts_and_layers_are_drawn_from_the_data_of_the_document(capsys):
+    text = page(capsys, "compare", "gemma-3-27b", "gemma-3-27b@global", "-c", "32k")
+    data = data_of(text)
+    [chart] = data["charts"]
+    assert [series["values"][0] for series in chart["series"]] == ["54018692608", "3120562176"]
+    assert chart["names"] == ["gemma-3-27b", "gemma-3-27b@global"]
+    strip = data["strips"][0]
+    assert strip["kinds"] == [["sliding (1024)", True], ["full", False]]
+    assert [number for number, kind in enumerate(strip["order"]) if kind == 1] == list(range(5, 62, 6))
+    places = {attributes.get("id") for _, attributes in Elements(text).seen}
+    assert {"chart-0", "strip-0", "strip-1", "context", "batch", "live-table"} <= places
+
+
+def test_without_javascript_the_layers_are_counted_in_words(capsys):
     text = page(capsys, "show", "gemma-3-27b", "-c", "32k")
-    marks = [
-        (float(x), kind)
-        for path, kind in re.findall(r'<path class="strip\d" d="([^"]*)"><title>(\w+)', text)
-        for x in re.findall(r"M([\d.]+)", path)
-    ]
-    kinds = [kind for _, kind in sorted(marks)]
-    assert len(kinds) == 62
-    assert [number for number, kind in enumerate(kinds) if kind == "full"] == list(range(5, 62, 6))
+    assert "<figcaption>gemma-3-27b: 62 layers: 52 sliding (1024), 10 full</figcaption>" in text
+    assert '<section class="drawn" hidden>\n<h2>Charts</h2>' in text
+
+
+def test_nothing_runs_in_a_report_but_what_its_policy_names(capsys):
+    text = page(capsys, "sweep", "gemma-3-1b")
+    [policy] = re.findall(r'Content-Security-Policy" content="([^"]*)"', text)
+    assert "unsafe" not in policy
+    for kind in ("style", "script"):
+        [own] = re.findall(rf"<{kind}>(.*?)</{kind}>", text, re.DOTALL)
+        assert f"{kind}-src 'sha256-{b64encode(sha256(own.encode()).digest()).decode()}'" in policy
+    assert not [attributes for _, attributes in Elements(text).seen if "style" in attributes]
 
 
 def test_a_derivation_shows_formula_numbers_value_and_source(capsys):

@@ -1,47 +1,6 @@
 // The page itself: what is asked, and what the calculator answers. Every text from the data or from the address goes
 // into the page as text.
 
-const $ = (id) => document.getElementById(id);
-
-function element(name, properties = {}, ...children) {
-  const made = document.createElement(name);
-  for (const [key, value] of Object.entries(properties)) {
-    if (key === "class") made.className = value; else if (key in made) made[key] = value; else made.setAttribute(key, value);
-  }
-  made.append(...children.filter((child) => child !== null));
-  return made;
-}
-const show = (id, ...children) => $(id).replaceChildren(...children.filter((child) => child !== null));
-
-// --- Numbers as kvcalc writes them -----------------------------------------------------------------------------------
-
-const UNITS = [["PiB", 50n], ["TiB", 40n], ["GiB", 30n], ["MiB", 20n], ["KiB", 10n]];
-const grouped = (value) => value.toString().replace(/\B(?=(\d{3})+$)/g, ",");
-function inBytes(size, digits = 2) {
-  const absolute = size < 0n ? -size : size;
-  const [unit, power] = UNITS.find(([, each]) => absolute >= 1n << each) ?? ["B", 0n];
-  if (unit === "B") return `${grouped(size)} B`;
-  const ten = 10n ** BigInt(digits), scale = 1n << power;
-  const rounded = (2n * absolute * ten + scale) / (2n * scale); // half up, with integers
-  return `${size < 0n ? "-" : ""}${grouped(rounded / ten)}.${String(rounded % ten).padStart(digits, "0")} ${unit}`;
-}
-const exactly = (size) => `${grouped(size)} B`;
-const tokens = (count) => `${grouped(count)} ${count === 1n ? "token" : "tokens"}`;
-const sequencesOf = (count) => `${grouped(count)} ${count === 1n ? "sequence" : "sequences"}`;
-
-// "24" or "24.5" of a unit as an integer; null where it is none.
-function decimal(text, unit) {
-  const match = /^(\d{1,9})(?:\.(\d{1,6}))?$/.exec(text.trim());
-  return match && BigInt(match[1] + (match[2] ?? "")) * unit / 10n ** BigInt((match[2] ?? "").length);
-}
-// A count as kvcalc reads it: 32768, 32,768, 32k, 1M; null where it is none, or out of range.
-function count(text) {
-  const match = /^(\d{1,15})(?:\s?([km])i?)?$/i.exec(text.trim().replace(/[_,](?=\d{3})/g, ""));
-  if (!match) return null;
-  const value = BigInt(match[1]) * { undefined: 1n, k: 1024n, m: 1048576n }[match[2]?.toLowerCase()];
-  return value >= 1n && value <= MAX_TOKENS ? value : null;
-}
-
 // --- Pickers ---------------------------------------------------------------------------------------------------------
 
 // A box with a list that its words search. `choices()` are [value, title, detail, words]; `pick` is told a value.
@@ -106,42 +65,6 @@ function picker(id, choices, pick) {
 function options(id, pairs, value) {
   show(id, ...pairs.map(([each, title]) => element("option", { value: each }, title)));
   $(id).value = value;
-}
-
-// A number box with a slider beside it: the slider stands on round numbers, the box takes any.
-function numberBox(id, spoken, changed) {
-  const box = $(id), range = $(`${id}-range`);
-  let stops = [1n];
-  box.addEventListener("input", () => {
-    const value = count(box.value);
-    box.setAttribute("aria-invalid", String(value === null));
-    if (value !== null) changed(value);
-  });
-  range.addEventListener("input", () => {
-    const value = stops[Number(range.value)];
-    box.value = value.toString();
-    box.setAttribute("aria-invalid", "false");
-    changed(value);
-  });
-  return {
-    upTo(most) {
-      const found = new Set([1n, most]);
-      for (let power = 1n; power < most; power *= 2n) {
-        for (const quarter of [4n, 5n, 6n, 7n]) {
-          const value = power * quarter / 4n;
-          if (value < most && (power >= 1024n || quarter % 2n === 0n || power >= 4n)) found.add(value);
-        }
-      }
-      stops = [...found].sort((a, b) => (a < b ? -1 : 1));
-      range.max = String(stops.length - 1);
-    },
-    set(value) {
-      if (document.activeElement !== box) box.value = value.toString();
-      const place = stops.findLastIndex((stop) => stop <= value);
-      range.value = String(Math.max(0, place));
-      range.setAttribute("aria-valuetext", spoken(value));
-    },
-  };
 }
 
 // --- The question, and the address that holds it ---------------------------------------------------------------------
@@ -219,15 +142,6 @@ function verdict(plan, context, sequences) {
   return { fits, said, more, required, pool, longest, most };
 }
 
-function share(part, whole) { return `${whole > 0n ? Number(part * 100000n / whole) / 1000 : 0}%`; }
-function bar(parts, whole, small) {
-  const pieces = parts.filter(([, size]) => size > 0n).map(([name, size]) => {
-    const piece = element("i", { class: name });
-    piece.style.width = share(size, whole);
-    return piece;
-  });
-  return element("div", { class: small ? "bar small" : "bar", "aria-hidden": "true" }, ...pieces);
-}
 function account({ pool, required, fits }) {
   const working = pool.activation_bytes + pool.runtime_bytes + (pool.share_bytes > pool.activation_bytes + pool.runtime_bytes ? pool.graph_bytes : 0n);
   const kv = required ?? 0n, free = pool.kv_memory - kv;
@@ -270,18 +184,6 @@ function figures(plan, answer, values) {
   ];
 }
 
-function table(heads, rows, properties = {}) {
-  const head = element("tr", {}, ...heads.map(([title, kind]) => element("th", { scope: "col", class: kind ?? "" }, title)));
-  const body = rows.map((row) => {
-    const made = element("tr", { class: row.kind ?? "" });
-    row.cells.forEach((cell, at) => made.append(element("td", { class: heads[at][1] ?? "", "data-head": heads[at][0] },
-      ...(Array.isArray(cell) ? cell : [cell]))));
-    return made;
-  });
-  const made = element("table", properties, element("thead", {}, head), element("tbody", {}, ...body));
-  return element("div", { class: "scroll", tabIndex: 0, role: "region", "aria-label": `${properties.label}: table` }, made);
-}
-
 function kinds(plan, context, sequences, values) {
   const lines = sequences === 1n ? plan.cache.one : plan.cache.several;
   const rows = lines.filter(({ symbol }) => /^layers_\d+$/.test(symbol) || symbol === "draft_bytes")
@@ -295,70 +197,19 @@ function kinds(plan, context, sequences, values) {
     { class: "stack", label: "KV cache by layer kind" });
 }
 
-function strip(model) {
-  const layers = [];
-  for (let at = 0; at < model.order.length; at += 2) for (let n = 0; n < model.order[at + 1]; n += 1) layers.push(model.order[at]);
-  const words = model.kinds.map(([name], kind) => `${layers.filter((each) => each === kind).length} ${name}`);
-  const row = element("div", { class: "layers", role: "img", "aria-label": `${layers.length} layers: ${words.join(", ")}` },
-    ...layers.map((kind, number) => element("i", { class: `kind${kind % 7}`, title: `layer ${number}: ${model.kinds[kind][0]}` })));
-  const key = element("ul", { class: "swatches" }, ...words.map((word, kind) => element("li", {}, element("i", { class: `kind${kind % 7}` }), word)));
-  return [row, key];
-}
-
-const SVG = "http://www.w3.org/2000/svg";
-function drawn(name, attributes, text) {
-  const made = document.createElementNS(SVG, name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
-// A round step that divides a range into some five parts.
-function step(most) {
-  let found = 1n;
-  while (found * 5n < most) found *= 2n;
-  return found;
-}
 function curve(plan, ideal, answer) {
-  // As wide as it is shown, so that its words are as large as all others.
-  const width = Math.min(820, Math.max(300, $("curve").clientWidth)), height = Math.round(200 + width / 7);
-  const left = 66, bottom = height - 34, right = width - 14, top = 16;
-  const made = BigInt(plan.it.model.max_context ?? 131072);
-  const longest = larger(made, state.c), memory = answer.pool.kv_memory;
+  const made = BigInt(plan.it.model.max_context ?? 131072), longest = larger(made, state.c), memory = answer.pool.kv_memory;
   const contexts = Array.from({ length: 65 }, (_, at) => larger(1n, longest * BigInt(at) / 64n));
-  const series = [[plan, "curve0"], [ideal, "curve1"]].filter(([each]) => each && each.refusal === undefined)
-    .map(([each, name]) => [name, contexts.map((context) => each.kv(context, state.b).kv_bytes)]);
-  const now = plan.kv(state.c, state.b).kv_bytes;
-  const most = series.flatMap(([, sizes]) => sizes).reduce(larger, 1n);
-  const limit = memory > 0n && memory < most * 3n ? memory : null;
-  const whole = larger(most, limit ?? 0n) * 21n / 20n + 1n;
-  const x = (context) => left + (right - left) * Number(context * 100000n / longest) / 100000;
-  const y = (size) => bottom - (bottom - top) * Number(size * 100000n / whole) / 100000;
-  const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img" });
-  svg.setAttribute("aria-label", `KV cache over the context, up to ${tokens(longest)}: ${inBytes(most)} at most; ${inBytes(now)} at ${tokens(state.c)}`);
-  for (let size = 0n; size <= whole; size += step(whole)) {
-    svg.append(drawn("path", { class: "rule", d: `M${left} ${y(size)}H${right}` }),
-      drawn("text", { class: "tick", x: left - 7, y: y(size) + 4, "text-anchor": "end" }, size ? inBytes(size, step(whole) < 1n << 30n || step(whole) >= 1n << 31n ? 0 : 1) : "0"));
-  }
-  for (let context = 0n; context <= longest; context += step(longest)) {
-    const k = context >= 1048576n && context % 1048576n === 0n ? `${context / 1048576n}M` : context % 1024n === 0n ? `${context / 1024n}k` : `${context}`;
-    svg.append(drawn("path", { class: "rule", d: `M${x(context)} ${top}V${bottom}` }),
-      drawn("text", { class: "tick", x: x(context), y: bottom + 17, "text-anchor": "middle" }, context ? k : "0"));
-  }
-  svg.append(drawn("path", { class: "axis", d: `M${left} ${top}V${bottom}H${right}` }));
-  if (limit !== null) svg.append(drawn("path", { class: "limit", d: `M${left} ${y(limit)}H${right}`, fill: "none" }));
-  for (const [name, sizes] of series.reverse()) {
-    svg.append(drawn("path", { class: name, d: `M${sizes.map((size, at) => `${x(contexts[at]).toFixed(1)} ${y(size).toFixed(1)}`).join("L")}` }));
-  }
-  svg.append(drawn("circle", { class: "dot", cx: x(state.c), cy: y(now), r: 5 }));
-  const key = (name, words) => {
-    const line = drawn("svg", { viewBox: "0 0 28 12", "aria-hidden": "true" });
-    line.append(drawn("path", { class: name, d: "M0 6H28", fill: "none" }));
-    return element("li", {}, line, words);
-  };
-  const keys = [key("curve0", `${state.engine}, ${sequencesOf(state.b)}`)];
-  if (series.length > 1) keys.push(key("curve1", "every token that layers need (the report's accounting)"));
-  if (limit !== null) keys.push(key("limit", `memory for the cache: ${inBytes(memory)}`));
-  return [svg, element("ul", { class: "swatches" }, ...keys)];
+  const series = [[plan, `${state.engine}, ${sequencesOf(state.b)}`], [ideal, "every token that layers need (the report's accounting)"]]
+    .filter(([each]) => each && each.refusal === undefined)
+    .map(([each, label]) => ({ label, positions: contexts, joined: true, values: contexts.map((at) => each.kv(at, state.b).kv_bytes) }));
+  const sizes = series.flatMap(({ values }) => values), most = sizes.reduce(larger), now = plan.kv(state.c, state.b).kv_bytes;
+  // A device whose memory is far above the curve would press it to the ground.
+  const limit = memory > 0n && memory < most * 3n ? [memory, `memory for the cache: ${inBytes(memory)}`] : null;
+  const title = `KV cache over the context, up to ${tokens(longest)}: ${inBytes(most)} at most; ${inBytes(now)} at ${tokens(state.c)}`;
+  const vertical = byteAxis("KV cache", limit ? [...sizes, memory] : sizes), horizontal = tokenAxis("context (tokens)", contexts.map(Number));
+  // As wide as it is shown, so that its words are as large as all others.
+  return lines({ title, horizontal, vertical, series, limit, now: [state.c, now] }, widthOf("curve"));
 }
 
 function sideBySide() {
@@ -528,7 +379,8 @@ function render() {
   clearTimeout(later);
   for (const id of ["account", "figures", "kinds", "curve", "work", "notes", "warnings", "verdict-more"]) if (plan.refusal !== undefined) show(id);
   for (const id of ["curve", "work", "notes"]) $(id).closest("section").hidden = plan.refusal !== undefined;
-  show("strip", ...strip(data.models[state.model]));
+  const { kinds: looks, order } = data.models[state.model];
+  show("strip", ...layers(looks, unrolled(order)));
   if (plan.refusal !== undefined) {
     show("verdict", "No answer");
     show("mini", "No answer");

@@ -1,4 +1,4 @@
-"""The axes of charts: where values stand and which of them are named. Both renderers of charts read them from here."""
+"""The axes of charts: where values stand and which of them are named."""
 
 from __future__ import annotations
 

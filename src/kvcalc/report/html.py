@@ -1,82 +1,89 @@
 """One HTML file: tables, charts, layers, derivations, and boxes that compute the cache at any context.
 
-The page loads nothing and asks no network; what stands in it without JavaScript is complete but for sorting and the
-boxes, which evaluate the engines' formulas (:mod:`kvcalc.page`). Every name in it may be hostile: text is escaped, and
-the formulas are JSON without a ``<``.
+Charts, bars and layers are drawn in the browser (``browser/report.js``) from the document's data, and the boxes
+evaluate the engines' own formulas; without JavaScript the numbers stand in the tables. Every name may be hostile: text
+is escaped, and data are JSON without a ``<``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from importlib.resources import files
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from typing import Any
 
 from kvcalc import __version__
 from kvcalc.derivation import Quantity, evaluate, with_numbers
-from kvcalc.report.cells import UNIT_TABLES, column_cells
-from kvcalc.report.document import Column, Derivation, Document, Live, Section, Units
-from kvcalc.report.svg import chart_svg, strip_svg, text
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
-_HATCH = (
-    '<svg width="0" height="0" style="position:absolute" aria-hidden="true"><defs>'
-    '<pattern id="hatch" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
-    '<path d="M0 0V6" stroke="#333" stroke-width="1.2"/></pattern></defs></svg>'
-)
+from kvcalc.report.browser import page, shipped, text
+from kvcalc.report.cells import column_cells
+from kvcalc.report.document import Chart, Column, Derivation, Document, Live, Section, Strip, Units
 
 
 def render(document: Document) -> Iterator[str]:
     """The document as one page, a part at a time."""
-    yield '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-    yield f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-    yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-    yield f"<title>{text(document.title)}</title>\n<style>\n{_shipped('page.css')}</style>\n</head>\n<body>\n<main>\n"
-    yield f"<h1>{text(document.title)}</h1>\n"
+    return page(document.title, shipped("report.css"), shipped("report.js"), _body(document))
+
+
+def _body(document: Document) -> Iterator[str]:
+    yield f"<main>\n<h1>{text(document.title)}</h1>\n"
     if document.assumptions:
         yield f'<p class="assumptions">{text(" · ".join(document.assumptions))}</p>\n'
     if document.live is not None:
-        yield _explore()
+        yield shipped("live.html")
     if document.charts:
-        yield f'{_HATCH}<h2>Charts</h2>\n<div class="charts">\n'
-        for chart in document.charts:
-            drawn = chart_svg(chart, document.units)
-            yield f"<figure><figcaption>{text(chart.title)}</figcaption>{drawn}</figure>\n"
-        yield "</div>\n"
+        titles = (text(chart.title) for chart in document.charts)
+        yield from _figures("Charts", "chart", titles, ' class="drawn" hidden')
     for section in document.sections:
         yield f"<h2>{text(section.title or 'Table')}</h2>\n"
         yield from _table(section, document.units)
     if document.strips:
-        yield '<h2>Layers in order</h2>\n<div class="charts">\n'
-        for strip in document.strips:
-            yield f"<figure><figcaption>{text(strip.label)}</figcaption>{strip_svg(strip)}</figure>\n"
-        yield "</div>\n"
+        yield from _figures("Layers in order", "strip", map(_counted, document.strips), "")
     for derivation in document.derivations:
         yield from _derivation(derivation)
     if document.notes:
         listed = "".join(f"<li>{text(note)}</li>\n" for note in document.notes)
         yield f'<h2>Notes</h2>\n<ul class="notes">\n{listed}</ul>\n'
     yield f"<footer>Computed by kvcalc {__version__}; every byte figure is for one device.</footer>\n</main>\n"
-    script = _shipped("page.js")
-    if document.live is not None:
-        data = json.dumps(live_data(document.live, document.units), separators=(",", ":")).replace("<", "\\u003c")
-        yield f'<script type="application/json" id="live">{data}</script>\n'
-        script = files("kvcalc.page").joinpath("calculator.js").read_text(encoding="utf-8") + script
-    yield f"<script>\n{script}</script>\n</body>\n</html>\n"
+    data = json.dumps(page_data(document), separators=(",", ":")).replace("<", "\\u003c")
+    yield f'<script type="application/json" id="document">{data}</script>\n'
 
 
-def _shipped(name: str) -> str:
-    return files("kvcalc.report").joinpath(name).read_text(encoding="utf-8")
+def _figures(heading: str, name: str, captions: Iterable[str], attributes: str) -> Iterator[str]:
+    """Places that the script fills: without it the captions stay, or nothing."""
+    yield f'<section{attributes}>\n<h2>{heading}</h2>\n<div class="charts">\n'
+    for number, caption in enumerate(captions):
+        yield f'<figure><figcaption>{caption}</figcaption><div id="{name}-{number}"></div></figure>\n'
+    yield "</div>\n</section>\n"
 
 
-def live_data(live: Live, units: Units) -> dict[str, Any]:
-    """What the page's script reads: the formulas of each configuration, and integers as texts, which stay whole."""
+def _counted(strip: Strip) -> str:
+    kinds = (f"{strip.order.count(index)} {kind}" for index, (kind, _) in enumerate(strip.kinds))
+    return text(f"{strip.label}: {len(strip.order)} layers: {', '.join(kinds)}")
+
+
+def page_data(document: Document) -> dict[str, Any]:
+    """What the page's script reads; bytes are texts, which stay whole at any size."""
+    return {
+        "units": document.units,
+        "charts": [_chart(chart) for chart in document.charts],
+        "strips": [{"kinds": strip.kinds, "order": strip.order} for strip in document.strips],
+        "live": None if document.live is None else _live(document.live),
+    }
+
+
+def _chart(chart: Chart) -> dict[str, Any]:
+    series = [{**asdict(each), "values": list(map(str, each.values))} for each in chart.series]
+    limit = chart.limit and [str(chart.limit[0]), chart.limit[1]]
+    return {**asdict(chart), "series": series, "limit": limit}
+
+
+def _live(live: Live) -> dict[str, Any]:
+    """The formulas of each configuration."""
 
     def texts(quantities: tuple[Quantity, ...]) -> list[list[str]]:
         return [[each.symbol, each.formula] for each in quantities if each.symbol not in ("T", "B")]
 
     return {
-        "units": [[name, str(scale)] for name, scale in UNIT_TABLES[units].items()],
         "context": str(live.context),
         "batch_size": str(live.batch_size),
         "longest": str(live.longest),
@@ -92,36 +99,14 @@ def live_data(live: Live, units: Units) -> dict[str, Any]:
     }
 
 
-def _explore() -> str:
-    """The boxes and sliders; without JavaScript they stay hidden."""
-
-    def box(name: str, title: str) -> str:
-        return (
-            f'<div><label for="{name}">{title}: <output for="{name}"></output></label>'
-            f'<input id="{name}" inputmode="numeric" autocomplete="off">'
-            f'<input type="range" id="{name}-range" min="0" step="1" aria-label="{title}"></div>'
-        )
-
-    heads = ("KV cache", "exactly (B)", "total", "overhead")
-    return (
-        '<section id="explore" hidden>\n<h2>At any context and batch size</h2>\n<div class="sliders">'
-        f"{box('context', 'context')}{box('batch', 'batch size')}</div>\n"
-        '<div class="scroll" tabindex="0" role="region" aria-label="At any context and batch size: table"><table>'
-        "<thead><tr><th>configuration</th>"
-        + "".join(f'<th class="number">{head}</th>' for head in heads)
-        + "<th>weights and KV cache</th></tr></thead><tbody></tbody></table></div>\n</section>\n"
-    )
-
-
 def _table(section: Section, units: Units) -> Iterator[str]:
     """A table whose rows can be sorted, unless some of them are sums of others."""
-    sortable = len(section.rows) > 1 and not section.totals
+    sortable = ' class="sortable"' if len(section.rows) > 1 and not section.totals else ""
     pairs = [column_cells(column, section, units) for column in section.columns]
-    yield f'<div class="scroll"><table{" class=sortable" if sortable else ""}><thead><tr>'
+    yield f"{_region(section.title or 'Table')}<table{sortable}><thead><tr>"
     for column, (header, _) in zip(section.columns, pairs, strict=True):
         number = ' class="number"' if column.right_aligned else ""
-        button = f"<button>{text(header)}</button>" if sortable and header and column.kind != "bars" else text(header)
-        yield f"<th{number}>{button}</th>"
+        yield f'<th scope="col"{number}>{text(header)}</th>' if header else "<td></td>"
     yield "</tr></thead>\n<tbody>\n"
     scales = [_full_bar(column, section) for column in section.columns]
     for place, row in enumerate(section.rows):
@@ -129,7 +114,8 @@ def _table(section: Section, units: Units) -> Iterator[str]:
         for column, scale, (_, cells) in zip(section.columns, scales, pairs, strict=True):
             value = column.value(row)
             if column.kind == "bars":
-                yield f"<td>{_bar(value or (), scale)}</td>"
+                sizes = " ".join(map(str, value or (0,)))
+                yield f'<td data-bar="{sizes}" data-whole="{scale}"></td>'
             elif column.right_aligned:
                 exact = "" if value is None else f' data-value="{value}"'
                 yield f'<td class="number"{exact}>{text(cells[place])}</td>'
@@ -140,8 +126,12 @@ def _table(section: Section, units: Units) -> Iterator[str]:
     yield "</tbody></table></div>\n"
     legend = next((column.legend for column in section.columns if column.legend), ())
     if legend:
-        meanings = (f'<span><i class="fill{number}"></i>{text(word)}</span>' for number, word in enumerate(legend))
-        yield f'<p class="legend">{"".join(meanings)}</p>\n'
+        yield f'<div data-legend="{text(json.dumps(legend))}"></div>\n'
+
+
+def _region(label: str) -> str:
+    """What a wide table scrolls in, by keyboard too."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{text(label)}: table">'
 
 
 def _full_bar(column: Column, section: Section) -> int:
@@ -150,15 +140,9 @@ def _full_bar(column: Column, section: Section) -> int:
     return column.largest or max((sum(column.value(row) or ()) for row in section.rows), default=0)
 
 
-def _bar(parts: tuple[int, ...], scale: int) -> str:
-    widths = (100 * part / scale if scale else 0 for part in parts)
-    inner = "".join(f'<i class="fill{number}" style="width:{width:.2f}%"></i>' for number, width in enumerate(widths))
-    return f'<div class="bar">{inner}</div>'
-
-
 def _derivation(derivation: Derivation) -> Iterator[str]:
     values = evaluate(derivation.steps)
-    yield f'<h2>{text(derivation.title)}</h2>\n<div class="scroll"><table class="derivation"><thead><tr>'
+    yield f'<h2>{text(derivation.title)}</h2>\n{_region(derivation.title)}<table class="derivation"><thead><tr>'
     yield '<th>symbol</th><th>meaning</th><th>formula</th><th>with numbers</th><th class="number">value</th>'
     yield "<th>source</th></tr></thead>\n<tbody>\n"
     for step in derivation.steps:
