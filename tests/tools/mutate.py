@@ -98,7 +98,7 @@ PATTERNS: dict[str, tuple[str, ...]] = {
     "engines/vllm_*.py": ("tests/conformance/test_working_memory.py", *ANY_ENGINE),
     "engines/vllm/*.py": ("tests/conformance/test_vllm.py", "tests/conformance/test_field_logs.py", *ANY_ENGINE),
     "engines/sglang/*.py": ("tests/conformance/test_sglang.py", "tests/property/test_sglang_laws.py", *ANY_ENGINE),
-    "engines/tensorrt_llm.py": ("tests/conformance/test_tensorrt_llm.py", *ANY_ENGINE),
+    "engines/tensorrt_llm/*.py": ("tests/conformance/test_tensorrt_llm.py", *ANY_ENGINE),
     "engines/transformers_memory.py": ("tests/conformance/test_transformers_memory.py", *ANY_ENGINE),
     "engines/transformers/*.py": (
         "tests/conformance/test_transformers.py",

@@ -49,6 +49,8 @@ NUMBERS: dict[str, dict[str, tuple[Any, ...]]] = {
     "tensorrt-llm": {
         "tokens_per_block": (32, 1, 2**20, 0, 2**20 + 1),
         "free_gpu_memory_fraction": (None, 1e-6, 1, 0.9e-6, 1.000001),
+        "max_batch_size": (None, 1, 2**20, 0, 2**20 + 1),
+        "cross_kv_cache_fraction": (None, 0.001, 0.999, 0, 1),
     },
     "lmdeploy": {
         "cache_block_seq_len": (64, 1, 2**20, 0, 2**20 + 1),
@@ -116,6 +118,7 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
             ("1", "1024,131072", (1,), (TOKENS,), (4096,) * 1024, 512),
             ((), (0,), (TOKENS + 1,), (4096,) * 1025, "0", True, "a few"),
         ),
+        "mamba_ssm_cache_dtype": ("auto", ("float32", "bfloat16", "float16"), ("fp8", 4)),
     },
     "transformers": {
         "cache": (

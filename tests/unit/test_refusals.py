@@ -144,8 +144,6 @@ LATENT = {"rank": 512, "rope_dim": 64, "num_heads": 16, "nope_dim": 128, "v_head
 @pytest.mark.parametrize(
     ("engine", "kind", "reason"),
     [
-        ("tensorrt-llm", Full(2, 64, 64, extra_state_bytes=64), "fixed bytes of a sequence beside K and V"),
-        ("tensorrt-llm", Full(2, 64, 64, indexer_dim=64), "sparse-attention indexer"),
         ("vllm", Full(2, 64, 64, extra_state_bytes=64), "fixed state of model's attention layers"),
         ("vllm", Compressed(width=64, window=128), "known for DeepSeek V4's widths only"),
     ],

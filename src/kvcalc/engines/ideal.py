@@ -24,7 +24,7 @@ from kvcalc.architecture import (
     window_of,
 )
 from kvcalc.derivation import Derivation, Quantity
-from kvcalc.engines.base import Engine, KVCache, LayerBytes, WorkingMemory, refuse_latent_formats
+from kvcalc.engines.base import Engine, KVCache, LayerBytes, WorkingMemory, refuse_latent_formats, refuse_uneven_heads
 from kvcalc.quantization import EVERYTHING
 
 if TYPE_CHECKING:
@@ -201,7 +201,13 @@ class Ideal(Engine):
         return WorkingMemory()
 
     def prepare(self, setup: Setup) -> IdealPlan:
-        """Compute the cost of each distinct kind once."""
+        """Compute the cost of each distinct kind once.
+
+        Raises:
+            UnsupportedError: heads that the devices do not divide, where this accounting itself is asked for.
+        """
+        if setup.engine.name == self.name:
+            refuse_uneven_heads(self.name, setup)
         architecture = setup.served
         kinds = tuple((kind, kind_label(kind), count, kind_cost(kind, setup)) for kind, count in architecture.caches)
         costs = [(count, cost) for _, _, count, cost in kinds]
