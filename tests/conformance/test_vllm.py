@@ -817,6 +817,42 @@ def test_several_sequences_take_what_a_schedule_reaches_and_little_more(
     assert driven <= planned.kv_bytes(context, batch_size) <= times * driven
 
 
+@pytest.mark.parametrize(
+    ("version", "block_bytes", "needed_bytes", "concurrency"),
+    [
+        # DeepSeek V4 Flash: 21 layers with pages of 37,440 and 8,640 bytes, 20 with 1,728, 43 windows in two groups.
+        # 0.22: as many tuples of the three sizes as the larger group of windows has; the request in bytes of the first
+        # group's blocks, 21 x (37,440 + 8,640) + 20 x 1,728.
+        ("0.22.0", 22 * (37440 + 8640 + 1728), 22 * 47808, 1),
+        # 0.24: slots for 22 large pages, 21 small ones and 20 of the smallest; the check counts tuples still.
+        ("0.24.0", 22 * 37440 + 21 * 8640 + 20 * 1728, 22 * 47808, 1),
+        # 0.27: groups one over the other, the widest sets the block; the request in blocks.
+        ("0.27.1", 1_002_240, 22 * 47808, 0),
+        ("0.29.0", 1_002_240, 1_002_240, 0),
+    ],
+)
+def test_pages_of_several_sizes_share_a_block_as_the_version_packs_them(
+    version: str, block_bytes: int, needed_bytes: int, concurrency: int
+) -> None:
+    options = {"version": version, "max_num_batched_tokens": 8192, "async_scheduling": False}
+    plan = kvcalc.footprint("deepseek-v4-flash", context=30000, engine="vllm", engine_options=options).setup.plan
+    assert isinstance(plan, VllmPlan)
+    # 118 blocks of 256 tokens, two groups of windows in blocks of 64, compressors' in blocks of 4 and of 8.
+    blocks = 118 + 2 * (ceil_div(127 + 8192, 64) + 1) + ceil_div(7 + 8192, 4) + 1 + ceil_div(127 + 8192, 8) + 1
+    assert plan.blocks_per_request(30000) == blocks == 3472
+    assert (plan.bytes_per_block, plan.needed_bytes(30000)) == (block_bytes, needed_bytes * blocks)
+    held = 118 * 1_002_240 + 131 * 43 * 37440 + 2051 * 21 * (37440 + 8640) + 1041 * 20 * 37440
+    logged = ceil_div(held, 1_002_240) if concurrency else blocks
+    assert plan.logged(30000, 10_000 * block_bytes)[1] == 10_000 / logged
+    assert plan.kv_bytes(30000, 1) == plan.allocate(30000, 1).bytes == plan.explain(30000, 1)[-1].value
+
+
+def test_windows_that_no_page_of_the_full_layers_covers_are_refused_before_0_27() -> None:
+    options = {"version": "0.22.0", "block_size": 64}  # 16 compressed entries a page, beside windows of 64
+    with pytest.raises(UnsupportedError, match="cannot pad the windows"):
+        kvcalc.footprint("deepseek-v4-flash", context=8, engine="vllm", engine_options=options)
+
+
 def test_a_draft_has_a_row_and_groups_of_its_own() -> None:
     # DFlash's 5 layers beside 16 full and 48 state layers: 4 + 1 + 10 groups of 5, as a server of 0.20.2 grouped them.
     engine = Vllm(num_speculative_tokens=5, enable_prefix_caching=True, version="0.20.2")

@@ -24,12 +24,12 @@ from kvcalc.engines.vllm.groups import (
     Owned,
     RaisedBlock,
     Spec,
-    bytes_per_block,
+    block_of,
+    bytes_of,
     grouped,
     model_dtype,
     owned_caches,
     promoted,
-    widest,
     with_raised_block,
 )
 from kvcalc.engines.vllm.plan import VllmPlan
@@ -439,7 +439,10 @@ class Vllm(EngineOptions):
             }
             for stage in stages
         ]
-        block_bytes = [bytes_per_block(planned.specs, planned.groups, each) for each in held]
+        packs = any(isinstance(kind, Compressed) for kind, _ in setup.served.caches)
+        packing = self.rules.packing if packs and len(planned.groups) > 1 else ""
+        blocks = [block_of(planned, each, packing) for each in held]
+        block_bytes = [bytes_of(each) for each in blocks]
         dearest = block_bytes.index(max(block_bytes))
         if block_bytes[dearest] and not all(block_bytes):
             raise UnsupportedError(
@@ -447,7 +450,9 @@ class Vllm(EngineOptions):
                 "cache",
                 hint="use a smaller pipeline_parallel_size",
             )
-        in_widest = widest(planned.specs, planned.groups, held[dearest])
+        in_widest = blocks[dearest]
+        # Before 0.29 the start-up check counts tuples, however the pool's block is laid out.
+        tuples = block_of(planned, held[dearest], "tuples") if packing not in ("", "split") else in_widest
         rules = [self._blocks(planned.specs[group[0]], setup) for group in planned.groups]
         rule_of = {index: rule for group, rule in zip(planned.groups, rules, strict=True) for index in group}
         shares: Counter[tuple[int | None, Blocks]] = Counter()
@@ -466,6 +471,12 @@ class Vllm(EngineOptions):
             group_size=group_size,
             padding_layers=group_size * len(planned.groups) - len(owned) if len(pages) == 1 else 0,
             bytes_per_block=block_bytes[dearest],
+            checked_block_bytes=bytes_of(tuples),
+            logged_groups=tuple(
+                (rule, sum(planned.specs[index].page for index in group if index in held[dearest]))
+                for rule, group in zip(rules, planned.groups, strict=True)
+                if packing in ("tuples", "slots")
+            ),
             stage_block_bytes=tuple(block_bytes),
             shares=tuple((row, rule, size) for (row, rule), size in shares.items()),
             layer_needs=tuple(needs.items()),

@@ -122,7 +122,7 @@ def grouped(model: str, specs: list[Spec], rules: Rules, *, packs: bool) -> Grou
     if is_one_type(specs):
         return Groups(specs, [list(range(len(specs)))])
     if packs and len({spec.page for spec in specs}) > 1:
-        return Groups(specs, _packed(specs))
+        return Groups(specs, _packed(specs)) if rules.packing == "split" else _in_tuples(model, specs, rules)
     unified = _unified(specs, rules)
     if unified is None:
         # A latent page neither grows nor is padded; beside ordinary windows vLLM then takes all layers as full ones.
@@ -244,6 +244,31 @@ def _packed(specs: list[Spec]) -> list[list[int]]:
     return groups
 
 
+def _in_tuples(model: str, specs: list[Spec], rules: Rules) -> Groups:
+    """The groups of versions before 0.29: full layers in one, every window in groups of as many repeats.
+
+    Source: vllm 0.22.0, 0.26.0 and 0.28.0 v1/core/kv_cache_utils.py (_get_kv_cache_groups_uniform_groups).
+    """
+    buckets: dict[tuple[Form, int, int], list[int]] = {}
+    for index, spec in sorted(enumerate(specs), key=lambda each: each[1].form != "latent"):
+        buckets.setdefault((spec.form, spec.block_size, spec.window), []).append(index)
+    full = sorted({spec.page for spec in specs if spec.form == "latent"})
+    if rules.packing != "overlaid":  # a window's page is padded to the next larger one of the full layers
+        if not full or full[-1] < max(spec.page for spec in specs):
+            raise UnsupportedError(f"vllm before 0.27 cannot pad the windows of {model} to a page of its full layers")
+        specs = [replace(spec, padded_page=next(page for page in full if page >= spec.page)) for spec in specs]
+    by_page = [_by_page(specs, bucket) for bucket in buckets.values()]
+    repeats = [max(map(len, pages.values())) for pages in by_page]
+    unit = _closest(repeats, repeats[0])
+    groups: list[list[int]] = []
+    for pages, times in zip(by_page, repeats, strict=True):
+        parts = ceil_div(times, unit)
+        patterns = list(zip(*pages.values(), strict=False))
+        split = [[index for pattern in patterns[at::parts] for index in pattern] for at in range(parts)]
+        groups += split if groups else [[index for layers in pages.values() for index in layers]]
+    return Groups(specs, groups)
+
+
 def _by_page(specs: list[Spec], bucket: list[int]) -> dict[int, list[int]]:
     pages: dict[int, list[int]] = {}
     for index in bucket:
@@ -267,17 +292,26 @@ def _closest(values: list[int], least: int) -> int:
     )
 
 
-def bytes_per_block(specs: list[Spec], groups: list[list[int]], held: set[int] | None = None) -> int:
-    """Bytes of one block of the pool: the widest group's pages, of the layers that a device holds (all of them)."""
-    return max(
-        (sum(specs[index].page for index in group if held is None or index in held) for group in groups), default=0
-    )
+def block_of(planned: Groups, held: set[int], packing: str = "") -> Counter[Spec]:
+    """The pages of one block of the pool on a device that holds these layers: specs, and how many pages of each.
+
+    They are the widest group's, unless the block has slots for all groups: of each size as many as the group with the
+    most, or as many tuples of the first group's sizes as there are pages of one size in any group.
+    """
+    groups = [[planned.specs[index] for index in group if index in held] for group in planned.groups]
+    if packing not in ("tuples", "slots"):
+        return Counter(max(groups, key=lambda each: sum(spec.page for spec in each), default=[]))
+    most: Counter[int] = Counter()
+    for group in groups:
+        most |= Counter(spec.page for spec in group)  # the larger of the two, size by size
+    counted = groups[:1] if packing == "tuples" else groups
+    first = {spec.page: spec for group in reversed(counted) for spec in group}
+    return Counter({spec: most[page] if packing == "slots" else max(most.values()) for page, spec in first.items()})
 
 
-def widest(specs: list[Spec], groups: list[list[int]], held: set[int]) -> Counter[Spec]:
-    """The specs of the group that sets the block's bytes on a device, with the number of its layers there."""
-    group = max(groups, key=lambda each: sum(specs[index].page for index in each if index in held), default=[])
-    return Counter(specs[index] for index in group if index in held)
+def bytes_of(pages: Counter[Spec]) -> int:
+    """Bytes of a block with so many pages of each spec."""
+    return sum(count * spec.page for spec, count in pages.items())
 
 
 @dataclass(frozen=True, slots=True)

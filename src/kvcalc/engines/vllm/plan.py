@@ -23,7 +23,7 @@ from kvcalc.engines.base import KVCache, LayerBytes
 from kvcalc.engines.vllm.blocks import Blocks
 from kvcalc.engines.vllm.groups import RaisedBlock, Spec
 from kvcalc.engines.vllm.versions import NEWEST, Rules
-from kvcalc.units import MAX_BYTES, largest
+from kvcalc.units import MAX_BYTES, ceil_div, largest
 
 if TYPE_CHECKING:
     from kvcalc.engines.vllm.engine import Vllm
@@ -45,6 +45,9 @@ class VllmPlan:
         group_size: layers of the largest group, over all devices.
         padding_layers: places in the groups that no layer fills.
         bytes_per_block: bytes of one block of the pool on this device.
+        checked_block_bytes: what the start-up check takes a block for; more than that for DeepSeek V4 before 0.29.
+        logged_groups: rule and bytes of one block of each group, where the logged concurrency counts bytes and not
+            blocks (DeepSeek V4 before 0.27); empty otherwise.
         stage_block_bytes: the same of every pipeline stage.
         shares: (row, rule) -> bytes of one block of these layers, without padding; row None is the draft's.
         layer_needs: rule and page of each layer by itself, for the start-up check of old versions.
@@ -62,6 +65,8 @@ class VllmPlan:
     group_size: int
     padding_layers: int
     bytes_per_block: int
+    checked_block_bytes: int
+    logged_groups: tuple[tuple[Blocks, int], ...]
     stage_block_bytes: tuple[int, ...]
     shares: tuple[tuple[int | None, Blocks, int], ...]
     layer_needs: tuple[tuple[Blocks, int], ...]
@@ -116,7 +121,7 @@ class VllmPlan:
             case "first group":
                 return self.bytes_per_block * self.groups[0][0].reserved(context) if self.groups else 0
             case _:
-                return self.kv_bytes(context, 1)
+                return self.checked_block_bytes * self.blocks_per_request(context)
 
     def allocate(self, context: int, batch_size: int) -> KVCache:
         """The reservation; padding holds padding layers, padded pages and groups narrower than a block."""
@@ -207,13 +212,23 @@ class VllmPlan:
         override = self.engine.num_gpu_blocks_override
         num_blocks = kv_memory // self.bytes_per_block if override is None else override
         # A float, as vLLM's own: the logged token count is this float times the length, cut to an integer.
-        concurrency = num_blocks / self.blocks_per_request(context)
+        concurrency = num_blocks / self._logged_blocks(context)
         if not self.rules.tokens_by_group:
             return num_blocks, concurrency, int(concurrency * context)
         # A state's block is max_model_len, or the attention block with prefix caching.
         smallest = min(rule.block_size or context for rule, _ in self.groups)
         ranks = self.engine.decode_context_parallel_size * self.engine.prefill_context_parallel_size
         return num_blocks, concurrency, num_blocks // self.num_groups * smallest * ranks
+
+    def _logged_blocks(self, context: int) -> int:
+        """Blocks of one sequence, as the logged concurrency counts them: once its bytes over those of the first group.
+
+        Source: vllm 0.26.0 v1/core/kv_cache_utils.py (get_max_concurrency_for_kv_cache_config).
+        """
+        if not self.logged_groups:
+            return self.blocks_per_request(context)
+        held = sum(rule.reserved(context) * size for rule, size in self.logged_groups)
+        return ceil_div(held, self.logged_groups[0][1])
 
     def fits(self, context: int, batch_size: int, kv_memory: int) -> bool:
         """vLLM's start-up check, and room for the further sequences."""

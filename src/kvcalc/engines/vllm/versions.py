@@ -38,6 +38,9 @@ class Rules:
         shards_prefill: prefill context parallelism divides the cache as decode context parallelism does.
         counts_state_blocks: a server of a model with states starts with no more sequences than blocks.
         caches_hybrid_prefixes: prefix caching is on for models with states unless it is turned off.
+        packing: how pages of several sizes share a block (DeepSeek V4): so many tuples of one page of each size as the
+            widest group needs; so many slots of each size; groups one over the other; or those, with windows split so
+            that they do not widen the block.
         checkpoints_mamba2, checkpoints_gdn: with prefix caching, a prompt's prefill writes one more state, where its
             last whole block ends (Mamba-2; gated delta nets with FlashInfer's kernels).
     """
@@ -58,6 +61,7 @@ class Rules:
     shards_prefill: bool
     counts_state_blocks: bool
     caches_hybrid_prefixes: bool
+    packing: Literal["tuples", "slots", "overlaid", "split"]
     checkpoints_mamba2: bool
     checkpoints_gdn: bool
 
@@ -79,6 +83,7 @@ _0_11 = Rules(
     shards_prefill=False,
     counts_state_blocks=False,
     caches_hybrid_prefixes=False,
+    packing="tuples",
     checkpoints_mamba2=False,
     checkpoints_gdn=False,
 )
@@ -96,7 +101,7 @@ _0_20 = replace(
     counts_state_blocks=True,
 )
 _0_20_1 = replace(_0_20, first=(0, 20, 1), tokens_by_group=False)
-_0_24 = replace(_0_20_1, first=(0, 24, 0), pads_attention=True)
+_0_24 = replace(_0_20_1, first=(0, 24, 0), pads_attention=True, packing="slots")
 _0_26 = replace(
     _0_24,
     first=(0, 26, 0),
@@ -105,9 +110,9 @@ _0_26 = replace(
     shards_prefill=False,
     caches_hybrid_prefixes=True,
 )
-_0_27 = replace(_0_26, first=(0, 27, 0), latent_steps=128)
+_0_27 = replace(_0_26, first=(0, 27, 0), latent_steps=128, packing="overlaid")
 _0_28 = replace(_0_27, first=(0, 28, 0), caches_all_states=False)
-_0_29 = replace(_0_28, first=(0, 29, 0), check="null block")
+_0_29 = replace(_0_28, first=(0, 29, 0), check="null block", packing="split")
 _0_32 = replace(_0_29, first=(0, 32, 0), checkpoints_mamba2=True)
 _0_33 = replace(_0_32, first=(0, 33, 0), checkpoints_gdn=True)
 
