@@ -38,7 +38,7 @@ def audit(
         ),
     ],
     model: Annotated[
-        str | None, typer.Option("--model", metavar="MODEL", help="The model, where the log does not name a preset.")
+        str | None, options.option("--model", "MODEL", "The model, where the log does not name a preset.")
     ] = None,
     engine: options.OptionalEngineName = None,
     engine_option: options.EngineOptions = None,

@@ -34,13 +34,13 @@ def check(
         ),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="NAME", help="Only budgets of this name; 'chat-*' too.")
+        list[str] | None, options.option("--only", "NAME", "Only budgets of this name; 'chat-*' too.")
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option("--baseline", metavar="FILE", help="Compare with a baseline; limits stay limits.")
+        str | None, options.option("--baseline", "FILE", "Compare with a baseline; limits stay limits.")
     ] = None,
     save_baseline: Annotated[
-        str | None, typer.Option("--save-baseline", metavar="FILE", help="Write what the budgets take now.")
+        str | None, options.option("--save-baseline", "FILE", "Write what the budgets take now.")
     ] = None,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit 0 where a budget fails.")] = False,
     init: Annotated[

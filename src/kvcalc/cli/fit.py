@@ -2,34 +2,14 @@
 
 What is left out is what is asked: without an engine every engine that runs there is compared, without a device every
 device that serves the workload, without a context the longest that fits.
-
-JSON: the row is the footprint at the stated context (without one: the longest that fits, at most the model's own);
-beside the rows stand
-
-- ``verdict``: the answer in a sentence;
-- ``pool``: ``device_memory``, ``utilization`` (a decimal as text), ``usable_bytes``, ``weights_bytes``,
-  ``activation_bytes``, ``runtime_bytes``, ``graph_bytes``, ``band_bytes``, ``reserve_bytes``, ``kv_memory``,
-  ``not_modelled``, ``measured``; all but ``kv_memory`` are null with ``--kv-memory``;
-- ``capacity``: ``fits``, ``context``, ``batch_size``, ``max_context``, ``max_batch_size``, ``required_kv_memory``,
-  ``missing_bytes``, ``engine_report``, ``reported_context``, ``refusal``;
-- ``frontier``: ``context``, ``batch_size``, ``required_kv_memory`` of the largest batch at round contexts and the
-  longest context at round batch sizes;
-- ``levers``: ``lever``, ``flags``, ``consequence``, ``required_kv_memory``, ``kv_memory``;
-- ``splits``: ``tensor_parallel_size``, ``devices``, ``kv_memory``, ``sequences_per_replica``,
-  ``replicas``, ``sequences``, ``devices_needed``, ``refusal``; only with several devices;
-- ``users``: ``context``, ``shared_prefix``, ``sequences``, ``printed``, ``refusal``; only with ``--average-context`` or
-  ``--shared-prefix``;
-- ``beside``: ``reference``, ``utilization``, ``taken_bytes``, ``kv_memory``, ``context``, ``fits``, ``max_batch_size``;
-- ``alternatives``: ``engine``, ``device``, ``devices``, ``fits``, ``max_context``, ``max_batch_size``, ``kv_memory``,
-  ``refusal``, ``not_modelled``; only where an engine or a device was left out;
-- ``server_command``: the line that starts the server, or null.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -60,47 +40,37 @@ EXAMPLES = (
 )
 
 
-def _tokens(option: str) -> Callable[[str | int], int]:
-    return options.reads(lambda text: parse_count(text, option))
-
-
 Wanted = Annotated[
-    int | None,
-    typer.Option(metavar="COUNT", help="How many devices serve so many sequences?", parser=_tokens("--sequences")),
+    int | None, options.option("--sequences", "COUNT", "How many devices serve so many sequences?", parse_count)
 ]
 AverageContext = Annotated[
     int | None,
-    typer.Option(
-        "--average-context",
-        metavar="TOKENS",
-        help="How many users, if their sequences are so long on average?",
-        parser=_tokens("--average-context"),
+    options.option(
+        "--average-context", "TOKENS", "How many users, if their sequences are so long on average?", parse_count
     ),
 ]
 SharedPrefix = Annotated[
     int,
-    typer.Option(
+    options.option(
         "--shared-prefix",
-        metavar="TOKENS",
-        help="Tokens that all sequences begin with; counted once where the engine shares them.",
-        show_default="0",
-        parser=options.reads(lambda text: parse_count(text, "--shared-prefix", least=0)),
+        "TOKENS",
+        "Tokens that all sequences begin with; counted once where the engine shares them.",
+        partial(parse_count, least=0),
+        "0",
     ),
 ]
 Beside = Annotated[
     list[str] | None,
-    typer.Option(
+    options.option(
         "--beside",
-        metavar="MODEL[=PART]",
-        help="Another model on the device, in an engine of its own with so much of the memory.",
-        autocompletion=complete.models,
+        "MODEL[=PART]",
+        "Another model on the device, in an engine of its own with so much of the memory.",
+        offer=complete.models,
     ),
 ]
 Calibrate = Annotated[
     str | None,
-    typer.Option(
-        "--calibrate", metavar="LOG", help="Take the terms that a server's log prints in place of the formulas'."
-    ),
+    options.option("--calibrate", "LOG", "Take the terms that a server's log prints in place of the formulas'."),
 ]
 OptionalEngineName = Annotated[str | None, options.engine_name("every engine that runs there")]
 

@@ -6,9 +6,7 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from kvcalc.cli import complete, question
+from kvcalc.cli import complete, options, question
 from kvcalc.engines import engine_name, engine_names
 from kvcalc.errors import InputError
 from kvcalc.page.data import page_data
@@ -25,24 +23,15 @@ EXAMPLES = (
 
 
 def page(
-    output: Annotated[str, typer.Option("--output", "-o", metavar="FILE", help="The HTML file.")],
+    output: Annotated[str, options.option("--output -o", "FILE", "The HTML file.")],
     model: Annotated[
-        list[str] | None,
-        typer.Option("--model", metavar="MODEL", help="Only this one; repeatable.", autocompletion=complete.models),
+        list[str] | None, options.option("--model", "MODEL", "Only this one; repeatable.", offer=complete.models)
     ] = None,
     engine: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--engine",
-            "-e",
-            metavar="ENGINE",
-            help="Only this one; repeatable.",
-            autocompletion=complete.engines,
-        ),
+        list[str] | None, options.option("--engine -e", "ENGINE", "Only this one; repeatable.", offer=complete.engines)
     ] = None,
     device: Annotated[
-        list[str] | None,
-        typer.Option("--device", metavar="DEVICE", help="Only this one; repeatable.", autocompletion=complete.devices),
+        list[str] | None, options.option("--device", "DEVICE", "Only this one; repeatable.", offer=complete.devices)
     ] = None,
 ) -> int:
     """The calculator as one HTML file."""

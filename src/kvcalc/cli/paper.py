@@ -26,7 +26,7 @@ _AXIS_UNITS: dict[Units, str] = {"decimal": "MB", "binary": "MiB", "bytes": "B"}
 _CHANGE = "change of perplexity"
 
 
-def _figure(text: str) -> int:
+def _figure(text: str, _: str) -> int:
     if text.strip() not in ("3", "4", "5", "6"):
         raise InputError(f"section 5.2 has no figure {quote(text)}", hint="3, 4, 5 or 6")
     return int(text)

@@ -1,15 +1,9 @@
-"""``kvcalc search MODEL``: layouts, windows and formats against a memory budget.
-
-JSON: each row is a footprint at its context, with a key ``search`` beside the usual ones: ``command`` (what shows the
-row again), ``fits``, ``local_layers``, ``attention_layers``, ``local_share``, ``pareto`` (null with ``--all``) and
-``evidence`` (``ratio``, ``window``, ``text``). Beside the rows stands ``search``: ``candidates`` (the grid),
-``walked``, ``fitting``, ``refused`` and ``interrupted``; with ``--all``, which does not know them in advance, only
-``candidates``.
-"""
+"""``kvcalc search MODEL``: layouts, windows and formats against a memory budget."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import starmap
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,7 +33,7 @@ EXAMPLES = (
 )
 
 
-def _ratios(text: str) -> Sequence[Layout]:
+def _ratios(text: str, _: str) -> Sequence[Layout]:
     layouts = [parse_layout(word.strip()) for word in text.split(",")]
     for layout in layouts:
         if layout.local is None or layout.window is not None:
@@ -53,12 +47,7 @@ Ratios = Annotated[
 ]
 Windows = Annotated[
     Sequence[int] | None,
-    options.option(
-        "--windows",
-        "LIST",
-        "Windows: 512,1k or 256..64k/256. Default: its own.",
-        lambda text: parse_counts(text, "--windows"),
-    ),
+    options.option("--windows", "LIST", "Windows: 512,1k or 256..64k/256. Default: its own.", parse_counts),
 ]
 Top = Annotated[
     int,
@@ -66,7 +55,7 @@ Top = Annotated[
         "--top",
         "COUNT",
         "How many of the candidates with the least memory to keep.",
-        lambda text: parse_count(text, "--top", most=100_000),
+        partial(parse_count, most=100_000),
     ),
 ]
 
