@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from kvcalc.cli import options, pictures, question
 from kvcalc.report.cells import UNIT_TABLES
 from kvcalc.report.document import Column, Document, Section, Units
-from kvcalc.report.records import footprint_record
 from kvcalc.units import exact_bytes, format_bytes
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def compare(
         title=title,
         assumptions=(*fixed, *([] if place is None else [f"on {place.name or exact_bytes(place.memory_bytes)}"])),
         sections=(_section(labels, footprints, room, units),),
-        records=[footprint_record(made.setup.reference, made) for made in footprints],
+        records=[made.to_dict() for made in footprints],
         schema="compare",
         notes=tuple(dict.fromkeys(note for made in footprints for note in made.notes)),
         derivations=tuple(

@@ -24,7 +24,6 @@ from kvcalc.errors import InputError, NotModelledError
 from kvcalc.fitting import Memory, Pool, frontier, parse_utilization
 from kvcalc.footprints import footprint_of
 from kvcalc.report.document import Derivation, Document
-from kvcalc.report.records import footprint_record
 from kvcalc.serving import served_name, server_line
 from kvcalc.setup import Setup, options_on
 from kvcalc.sources.devices import find_device, load_device, parse_devices
@@ -179,7 +178,7 @@ def fit(
             *question.assumptions([decision.setup], None, None),
         ),
         sections=tuple(sections),
-        records=[footprint_record(decision.setup.reference, shown)],
+        records=[shown.to_dict()],
         schema="fit",
         extra={
             "verdict": verdict,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +11,6 @@ from kvcalc.cli import options, pictures, question
 from kvcalc.errors import InputError, quote
 from kvcalc.footprints import Footprint
 from kvcalc.report.document import Chart, Column, Document, Section, Series, Units, growth_columns
-from kvcalc.report.records import footprint_record
 from kvcalc.report.strips import strip
 
 if TYPE_CHECKING:
@@ -64,15 +63,17 @@ def paper(
     tables = {3: _evidence("Fig. 3"), 4: _evidence("Fig. 4"), 5: _figure_5(bars), 6: _figure_6(curve)}
     shown = figures if figure is None else [figure]
 
-    def records() -> Iterator[ExhibitRecord]:
-        for word, made in zip(section.FIGURE_5_LAYOUTS, bars, strict=True):
-            if 5 in shown:
-                yield {"exhibit": "Fig. 5", **footprint_record(f"{section.RECONSTRUCTION}@{word}", made)}
-        for row in curve:
-            for word, made in zip(section.FIGURE_6_LAYOUTS, row, strict=True):
-                if 6 in shown:
-                    yield {"exhibit": "Fig. 6", **footprint_record(f"{section.RECONSTRUCTION}@{word}", made)}
-
+    pairs = [(5, *each) for each in zip(section.FIGURE_5_LAYOUTS, bars, strict=True)]
+    pairs += [(6, *each) for row in curve for each in zip(section.FIGURE_6_LAYOUTS, row, strict=True)]
+    records: list[ExhibitRecord] = [
+        {
+            "exhibit": "Fig. 5" if number == 5 else "Fig. 6",
+            **made.to_dict(),
+            "reference": f"{section.RECONSTRUCTION}@{word}",
+        }
+        for number, word, made in pairs
+        if number in shown
+    ]
     document = Document(
         title="Gemma 3 technical report, section 5.2: published beside computed",
         assumptions=(
@@ -81,7 +82,7 @@ def paper(
             f"{bars[0].weights.parameters:,} parameters",
         ),
         sections=(*(tables[number] for number in shown), *([_claims(claims)] if figure is None else [])),
-        records=records(),
+        records=records,
         extra={
             "claims": [vars(claim) for claim in claims],
             "evidence": [vars(each) for each in section.EVIDENCE],

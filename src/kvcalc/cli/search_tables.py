@@ -11,7 +11,6 @@ from kvcalc.cli import pictures
 from kvcalc.fitting import Memory, fits
 from kvcalc.footprints import footprint_of
 from kvcalc.report.document import Chart, Column, Live, Section, Series
-from kvcalc.report.records import footprint_record
 from kvcalc.search import Candidate, Configuration, Found, Grid
 
 if TYPE_CHECKING:
@@ -59,7 +58,8 @@ class Asked:
         """A candidate for programs; ``leads``: whether it stands on the front, where that is known."""
         setup, standing = configuration.setup, configuration.standing
         return {
-            **footprint_record(configuration.reference, footprint_of(setup, context, self.batch_size)),
+            **footprint_of(setup, context, self.batch_size).to_dict(),
+            "reference": configuration.reference,
             "search": {
                 "command": self.command(configuration, context),
                 "fits": None if self.memory is None else fits(setup, self.memory, context, self.batch_size),

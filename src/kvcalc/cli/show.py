@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from kvcalc.cli import options, pictures, question
 from kvcalc.report.cells import UNIT_TABLES
 from kvcalc.report.document import Column, Document, Section, Units
-from kvcalc.report.records import footprint_record
 from kvcalc.units import format_bytes
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def show(
         title=_verdict(footprint, units),
         assumptions=(footprint.architecture.layout, *question.assumptions(asked, tokens, batch_size)),
         sections=(_section(footprint, pool, units),),
-        records=[footprint_record(setup.reference, footprint)],
+        records=[footprint.to_dict()],
         schema="show",
         extra={"pool": None if pool is None else pool.to_dict()},
         notes=(*footprint.notes, *([] if pool is None else _left_out(pool))),

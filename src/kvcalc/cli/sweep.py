@@ -12,7 +12,6 @@ from kvcalc.cli import options, pictures, question
 from kvcalc.cli.progress import Progress
 from kvcalc.errors import InputError
 from kvcalc.report.document import Column, Document, Section, growth_columns
-from kvcalc.report.records import footprint_record
 
 if TYPE_CHECKING:
     from kvcalc.growth import Growth
@@ -81,7 +80,7 @@ def sweep(
             if number % _STRIDE == 0:
                 watch(number)
             for setup in asked:
-                yield footprint_record(setup.reference, footprint_of(setup, tokens, batch_size))
+                yield footprint_of(setup, tokens, batch_size).to_dict()
         watch.close()
 
     rows = _rows(asked, contexts, batch_size) if shown or plot is not None else []

@@ -62,6 +62,18 @@ def format_percent(ratio: float) -> str:
     return f"{100 * ratio:,.1f} %"
 
 
+#: The parts of a stacked bar, one mark each.
+MARKS = "█▒░"
+
+
+def bars(column: Column, section: Section, width: int) -> list[str]:
+    """The bars of a column in characters: the largest of them fills ``width``."""
+    values = [column.value(row) or () for row in section.rows]
+    largest = column.largest or max((sum(parts) for parts in values), default=0)
+    lengths = (bar_lengths(parts, largest, width) for parts in values)
+    return ["".join(mark * length for mark, length in zip(MARKS, each, strict=False)) for each in lengths]
+
+
 def bar_lengths(parts: tuple[int, ...], largest: int, width: int) -> list[int]:
     """The lengths of a stacked bar's parts, in characters; ``largest`` is the total that fills ``width``.
 

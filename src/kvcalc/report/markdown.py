@@ -6,12 +6,11 @@ import re
 from collections.abc import Iterator
 
 from kvcalc.derivation import evaluate
-from kvcalc.report.cells import bar_lengths, column_cells
+from kvcalc.report.cells import MARKS, bars, column_cells
 from kvcalc.report.document import Column, Derivation, Document, Section, Units
 from kvcalc.report.table import derivation_lines
 
 _BAR_WIDTH = 20
-_MARKS = "█▒░"
 
 
 def render(document: Document) -> Iterator[str]:
@@ -45,14 +44,8 @@ def _table(section: Section, units: Units) -> Iterator[str]:
 def _column(column: Column, section: Section, units: Units) -> tuple[str, list[str]]:
     if column.kind != "bars":
         return column_cells(column, section, units)
-    values = [column.value(row) or () for row in section.rows]
-    largest = column.largest or max((sum(parts) for parts in values), default=0)
-    bars = [
-        "".join(mark * length for mark, length in zip(_MARKS, bar_lengths(parts, largest, _BAR_WIDTH), strict=False))
-        for parts in values
-    ]
-    legend = ", ".join(f"{mark} {meaning}" for mark, meaning in zip(_MARKS, column.legend, strict=False))
-    return f"{column.title} ({legend})" if legend else column.title, bars
+    legend = ", ".join(f"{mark} {meaning}" for mark, meaning in zip(MARKS, column.legend, strict=False))
+    return f"{column.title} ({legend})" if legend else column.title, bars(column, section, _BAR_WIDTH)
 
 
 def _fenced(derivation: Derivation) -> str:

@@ -14,7 +14,7 @@ from functools import cached_property
 from rich.cells import cell_len
 
 from kvcalc.derivation import Quantity, evaluate, with_numbers
-from kvcalc.report.cells import bar_lengths, column_cells
+from kvcalc.report.cells import MARKS, bars, column_cells
 from kvcalc.report.document import Column, Derivation, Document, Section, Units
 
 PIPE_WIDTH = 120
@@ -24,7 +24,6 @@ WIDEST = 10_000
 _COMFORTABLE = 24
 _GAP = "   "
 _BAR_WIDTH, _SHORT_BAR = 30, 12
-_MARKS = "█▒░"
 _BOLD, _DIM, _GREEN, _YELLOW, _RED = "1", "2", "32", "33", "31"
 #: Cyan, magenta, green: seen on dark screens and on light ones.
 _BAR_STYLES = ("36", "35", "32")
@@ -117,14 +116,17 @@ class _Drawn:
     Attributes:
         cells: the text of each row.
         styles: its style, likewise.
-        parts: for bars, the byte counts of each row, and the total that fills the column.
     """
 
     column: Column
     header: str
     cells: Sequence[str]
     styles: Sequence[str]
-    parts: tuple[Sequence[tuple[int, ...]], int] | None = None
+
+    @property
+    def is_bars(self) -> bool:
+        """Bars are drawn when the width is known."""
+        return self.column.kind == "bars"
 
     @property
     def folds(self) -> bool:
@@ -134,19 +136,19 @@ class _Drawn:
     @property
     def name(self) -> str:
         """What the column is called where it is not shown."""
-        return self.column.title or ("bars" if self.parts else "remarks")
+        return self.column.title or ("bars" if self.is_bars else "remarks")
 
     @cached_property
     def natural(self) -> int:
         """The width at which nothing folds."""
-        if self.parts:
+        if self.is_bars:
             return max(_BAR_WIDTH, _length(self.header))
         return max(_length(line) for text in (self.header, *self.cells) for line in text.split("\n"))
 
     @cached_property
     def narrowest(self) -> int:
         """The width of the longest word; of words that may not fold, of the longest line."""
-        if self.parts:
+        if self.is_bars:
             return max(_SHORT_BAR, _length(self.header))
         wholes = [] if self.folds else [line for cell in self.cells for line in cell.split("\n")]
         words = [self.header] if wholes else [self.header, *self.cells]
@@ -200,13 +202,13 @@ def _widths(shown: Sequence[_Drawn], width: int) -> list[int]:
         least = [each.narrowest for each in shown]
     for _ in range(_total(widths) - width):
         open_to = [number for number in range(len(shown)) if widths[number] > least[number]]
-        widths[max(open_to, key=lambda at: (shown[at].parts is not None, not shown[at].folds, widths[at]))] -= 1
+        widths[max(open_to, key=lambda at: (shown[at].is_bars, not shown[at].folds, widths[at]))] -= 1
     return widths
 
 
 def _rows(shown: Sequence[_Drawn], remarks: Sequence[_Drawn], section: Section, screen: Screen) -> Iterator[str]:
     widths = _widths(shown, screen.width)
-    columns = [_with_bars(each, width) for each, width in zip(shown, widths, strict=True)]
+    columns = [_with_bars(each, section, width) for each, width in zip(shown, widths, strict=True)]
     if any(each.header for each in shown):
         yield from _line([each.header for each in shown], [_BOLD] * len(shown), columns, widths, screen)
         yield "─" * _total(widths) + "\n"
@@ -234,7 +236,7 @@ def _line(
         parts = []
         for text, style, each, width in zip(line, styles, columns, widths, strict=True):
             room = " " * (width - _length(text))
-            is_bar = each.parts and not text.strip(_MARKS)  # its title is none
+            is_bar = each.is_bars and not text.strip(MARKS)  # its title is none
             drawn = _colored_bar(text, screen) if is_bar else screen.styled(text, style)
             parts.append(room + drawn if each.column.right_aligned else drawn + room)
         yield _GAP.join(parts).rstrip(" ") + "\n"
@@ -242,41 +244,32 @@ def _line(
 
 def _draw(column: Column, section: Section, units: Units) -> _Drawn:
     header, cells = column_cells(column, section, units)
-    if column.kind == "bars":
-        values = [column.value(row) or () for row in section.rows]
-        largest = column.largest or max((sum(parts) for parts in values), default=0)
-        return _Drawn(column, header, cells, cells, (values, largest))
     styles = [""] * len(cells)
     if column.kind == "verdict":
         styles = [_VERDICT_STYLES.get(cell.split(" ")[0].rstrip(","), _RED) for cell in cells]
     return _Drawn(column, header, cells, styles)
 
 
-def _with_bars(drawn: _Drawn, width: int) -> _Drawn:
+def _with_bars(drawn: _Drawn, section: Section, width: int) -> _Drawn:
     """A column of bars with its bars, now that its width is known; any other as it is."""
-    if drawn.parts is None:
-        return drawn
-    values, largest = drawn.parts
-    lengths = (bar_lengths(parts, largest, width) for parts in values)
-    bars = ["".join(mark * length for mark, length in zip(_MARKS, each, strict=False)) for each in lengths]
-    return replace(drawn, cells=bars)
+    return replace(drawn, cells=bars(drawn.column, section, width)) if drawn.is_bars else drawn
 
 
 def _colored_bar(bar: str, screen: Screen) -> str:
-    runs = ((mark * bar.count(mark), style) for mark, style in zip(_MARKS, _BAR_STYLES, strict=True))
+    runs = ((mark * bar.count(mark), style) for mark, style in zip(MARKS, _BAR_STYLES, strict=True))
     return "".join(screen.styled(run, style) for run, style in runs) if screen.color else bar
 
 
 def _legend(columns: list[Column], screen: Screen) -> str:
     legend = next((column.legend for column in columns if column.legend), ())
-    meanings = zip(_MARKS, _BAR_STYLES, legend, strict=False)
+    meanings = zip(MARKS, _BAR_STYLES, legend, strict=False)
     parts = [f"{screen.styled(mark, style)} {screen.styled(meaning, _DIM)}" for mark, style, meaning in meanings]
     return "   ".join(parts) + "\n" if parts else ""
 
 
 def _listed(drawn: Sequence[_Drawn], screen: Screen) -> Iterator[str]:
     """Each row as lines of ``header: value``, for a screen narrower than any table."""
-    shown = [each for each in drawn if each.column.kind != "bars"]
+    shown = [each for each in drawn if not each.is_bars]
     for number in range(len(shown[0].cells)):
         pairs = [(each.header.replace("\n", " "), each.cells[number]) for each in shown if each.cells[number]]
         for at, (header, cell) in enumerate(pairs):

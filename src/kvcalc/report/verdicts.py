@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 
 from kvcalc.budgets.baseline import Change
 from kvcalc.budgets.verdict import Verdict
-from kvcalc.report.records import footprint_record
 from kvcalc.report.shapes import BudgetRecord, ChangeRecord, JudgedRecord
 
 
@@ -52,7 +51,7 @@ def verdict_record(verdict: Verdict, units: Mapping[str, int]) -> BudgetRecord |
     }
     if verdict.footprint is None or budget is None:
         return own
-    return {**own, **footprint_record(budget.model, verdict.footprint)}
+    return {**own, **verdict.footprint.to_dict(), "reference": budget.model}
 
 
 def _change_record(change: Change) -> ChangeRecord:
