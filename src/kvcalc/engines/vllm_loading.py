@@ -67,7 +67,7 @@ def loading(setup: Setup, version: tuple[int, int], device: Device) -> Derivatio
     >>> from kvcalc.setup import prepare
     >>> from kvcalc.sources.devices import load_device
     >>> loading(prepare("qwen2.5-7b", engine="vllm"), (0, 19), load_device("h100-80gb"))["allocator_bytes"] // 2**20
-    56
+    57
     """
     model, tp = setup.architecture, setup.tensor_parallel_size
     served = model.model_type == "gpt_oss" and device.platform == "cuda" and not device.unified
