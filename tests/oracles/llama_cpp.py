@@ -71,6 +71,8 @@ class Library:
         self.base = ctypes.CDLL(str(next(folder.glob("libggml-base.so*"))))
         self.base.gguf_init_empty.restype = ctypes.c_void_p
         self.breakdown = ctypes.CDLL(str(folder / "libllama.so"))._Z26llama_get_memory_breakdownPK13llama_context
+        self._buffer_name = self.base.ggml_backend_buft_name
+        self._buffer_name.restype, self._buffer_name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
         self.lines: list[str] = []
         self._log = self.ffi.callback("void(enum ggml_log_level, const char*, void*)", self._keep)
         self._fill = self.ffi.callback("void(struct ggml_tensor*, void*)", lambda tensor, data: None)
@@ -80,13 +82,13 @@ class Library:
     def _keep(self, level: int, text: Any, data: Any) -> None:
         self.lines.append(self.ffi.string(text).decode(errors="replace"))
 
-    def model(self, metadata: dict[str, Any]) -> Any:
+    def model(self, metadata: dict[str, Any], n_gpu_layers: int = 0) -> Any:
         """A model of these metadata, without weights."""
         gguf = ctypes.c_void_p(self.base.gguf_init_empty())
         for name, value in metadata.items():
             self._set(gguf, name.encode(), value)
         params = self.llama.llama_model_default_params()
-        params.no_alloc, params.n_gpu_layers, params.load_mtp = True, 0, True
+        params.no_alloc, params.n_gpu_layers, params.load_mtp = True, n_gpu_layers, True
         handle = self.ffi.cast("struct gguf_context*", gguf.value)
         model = self.llama.llama_model_init_from_user(handle, self._fill, self.ffi.NULL, params)
         if model == self.ffi.NULL:
@@ -110,6 +112,11 @@ class Library:
 
     def context(self, model: Any, params: dict[str, Any]) -> tuple[int, int]:
         """Bytes of a context's memory and of its compute buffers."""
+        rows = self.buffers(model, params)
+        return sum(row[1] for row in rows), sum(row[2] for row in rows)
+
+    def buffers(self, model: Any, params: dict[str, Any]) -> list[tuple[str, int, int]]:
+        """Each buffer type of a context with the bytes of its memory and of its compute buffer."""
         wanted = self.llama.llama_context_default_params()
         for name, value in params.items():
             setattr(wanted, name, value)
@@ -118,10 +125,10 @@ class Library:
             raise RuntimeError("".join(self.lines[-2:]))
         rows = self._breakdown(context)
         self.llama.llama_free(context)
-        return sum(row[1] for row in rows), sum(row[2] for row in rows)
+        return [(self._buffer_name(row[0]).decode(), row[1], row[2]) for row in rows]
 
     def _breakdown(self, context: Any) -> list[tuple[int, int, int]]:
-        """(model, context, compute) of each buffer type: the nodes of the std::map that the call returns."""
+        """(buffer type, context, compute) of each: the nodes of the std::map that the call returns."""
         found, rows = (ctypes.c_uint64 * 6)(), []
         self.breakdown(ctypes.byref(found), ctypes.c_void_p(int(self.ffi.cast("uintptr_t", context))))
 
@@ -129,7 +136,7 @@ class Library:
             if node:
                 words = ctypes.cast(node, ctypes.POINTER(ctypes.c_uint64))
                 walk(words[2])
-                rows.append((words[5], words[6], words[7]))
+                rows.append((words[4], words[6], words[7]))
                 walk(words[3])
 
         walk(found[2])

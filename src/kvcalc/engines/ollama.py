@@ -284,5 +284,5 @@ class Ollama(EngineOptions):
         plan = setup.plan
         assert isinstance(plan, LlamaCppPlan)
         in_f16 = device.platform in ("cuda", "rocm")
-        graph = Graph(params, flash_attn=True, n_outputs=None, keeps_inputs=False, copies_to_f16=in_f16)
+        graph = Graph(params, True, None, False, True, in_f16)
         return llama_cpp_working_memory(work, plan.model, Widths(setup.architecture), graph, device)

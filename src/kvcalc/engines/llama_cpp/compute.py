@@ -2,15 +2,17 @@
 
 The buffer is linear in ``n_ubatch`` and does not depend on the number of layers: it is the widest moment of one layer,
 or of the logits, beside the inputs of the graph. In b11739 no input is ever overwritten; in 0c1e57098 the masks hid
-under the logits. Source: src/llama-context.cpp:615-770, src/llama-graph.cpp, and the allocator itself, run without
-memory over 40 architectures: in b11739 with flash attention every recorded buffer is met within 0.1 %.
+under the logits. On a device the embeddings of the tokens are made on the host, so that one row of the residual
+stream fewer is alive. Source: src/llama-context.cpp:615-770, src/llama-graph.cpp, and the allocator itself, run without
+memory over 40 architectures: with flash attention every buffer of b11739 is met within 0.1 %, on an H100 (0c1e57098)
+every one with an f16 cache within 0.5 % but MLA's.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kvcalc.architecture import Chunked, Full, Latent, Sliding
+from kvcalc.architecture import Chunked, Full, Latent, Parallel, Sliding, State, Tensor
 from kvcalc.derivation import Derivation
 from kvcalc.device import Device
 from kvcalc.engines.base import WorkingMemory
@@ -21,12 +23,16 @@ from kvcalc.units import GiB, MiB
 from kvcalc.widths import Widths
 
 #: One more row of the residual stream is alive beside the feed-forward: a parallel residual, or scaled expert inputs.
-_ONE_ROW_MORE = frozenset({"afmoe", "cohere2", "cohere2_moe", "llama4", "phi", "phi2"})
+_ONE_ROW_MORE = frozenset({"afmoe", "cohere2", "cohere2_moe", "llama4", "nemotron_h", "phi", "phi2"})
+#: Attention reads the residual stream itself, whose norm comes after it.
+_NORM_AFTER = frozenset({"exaone4", "olmo2", "olmo3"})
 #: The CUDA context and cuBLAS, outside of every buffer: 0.3 GiB (A40), 0.45 (RTX 4090), 0.70 to 0.75 (RTX PRO 6000).
 _CONTEXT, _CONTEXT_BAND = 45 * GiB // 100, 30 * GiB // 100
-#: How far a device's part is from the formula, in percent, by 840 contexts on an H100 (0c1e57098): 3 to 13 less with
-#: flash attention, where the embeddings lie on the host, up to 18 less without. The CPU's is met within 0.1 (b11739).
-_FLASH_BAND, _PLAIN_BAND = 13, 18
+#: How far a device's part is from the formula, in percent, by 1,500 contexts (0c1e57098 on an H100, b11739 through its
+#: RPC back end): with flash attention and an f16 cache, with another cache or without it, beside recurrent states.
+_FLASH_BAND, _PLAIN_BAND, _STATES_BAND = 1, 9, 16
+#: CUDA adds up narrow experts' outputs in place: these stay beside the scores, or the copies of K and V (0c1e57098).
+_EXPERTS_BAND = 23
 #: What to do where no formula holds.
 FIT_PARAMS = "run llama-fit-params: it asks llama.cpp's own allocator"
 _GRAPH = "llama.cpp src/llama-graph.cpp"
@@ -41,6 +47,7 @@ class Graph:
         flash_attn: flash attention is on.
         n_outputs: the most rows of logits that a micro-batch has; None is one a sequence.
         keeps_inputs: inputs are never overwritten, and each token has room for an embedding (b11739).
+        on_device: the layers are on a device, the embedding of each token is made on the host.
         copies_to_f16: attention's kernels read K and V in f16, so others are converted first (CUDA, flash attention).
     """
 
@@ -48,6 +55,7 @@ class Graph:
     flash_attn: bool
     n_outputs: int | None
     keeps_inputs: bool
+    on_device: bool = False
     copies_to_f16: bool = False
 
 
@@ -58,7 +66,8 @@ def compute_buffer(work: Derivation, model: ModelCache, widths: Widths, graph: G
         work: has ``n_ctx``, ``n_seq_max`` and ``n_ubatch`` already.
 
     Raises:
-        NotModelledError: recurrent states, an indexer, compressed layers, per-layer embeddings, or no tensors.
+        NotModelledError: states beside attention in one layer, Kimi's delta attention, an indexer, compressed layers,
+            per-layer embeddings, or no tensors.
     """
     _check(model, widths)
     derive_cells(work, graph.params, model)
@@ -68,10 +77,8 @@ def compute_buffer(work: Derivation, model: ModelCache, widths: Widths, graph: G
     work.let("V", "vocabulary", str(widths.vocab))
     work.let("n_kv", "cells of all masks", "cells + cells_swa" if model.window else "cells", "cells")
     _derive_inputs(work, model, graph)
-    moments = [_derive_feed_forward(work, widths, graph)]
-    latent = next((layer.cache for layer in widths.architecture.layers if isinstance(layer.cache, Latent)), None)
-    if latent is not None or not graph.flash_attn:
-        moments.append(_derive_attention(work, widths, graph, latent))
+    moments = [_derive_feed_forward(work, widths, graph), *_derive_attention(work, widths, graph)]
+    moments += _derive_recurrent(work, widths, graph)
     widest = f"max({', '.join(moments)})" if len(moments) > 1 else moments[0]
     work.let("layers", "the widest moment of a layer", f"ub * ({widest} + inputs + mask)", "bytes", _GRAPH)
     # Rows of the last hidden state, its norm and their copies beside the logits.
@@ -88,26 +95,36 @@ def llama_cpp_working_memory(
     """The compute buffer on one device that holds the whole model, and the context of its driver.
 
     Raises:
-        NotModelledError: as :func:`compute_buffer`, and for MLA, whose buffers differ from device to device.
+        NotModelledError: as :func:`compute_buffer`.
     """
-    if widths.architecture.has_latents:
-        raise NotModelledError("llama.cpp's compute buffer for MLA on a device is not modelled", hint=FIT_PARAMS)
     compute_buffer(work, model, widths, graph)
     runtime, band = (_CONTEXT, _CONTEXT_BAND) if device.platform in ("cuda", "rocm") else (0, 256 * MiB)
     held = "context of the driver and BLAS, outside of every buffer"
     work.let("runtime_bytes", held, str(runtime), "bytes", "recorded logs: 0.3 to 0.75 GiB on CUDA")
     work.let("graph_bytes", "captured graphs", "0", "bytes")
     work.let("share_bytes", "all of it", "activation_bytes + runtime_bytes", "bytes")
-    percent = _FLASH_BAND if graph.flash_attn else _PLAIN_BAND
+    percent = _percent_off(widths, model, graph)
     work.let("band_bytes", "how far it may be off", f"{band} + activation_bytes * {percent} // 100", "bytes")
     return WorkingMemory.derived(work)
 
 
+def _percent_off(widths: Widths, model: ModelCache, graph: Graph) -> int:
+    converts = graph.copies_to_f16 and {model.k_type, model.v_type} != {"f16"}
+    if _has_narrow_experts(widths) and (converts or not graph.flash_attn):
+        return _EXPERTS_BAND
+    if _states(widths):
+        return _STATES_BAND
+    return _FLASH_BAND if graph.flash_attn and not converts else _PLAIN_BAND
+
+
 def _check(model: ModelCache, widths: Widths) -> None:
     stores = {store.name for layer in model.layers for store in layer.stores}
+    kinds, states = [layer.cache for layer in widths.architecture.layers], _states(widths)
     reason = ""
-    if model.state_bytes:
-        reason = "beside recurrent states"
+    if any(isinstance(kind, Parallel) for kind in kinds):
+        reason = "of layers with a state beside attention"
+    elif states and widths.architecture.has_latents:
+        reason = "of Kimi's delta attention"
     elif stores - {"base", "swa"}:
         reason = "of sparse or compressed attention"
     elif any("per_layer" in tensor.role for tensor in widths.architecture.tensors):
@@ -121,7 +138,7 @@ def _check(model: ModelCache, widths: Widths) -> None:
 def _derive_inputs(work: Derivation, model: ModelCache, graph: Graph) -> None:
     """Bytes per token of what the graph is given: ids, positions, cells to write, and the masks."""
     caches = 2 if model.window else 1
-    given = "4 * E + 16" if graph.keeps_inputs else "8"
+    given = ("12" if graph.on_device else "4 * E + 16") if graph.keeps_inputs else "4" if graph.on_device else "8"
     # Where V is stored transposed, each of its numbers has an index of 8 bytes in each cache.
     to_write = f"{16 * caches}" if graph.flash_attn else f"{8 * caches} + {8 * caches} * {model.value_width}"
     work.let("inputs", "inputs of one token", f"{given} + {to_write}", "bytes", _GRAPH)
@@ -130,15 +147,18 @@ def _derive_inputs(work: Derivation, model: ModelCache, graph: Graph) -> None:
 
 
 def _derive_feed_forward(work: Derivation, widths: Widths, graph: Graph) -> str:
-    """Gate, up and their product, of all experts that a token reads, beside four rows of the residual stream."""
+    """Gate, up and their product, of all experts that a token reads, beside rows of the residual stream."""
     rows = 4 + (widths.architecture.model_type in _ONE_ROW_MORE)
-    rows += not graph.keeps_inputs and _query_width(widths) > widths.hidden
+    beside = f"{rows} * E"
+    if not graph.keeps_inputs:  # the result of attention lies where a row would: as wide as all heads are
+        rows -= 1 + graph.on_device
+        beside = f"{rows} * E" + ("" if _states(widths) else f" + {_attention_width(widths)}")
     inner = _dense(widths)
     if widths.experts_per_token:
         # Their outputs fit where gate and up were, unless the experts are narrow.
         outputs = f" + {widths.experts_per_token} * E" if _has_narrow_experts(widths) else ""
         inner = f"max({inner}, {_experts(widths)}{outputs})"
-    work.let("ffn", "feed-forward of one token", f"4 * ({inner} + {rows} * E)", "bytes", _GRAPH)
+    work.let("ffn", "feed-forward of one token", f"4 * ({inner} + {beside})", "bytes", _GRAPH)
     return "ffn"
 
 
@@ -147,28 +167,68 @@ def _dense(widths: Widths) -> str:
 
 
 def _experts(widths: Widths) -> str:
-    return f"3 * {widths.experts_per_token} * {widths.expert_intermediate}"
+    return f"{3 if widths.is_gated else 1} * {widths.experts_per_token} * {widths.expert_intermediate}"
 
 
 def _has_narrow_experts(widths: Widths) -> bool:
-    return widths.hidden > 2 * widths.expert_intermediate > 0
+    return widths.hidden > (1 + widths.is_gated) * widths.expert_intermediate > 0
 
 
-def _derive_attention(work: Derivation, widths: Widths, graph: Graph, latent: Latent | None) -> str:
-    """Queries, and without flash attention the scores of all heads."""
+def _derive_attention(work: Derivation, widths: Widths, graph: Graph) -> list[str]:
+    """Queries, and without flash attention the scores of all heads; with it only MLA's are the widest moment."""
+    latent = _latent(widths)
+    if latent is None and graph.flash_attn:
+        return []
     rows = 4
     if latent is not None:
         key = latent.rank + latent.rope_dim
-        rows += not graph.keeps_inputs
         heads = f"{widths.query_heads} * ({latent.nope_dim + latent.rope_dim} + 2 * {key})"
-    elif _query_width(widths) > widths.hidden:
-        rows -= not graph.keeps_inputs
-        heads = f"2 * {_query_width(widths)}"
+        if not graph.keeps_inputs:  # on a device the rope keys of all heads lie where three rows would
+            rows = 2 if graph.on_device else 5
+            heads += f" + {widths.query_heads} * {latent.rope_dim}" if graph.on_device else ""
     else:
-        heads = str(_query_width(widths))
+        wide = _query_width(widths) > widths.hidden
+        rows -= 0 if graph.keeps_inputs else wide + graph.on_device
+        rows -= widths.architecture.model_type in _NORM_AFTER
+        heads = f"{1 + wide} * {_query_width(widths)}"
     scores = "" if graph.flash_attn else f" + {widths.query_heads} * cells"
     work.let("attn", "attention of one token", f"4 * ({rows} * E + {heads}{scores})", "bytes", _GRAPH)
-    return "attn"
+    return ["attn"]
+
+
+def _derive_recurrent(work: Derivation, widths: Widths, graph: Graph) -> list[str]:
+    """A gated delta net or Mamba-2's scan: projections, the convolution before and after it, and copies of the states.
+
+    Others (a short convolution, Mamba-1) are never the widest moment.
+    """
+    named = {t.role: t for layer in widths.architecture.layers for t in layer.mixer if t.linear}
+    out = named.get("linear_attn.out_proj") or named.get("mamba.out_proj")
+    states = [each for each in _states(widths) if each.recurrent_elements]
+    scans = any(state.groups for state in states)
+    if out is None or not (scans or "linear_attn.out_proj" in named):
+        return []
+    state = states[0]
+    projected = f"{named['mamba.in_proj'].rows} + " if scans else ""
+    rows, copies = (4, 2) if graph.keeps_inputs else (2, 2 - scans)
+    held = f"{copies} * {state.recurrent_elements} + {_conv_elements(state)}"
+    work.let("state", "numbers of one sequence's states, and of the copy", held)
+    of_token = f"{rows} * E + {projected}2 * {state.conv_channels} + {out.columns}"
+    formula = f"4 * ({of_token}) + ceil_div(4 * n_seq_max * state, ub)"
+    source = "llama.cpp src/models/delta-net-base.cpp, mamba-base.cpp"
+    work.let("recurrent", "states of one token's layer", formula, "bytes", source)
+    return ["recurrent"]
+
+
+def _latent(widths: Widths) -> Latent | None:
+    return next((layer.cache for layer in widths.architecture.layers if isinstance(layer.cache, Latent)), None)
+
+
+def _states(widths: Widths) -> list[State]:
+    return [layer.cache for layer in widths.architecture.layers if isinstance(layer.cache, State)]
+
+
+def _conv_elements(state: State) -> int:
+    return (state.conv_kernel - 1) * state.conv_channels
 
 
 def _derive_f16_copies(work: Derivation, model: ModelCache, widths: Widths, graph: Graph) -> list[str]:
@@ -179,6 +239,7 @@ def _derive_f16_copies(work: Derivation, model: ModelCache, widths: Widths, grap
     """
     if not graph.copies_to_f16:
         return []
+    latent = _latent(widths)
     work.let("k_copied", "1 where K is not f16, else 0", str(int(model.k_type != "f16")))
     work.let("v_copied", "1 where V is not f16, else 0", str(int(model.v_type != "f16")))
     copies = []
@@ -187,9 +248,20 @@ def _derive_f16_copies(work: Derivation, model: ModelCache, widths: Widths, grap
         if isinstance(kind, Full | Sliding | Chunked):
             numbers = f"({kind.head_dim} * k_copied + {kind.v_head_dim} * v_copied)"
             copies.append(f"{layer.stores[0].cells} * {kind.num_kv_heads} * {numbers}")
+        elif isinstance(kind, Latent):  # V is a part of K, and of its copy
+            copies.append(f"{layer.stores[0].cells} * {kind.rank + kind.rope_dim} * k_copied")
     copied = f"2 * streams * max({', '.join(copies)})" if len(copies) > 1 else f"2 * streams * {copies[0]}"
     work.let("copies", "K and V of one layer in f16", copied, "bytes", "llama.cpp ggml/src/ggml-cuda/fattn.cu:722")
-    rows = f"2 * (E + {_query_width(widths)})"
+    if latent is not None:
+        # Where attention's result and the copies find no room that queries left, they lie beyond the widest moment.
+        heads = widths.query_heads
+        beyond = f"copies > 4 * ub * {heads} * {latent.nope_dim + 2 * latent.rope_dim}"
+        moment = f"(ub * (attn + inputs + mask + 4 * {heads * latent.rank}) + copies if {beyond} else 0)"
+        work.let("converted", "attention over them", moment, "bytes", _GRAPH)
+        return ["converted"]
+    wide = _query_width(widths) > widths.hidden
+    more = 2 * graph.keeps_inputs if wide else graph.keeps_inputs
+    rows = f"{2 + more} * E + 2 * {_query_width(widths)}"
     if widths.architecture.model_type in _ONE_ROW_MORE:  # the feed-forward beside attention is alive too
         rows += f" + E + {_dense(widths)}"
     elif _has_narrow_experts(widths):
@@ -201,10 +273,13 @@ def _derive_f16_copies(work: Derivation, model: ModelCache, widths: Widths, grap
 
 def _query_width(widths: Widths) -> int:
     """Numbers of all queries of one token in the widest layer."""
-    rows = [
-        tensor.rows
-        for layer in widths.architecture.layers
-        for tensor in layer.mixer
-        if tensor.role.endswith("self_attn.q_proj")
-    ]
-    return max(rows, default=0)
+    return max((tensor.rows for tensor in _mixers(widths, "self_attn.q_proj")), default=0)
+
+
+def _attention_width(widths: Widths) -> int:
+    """Numbers of attention's result for one token, of all heads, in the widest layer."""
+    return max((tensor.columns for tensor in _mixers(widths, "self_attn.o_proj")), default=widths.hidden)
+
+
+def _mixers(widths: Widths, role: str) -> list[Tensor]:
+    return [each for layer in widths.architecture.layers for each in layer.mixer if each.role.endswith(role)]

@@ -283,7 +283,7 @@ class LlamaCpp(EngineOptions):
         """The compute buffer, and the context of the device's driver.
 
         Raises:
-            NotModelledError: a draft, recurrent states, sparse attention or MLA; llama-fit-params knows.
+            NotModelledError: a draft, sparse attention, or a state beside attention; llama-fit-params knows.
         """
         layers = setup.architecture.num_layers + len(setup.architecture.mtp_layers)
         reason = "of a draft's context" if setup.draft is not None else ""
@@ -297,7 +297,7 @@ class LlamaCpp(EngineOptions):
         launch.derive(work)
         params = launch.params(context, batch_size)
         in_f16 = self.flash_attn and device.platform in ("cuda", "rocm")
-        graph = Graph(params, self.flash_attn, self.n_outputs_max, self.followed_version == NEWEST, in_f16)
+        graph = Graph(params, self.flash_attn, self.n_outputs_max, self.followed_version == NEWEST, True, in_f16)
         plan = setup.plan
         assert isinstance(plan, LlamaCppPlan)
         return llama_cpp_working_memory(work, plan.model, Widths(setup.architecture), graph, device)
