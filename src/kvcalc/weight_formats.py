@@ -10,7 +10,7 @@ from kvcalc import quantization as q
 from kvcalc.dtypes import DTYPES, parse_dtype
 from kvcalc.errors import InputError, NotModelledError, did_you_mean, quote
 from kvcalc.gguf_mixes import FILE_TYPES, file_type
-from kvcalc.quantization import TOWERS, Packing, Plain, Quantization, WeightsFormat
+from kvcalc.quantization import PUBLISHED, TIED_HEAD, TOWERS, Packing, Plain, Quantization, WeightsFormat
 
 if TYPE_CHECKING:
     from kvcalc.architecture import Architecture
@@ -182,12 +182,17 @@ def parse_weights_format(text: str, architecture: Architecture) -> WeightsFormat
         raise InputError(f"unknown weights format {quote(text)}", hint=hint) from None
 
 
+#: Model types whose publisher stores the head beside the embedding that it is tied to.
+_STORES_TIED_HEAD = frozenset({"falcon"})
+
+
 def shipped_format(architecture: Architecture) -> WeightsFormat:
     """The format in which a model ships: its declared quantisation, or its own numbers."""
     if architecture.quantization is not None:
         return architecture.quantization
     own = parse_dtype(architecture.dtype)
-    return Plain(own, own)
+    stored_twice = {TIED_HEAD} if architecture.model_type in _STORES_TIED_HEAD else set()
+    return Plain(own, own, holds=PUBLISHED | stored_twice)
 
 
 def asked(own: Quantization) -> Quantization:

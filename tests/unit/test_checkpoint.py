@@ -173,3 +173,18 @@ def test_files_are_not_what_another_layout_takes_where_its_layers_have_other_wei
     provenance = load(f"{tmp_path}@1:1/sw=64").provenance
     assert provenance.weight_bytes == (stored if is_kept else None)
     assert any("the layout changes the weights" in note for note in provenance.notes) != is_kept
+
+
+def test_what_old_writers_say_beside_a_config_is_read(tmp_path):
+    """AutoGPTQ and AutoAWQ of 2023 keep their settings in a file of their own; ONNX exporters have one of that name."""
+    plain = {"model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2}
+    (tmp_path / "config.json").write_text(json.dumps(plain | {"num_attention_heads": 4, "vocab_size": 1000}))
+    sidecar = tmp_path / "quantize_config.json"
+    sidecar.write_text('{"per_channel": true, "reduce_range": true}')
+    assert load(str(tmp_path)).quantization is None
+    sidecar.write_text('{"bits": 4, "group_size": 128, "desc_act": false}')
+    assert load(str(tmp_path)).quantization.name == "gptq"
+    sidecar.unlink()
+    (tmp_path / "quant_config.json").write_text('{"zero_point": true, "q_group_size": 64, "w_bit": 4}')
+    awq = load(str(tmp_path)).quantization
+    assert (awq.name, awq.packing.groups) == ("awq", ((64, 2),))

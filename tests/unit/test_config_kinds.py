@@ -307,3 +307,23 @@ def test_a_peagle_draft_reads_its_target_as_eagle3_does() -> None:
     draft = SMALL | {"model_type": "llama", "draft_vocab_size": 100}
     eagle = read_config(draft | {"architectures": ["LlamaForCausalLMEagle3"]})
     assert read_config(draft | {"architectures": ["PEagleDraftModel"]}) == eagle
+
+
+def test_a_tied_file_of_a_class_that_never_ties_has_a_head():
+    config = {"model_type": "nemotron_h", "hidden_size": 64, "layers_block_type": ["attention", "mlp"], "head_dim": 16}
+    sizes = {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96, "vocab_size": 256}
+    assert parameters(config | sizes | {"tie_word_embeddings": True}) == 57_536  # NemotronHForCausalLM, meta device
+
+
+def test_a_text_part_that_transformers_saved_alone_has_no_prediction_layers():
+    text = {"hidden_size": 64, "num_hidden_layers": 4, "mtp_num_hidden_layers": 1, "vocab_size": 128}
+    whole = weights(read_config({"model_type": "qwen3_5", "text_config": text}), None)
+    alone = weights(read_config({"model_type": "qwen3_5_text", **text}), None)
+    assert whole.bytes - alone.bytes == whole.beside["prediction_layers"] > 0
+
+
+def test_the_compression_of_image_tokens_changes_no_layer():
+    plain = LLAMA | {"model_type": "videollama3_qwen2", "use_token_compression": True}
+    assert kv_cache_bytes(read_config(plain), context=1024) == kv_cache_bytes(read_config(LLAMA), context=1024)
+    with pytest.raises(NotModelledError):
+        read_config(plain | {"use_compression": True})

@@ -15,8 +15,8 @@ from kvcalc.sources.safetensors import INDEX_NAME, read_weights, with_stored_wei
 
 #: Far above any published config.json: the longest list every layer of the model.
 LARGEST_CONFIG = 2**22
-#: What ModelOpt before 0.31 writes about formats beside a config.json, which says nothing of them.
-SIDECAR = "hf_quant_config.json"
+#: What older writers say of formats beside a config.json that says nothing of them: ModelOpt, AutoGPTQ, AutoAWQ.
+SIDECARS = ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
 
 
 def load_checkpoint(path: Path) -> Architecture:
@@ -43,9 +43,8 @@ def load_checkpoint(path: Path) -> Architecture:
 
 def _architecture(path: Path) -> Architecture:
     config = parse_config(read_bytes(path, LARGEST_CONFIG), str(path))
-    sidecar = path.with_name(SIDECAR)
-    if path.name == "config.json" and sidecar.is_file():
-        config = {**config, "hf_quant_config": parse_config(read_bytes(sidecar, LARGEST_CONFIG), str(sidecar))}
+    if path.name == "config.json":
+        config = with_sidecar(config, path.parent)
     from kvcalc.sources.config import read_config  # a file that is no JSON needs none of its rules
 
     called = path.resolve().parent.name if path.name == "config.json" else path.stem
@@ -54,6 +53,14 @@ def _architecture(path: Path) -> Architecture:
         return read_config(config, name)
     except KVCalcError as error:
         raise error.at(str(path)) from None
+
+
+def with_sidecar(config: Mapping[str, Any], folder: Path) -> Mapping[str, Any]:
+    """A config.json with the file beside it that says how the weights are stored, under that file's name."""
+    for sidecar in (folder / name for name in SIDECARS):
+        if sidecar.is_file():
+            return {**config, sidecar.name: parse_config(read_bytes(sidecar, LARGEST_CONFIG), str(sidecar))}
+    return config
 
 
 def parse_config(data: bytes, location: str) -> Mapping[str, Any]:

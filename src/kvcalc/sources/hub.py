@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 
 from kvcalc.architecture import Architecture
 from kvcalc.errors import InputError, KVCalcError, NetworkError, quote
-from kvcalc.sources.checkpoint import LARGEST_CONFIG, SIDECAR, parse_config
+from kvcalc.sources.checkpoint import LARGEST_CONFIG, SIDECARS, parse_config, with_sidecar
 from kvcalc.sources.config import read_config
 from kvcalc.sources.files import decoded, read_bytes
 from kvcalc.sources.safetensors import (
@@ -206,10 +206,7 @@ def _from_cache(name: str, revision: str) -> HubModel | None:
         return None
     folder = Path(config).parent
     source = f"hf:{name}#{folder.name} in the local cache"
-    table = parse_config(read_bytes(Path(config), LARGEST_CONFIG), config)
-    sidecar = folder / SIDECAR
-    if sidecar.is_file():
-        table = {**table, "hf_quant_config": parse_config(read_bytes(sidecar, LARGEST_CONFIG), str(sidecar))}
+    table = with_sidecar(parse_config(read_bytes(Path(config), LARGEST_CONFIG), config), folder)
     try:
         return HubModel(name, table, read_weights(folder), source)
     except InputError:
@@ -259,9 +256,11 @@ class _Repository:
         table = parse_config(config.data, f"{_CONFIG} of {source}")
         weights = self.weights()
         if weights is not None and weights.elements is None and "quantization_config" not in table:
-            with suppress(_NoSuchFile):
-                sidecar = self.read(SIDECAR, LARGEST_CONFIG)
-                table = {**table, "hf_quant_config": parse_config(sidecar.data, f"{SIDECAR} of {source}")}
+            for name in SIDECARS:
+                with suppress(_NoSuchFile):
+                    sidecar = self.read(name, LARGEST_CONFIG)
+                    table = {**table, name: parse_config(sidecar.data, f"{name} of {source}")}
+                    break
         notes = []
         if self.new_name is not None:
             notes.append(f"hf:{self.name} has been renamed: it is hf:{self.new_name} now")

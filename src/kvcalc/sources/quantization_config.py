@@ -27,7 +27,7 @@ _SKIPPED = frozenset(
 _ROUTERS = frozenset({"mlp.gate", "mlp.shared_expert_gate"})
 #: What Kimi K3's checkpoint has in bfloat16 though its list does not name it.
 _KIMI_KEPT = frozenset({"mlp.fc1_latent_proj", "mlp.fc2_latent_proj"})
-_TIED_TWICE = "a tied head is taken as stored a second time, as AutoAWQ does; some writers leave it out"
+_TIED_TWICE = "a tied head is taken as stored twice, as AutoAWQ and AutoGPTQ of 2023 do; others leave it out"
 _NESTED_MEAN = "a mean value of some 20 digits is written beside each matrix"
 #: Quantisers that load a model by its transformers class, which leaves prediction layers out.
 _WITHOUT_PREDICTION = frozenset({"awq", "gptq", "gptqmodel", "auto-round", "bitsandbytes", "hqq", "torchao", "eetq"})
@@ -44,6 +44,11 @@ class Declared:
 
 #: The keys that hold such a table, and the method that each means by itself.
 _TABLES = {"quantization_config": "", "compression_config": "", "quantization": "mlx", "hqq": "hqq"}
+_SIDECARS = {
+    **dict.fromkeys(("hf_quant_config", "hf_quant_config.json"), "modelopt"),
+    "quantize_config.json": "gptq",
+    "quant_config.json": "awq",
+}
 #: Keys of the file that say something of its formats: one of DeepSeek V4's, and what a remark leaves behind.
 _FROM_AROUND = ("expert_dtype", "told_in_prose")
 
@@ -51,7 +56,7 @@ _FROM_AROUND = ("expert_dtype", "told_in_prose")
 def declared_table(*places: Mapping[str, Any]) -> dict[str, Any] | None:
     """The table that states a checkpoint's formats, out of a config.json's tables, the outer one first.
 
-    ``hf_quant_config`` is the sidecar of that name, which counts where no ``quantization_config`` is.
+    A sidecar counts where no ``quantization_config`` is; it stands under its name.
 
     Raises:
         InputError: the key holds no table.
@@ -68,12 +73,14 @@ def declared_table(*places: Mapping[str, Any]) -> dict[str, Any] | None:
                 table.setdefault("quant_method", method or "mlx")
             return table | {key: place[key] for place in places for key in _FROM_AROUND if place.get(key) is not None}
     for place in places:
-        for key in ("hf_quant_config", "hf_quant_config.json"):
+        for key, method in _SIDECARS.items():
             sidecar = place.get(key)
-            if isinstance(sidecar, Mapping):
-                inner = sidecar.get("quantization", sidecar)
-                table = dict(inner) if isinstance(inner, Mapping) else {}
-                return {"quant_method": "modelopt", **table}
+            if not isinstance(sidecar, Mapping):
+                continue
+            inner = sidecar.get("quantization", sidecar)
+            table = dict(inner) if isinstance(inner, Mapping) else {}
+            if method == "modelopt" or {"bits", "w_bit"} & table.keys():
+                return {"quant_method": method, "sidecar": True, **table}
     return None
 
 
@@ -114,7 +121,7 @@ def read_quantization(
         weights = replace(weights, estimated="lists of the file are told in prose")
     if weights is not None and method in _WITHOUT_PREDICTION:
         weights = replace(weights, holds=q.TOWERS)
-    if weights is not None and method == "awq" and tied:
+    if weights is not None and tied and (method == "awq" or (method == "gptq" and table.get("sidecar"))):
         weights = replace(weights, estimated=_TIED_TWICE, holds=weights.holds | {q.TIED_HEAD})
     if weights is None:
         shown = method if len(method) < 40 else "a format of its own"
@@ -282,7 +289,10 @@ def _scheme(group: Mapping[str, Any], form: Any, model_type: str) -> tuple[str, 
 
 
 def _awq(table: Mapping[str, Any], model_type: str) -> Quantization:
-    bits, group = _bits(table, "bits", _bits(table, "w_bit", 4)), _int(table, "group_size", 128)
+    bits, group = (
+        _bits(table, "bits", _bits(table, "w_bit", 4)),
+        _int(table, "group_size", _int(table, "q_group_size", 128)),
+    )
     kept = _names(table, "modules_to_not_convert")
     return Quantization(_sized("awq", bits, 4), q.awq(bits, group), kept=kept, skips=_ROUTERS)
 

@@ -14,6 +14,8 @@ from kvcalc.sources.config.parts import Fields
 from kvcalc.sources.config.reader import Config
 
 _LABELS = re.compile(r"For(Sequence|Token)Classification$|RewardModel$|For\w*Reward\w*$")
+#: Those of these heads that have a bias; OpenAssistant calls its reward models without a For.
+_BIASED = re.compile(r"(TokenClassification|(?<!For)RewardModel)$")
 _BARE = re.compile(r"^([A-Z]\w*?)(Text)?Model$")
 
 
@@ -25,7 +27,10 @@ def by_class(config: Config, fields: Fields) -> None:
     elif any(word in name for word in ("DFlash", "DSpark", "Domino")):
         _dflash(config, fields, name)
     elif _LABELS.search(name):
-        fields |= {"head_rows": _labels(config, name), "head_bias": name.endswith("TokenClassification")}
+        fields |= {
+            "head_rows": _labels(config, name),
+            "head_bias": bool(_BIASED.search(name)),
+        }
         config.notes.append(f"{name} has a head of {fields['head_rows']} labels in place of the vocabulary's")
     elif _is_bare(config, name):
         fields |= {"head_rows": 0, "head_bias": False}

@@ -51,7 +51,9 @@ def describe(config: Config, family: Family) -> tuple[list[LayerSpec], Fields]:
         raise InputError("no layer of the model has latent attention, which its model type is made of")
     fields = _of_the_model(config, family)
     if mtp_layers:
-        fields |= {"mtp_layout": tuple(mtp_layers), "mtp_tensors": family.mtp_tensors}
+        # transformers saves a text part alone under its own type, and leaves these layers out.
+        alone = not config.outer and str(config.table.get("model_type")).endswith("_text")
+        fields |= {"mtp_layout": tuple(mtp_layers), "mtp_tensors": "none" if alone else family.mtp_tensors}
     fields |= _of_the_layers(config, family, entries, fields["hidden_size"])
     config.notes += family.notes
     fields["entries"] = entries
@@ -203,7 +205,9 @@ def _tied(config: Config) -> bool:
 
 
 def _on(config: Config, switch: Switch) -> bool:
-    return config.flag(switch) if isinstance(switch, str) else switch
+    if isinstance(switch, bool):
+        return switch
+    return not config.flag(switch[4:]) if switch.startswith("not ") else config.flag(switch)
 
 
 def _attention(config: Config, family: Family, hidden_size: int, entries: list[LayerSpec]) -> Fields:
@@ -355,7 +359,7 @@ def _extra(config: Config, rows: tuple[Extra, ...], fields: Fields) -> list[Fiel
 
     extra = []
     for row in rows:
-        if row.when is not None and not config.flag(row.when):
+        if not _on(config, row.when):
             continue
         sizes = {"rows": size(row.rows), "columns": size(row.columns), "count": size(row.count)}
         if all(sizes.values()):

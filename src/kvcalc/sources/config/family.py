@@ -24,6 +24,7 @@ from kvcalc.sources.files import parse_toml
 from kvcalc.sources.spec import LayerSet
 from kvcalc.weights import count_parameters
 
+#: Yes, no, the key that says so, or ``not`` and the key that denies it.
 Switch = bool | str
 Keys = tuple[str, ...]
 #: A number, the name of one (a key of the file, or one of hidden_size, num_heads, num_kv_heads, head_dim, vocab_size,
@@ -142,7 +143,7 @@ class Encoder(_Table):
 
 
 class Extra(_Table):
-    """Weights that no other table has, as the spec's ``[[extra]]``; ``when`` names the key that must be true."""
+    """Weights that no other table has, as the spec's ``[[extra]]``; ``when`` is whether the model has them."""
 
     role: str
     part: Literal["embedding", "attention", "state", "feed_forward", "experts", "router", "norms", "head", "other"] = (
@@ -153,7 +154,7 @@ class Extra(_Table):
     count: Size = 1
     linear: bool = False
     layers: LayerSet | None = None
-    when: str | None = None
+    when: Switch = True
 
 
 class Family(_Table):
@@ -309,7 +310,7 @@ def family_of(name: str) -> tuple[str, Family] | None:
 
 
 #: What follows the model type in the name of a class.
-_CLASS_ENDS = re.compile(r"(Text)?(For[A-Z]\w*|LMHeadModel|DoubleHeadsModel|Model)$")
+_CLASS_ENDS = re.compile(r"(Text)?(For[A-Z]\w*|LMHeadModel|DoubleHeadsModel|RewardModel|Model)$")
 
 
 @lru_cache(maxsize=1024)

@@ -53,7 +53,8 @@ _TELLING_KEYS = (
 )
 #: The same, where the file does not state its layers either.
 _TELLING_WORDS = re.compile(
-    "sliding|window|chunk|local(?!_experts)|global|mamba|ssm|d_state|linear_|conv_|latent|lora_rank|lora_dim|compress"
+    "sliding|window|chunk|local(?!_experts)|global|mamba|ssm|d_state|linear_|conv_|latent|lora_rank|lora_dim"
+    "|(?<!token_)compress"
     "|shared_kv|kv_shared|recurrent|loop|ut_steps|cycles|reuse|ngram|pattern|cross_attention|attn_type|attention_type"
     "|block_type|mixer|lightning|layer_group|delta|retention|full_attn"
 )

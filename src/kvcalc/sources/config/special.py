@@ -349,13 +349,19 @@ def _zamba2(config: Config, fields: Fields) -> None:
     hidden, width = fields["hidden_size"], _width(fields)
     attention = _block(fields, "attention")
     attention["head_dim"] = config.count("attention_head_dim") or 2 * hidden // attention["num_heads"]
+    heads, head_dim = attention["num_heads"], attention["head_dim"]
     wide, rank = 2 * hidden, config.need("adapter_rank")
     blocks = config.need("num_mem_blocks", most=MOST_LAYERS)
     once = {"part": "attention", "linear": True, "count": blocks}
     use: Fields = {"part": "attention", "linear": True, "layers": "parallel"}
     extra: list[Fields] = [
-        {"role": "shared_transformer.self_attn.qkv_proj", "rows": 3 * wide, "columns": wide} | once,
-        {"role": "shared_transformer.self_attn.o_proj", "rows": hidden, "columns": wide} | once,
+        {
+            "role": "shared_transformer.self_attn.qkv_proj",
+            "rows": (heads + 2 * attention["num_kv_heads"]) * head_dim,
+            "columns": wide,
+        }
+        | once,
+        {"role": "shared_transformer.self_attn.o_proj", "rows": hidden, "columns": heads * head_dim} | once,
         {"role": "shared_transformer.feed_forward", "rows": 3 * width, "columns": hidden} | once,
         {"role": "shared_transformer.norms", "part": "norms", "rows": wide + hidden, "count": blocks},
         {"role": "linear", "rows": hidden, "columns": hidden} | use,
