@@ -24,7 +24,7 @@ from kvcalc.budgets.file import (
     find_files,
     read_budgets,
 )
-from kvcalc.budgets.verdict import Check, Subject, judge
+from kvcalc.budgets.verdict import Check, judge
 from kvcalc.device import Device
 from kvcalc.errors import InputError
 from kvcalc.footprints import footprint_of
@@ -466,17 +466,17 @@ def device_of(memory_bytes):
 
 def test_a_device_is_a_limit_less_its_reserve(budgets):
     one = located(budgets('model = "gemma-3-27b"\ncontext = "128k"\ndevice = "x"\nreserve = "1GiB"'))[0]
-    verdict = judge(Subject(one, MODEL, device_of(62 * GiB)))
+    verdict = judge(one, MODEL, device_of(62 * GiB))
     assert (verdict.check.limit_bytes, verdict.status) == (61 * GiB, "pass")
     assert verdict.terms == f"x: {62 * GiB:,} B x 100 % - {GiB:,} B in reserve"
-    assert judge(Subject(one, MODEL, device_of(61 * GiB))).status == "fail"
+    assert judge(one, MODEL, device_of(61 * GiB)).status == "fail"
 
 
 def test_a_device_must_hold_what_the_engine_needs_to_start(budgets):
     table = 'model = "gemma-3-27b"\ncontext = "32k"\ndevice = "x"\nengine = "vllm"\nutilization = "50%"\n'
     table += "engine_options = {max_num_batched_tokens = 8192, max_num_seqs = 256}"
     one = located(budgets(table))[0]
-    verdict = judge(Subject(one, MODEL, device_of(200 * GiB)))
+    verdict = judge(one, MODEL, device_of(200 * GiB))
     setup = verdict.footprint.setup
     working = setup.engine.working_memory(setup, device_of(200 * GiB), 32768, 1).share_bytes
     working += setup.engine.loading(setup, device_of(200 * GiB))[-1].value
@@ -485,8 +485,8 @@ def test_a_device_must_hold_what_the_engine_needs_to_start(budgets):
     assert sum(int(size.replace(",", "")) for size in re.findall(r" - ([\d,]+) B of", verdict.terms)) == working
     assert verdict.check.pool.working_memory.share_bytes + verdict.check.pool.loading_bytes == working
     least = 2 * (needed + working)
-    assert judge(Subject(one, MODEL, device_of(least))).check.headroom_bytes == 0
-    assert judge(Subject(one, MODEL, device_of(least - 2))).status == "fail"
+    assert judge(one, MODEL, device_of(least)).check.headroom_bytes == 0
+    assert judge(one, MODEL, device_of(least - 2)).status == "fail"
 
 
 def test_working_memory_that_is_not_modelled_is_said_in_the_verdict(budgets):
@@ -509,7 +509,7 @@ def with_hint(said, hint):
     """The verdict of the budget with a hint as one of its lines."""
     budget = Budget.model_validate({**said, **tomllib.loads(hint)})
     model = kvcalc.load(budget.model)
-    return judge(Subject(LocatedBudget(budget, Place("f"), Path()), model))
+    return judge(LocatedBudget(budget, Place("f"), Path()), model)
 
 
 def test_the_context_of_a_hint_is_the_largest_that_fits():

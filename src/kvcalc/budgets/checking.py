@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from kvcalc.architecture import Architecture
 from kvcalc.budgets.baseline import Baseline, baseline_of, load_baseline, record_of
 from kvcalc.budgets.file import LocatedBudget, Unreadable, find_files, path_of, read_budgets
-from kvcalc.budgets.verdict import Subject, Verdict, judge
+from kvcalc.budgets.verdict import Verdict, judge
 from kvcalc.device import Device
 from kvcalc.errors import InputError, KVCalcError, did_you_mean, quote
 from kvcalc.setup import MTP
@@ -107,7 +107,7 @@ def _verdict(
         if each.draft is not None:
             draft = MTP if each.draft == MTP else find_model(each.draft)
         device = None if budget.device is None else find_device(budget.device)
-        return judge(Subject(each, find_model(each.reference), device, draft), baseline, name)
+        return judge(each, find_model(each.reference), device, draft, baseline=baseline, name=name)
     except KVCalcError as error:
         return Verdict(name, "error", budget=budget, place=each.place, error=error.at(str(each.place)))
 

@@ -43,6 +43,7 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field,
 
 from kvcalc.errors import InputError, KVCalcError, did_you_mean, joined, quote
 from kvcalc.invalid import located_mistakes, mistakes
+from kvcalc.setup import plain_options
 from kvcalc.sources.files import is_path, parse_toml, read_text, read_toml
 from kvcalc.sources.resolve import split_variant
 from kvcalc.units import check_count, format_count, parse_bytes, parse_count
@@ -52,6 +53,7 @@ _MOST_BUDGETS = 10_000
 _MOST_FILES = 10_000
 _MOST_EXTENDED = 20
 _MOST_PARTS = 100
+_MOST_OPTIONS = 100
 _NAME = "budgets.toml"
 
 _PART = re.compile(r"([0-9_]{1,15}[kKmM]?)\s?[xX×]\s?([0-9_]{1,15}[kKmM]?)", re.ASCII)
@@ -105,22 +107,10 @@ def _mix(value: object, what: str) -> tuple[Part, ...]:
     return tuple(Part(parse_count(match[1], what), parse_count(match[2], what)) for match in matches if match)
 
 
-_MOST_OPTIONS = 100
-
-
 def _options(value: object, what: str) -> dict[str, Any]:
-    """A table of plain values; a list becomes a tuple, so that equal options are one key."""
     if not isinstance(value, dict) or len(value) > _MOST_OPTIONS:
         raise InputError(f"{what} must be a table such as {{block_size = 32}}, not {quote(value)}")
-    return {key: _plain(given, f"{what} {quote(key)}") for key, given in value.items()}
-
-
-def _plain(value: object, what: str) -> Any:
-    if isinstance(value, list):
-        return tuple(_plain(each, what) for each in value)
-    if not isinstance(value, str | int | float | bool):
-        raise InputError(f"{what} must be a number, a word or a list of them, not {quote(value)}")
-    return value
+    return plain_options(value)
 
 
 def _read_as(parse: Callable[[object, str], Any], what: str, written: Any = str) -> PlainValidator:

@@ -154,18 +154,16 @@ class Verdict:
         return f"{self.name}: {self.check.sentence(units)}"
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A budget with all that is needed to judge it: its model, its draft model and its device, where it names them."""
-
-    located: LocatedBudget
-    architecture: Architecture
-    device: Device | None = None
-    draft: Architecture | Literal["mtp"] | None = None
-
-
-def judge(subject: Subject, baseline: Baseline | None = None, name: str = "") -> Verdict:
-    """The verdict of one budget.
+def judge(
+    located: LocatedBudget,
+    architecture: Architecture,
+    device: Device | None = None,
+    draft: Architecture | Literal["mtp"] | None = None,
+    *,
+    baseline: Baseline | None = None,
+    name: str = "",
+) -> Verdict:
+    """The verdict of one budget, with the model, the device and the draft model that it names.
 
     Args:
         name: what reports and the baseline call it; empty is its own name.
@@ -173,32 +171,29 @@ def judge(subject: Subject, baseline: Baseline | None = None, name: str = "") ->
     Raises:
         KVCalcError: the engine refuses the setup, or the workload.
     """
-    located = subject.located
     budget, name = located.budget, name or located.name
-    workload = _Workload.of(subject)
-    footprint = mix.footprint(workload.setup, workload.parts)
-    limits = tuple(_limits(budget, workload, subject.device))
-    checks = [limit.check(workload) for limit in limits]
+    options: dict[str, Any] = {each: getattr(budget, each) for each in SetupOptions.__annotations__}
+    setup, parts = prepare_on(device, architecture, **{**options, "draft": draft}), budget.parts
+    footprint = mix.footprint(setup, parts)
+    limits = tuple(_limits(budget, parts[0], device))
+    checks = [limit.check(setup, parts) for limit in limits]
+    hints, advice = [], []
+    if any(check.status == "fail" for check in checks):
+        hints = [lever.toml for lever in islice(_levers(budget, setup, limits), _MOST_HINTS)]
+        if not hints:
+            advice.append(f"no single change fits; the weights alone take {format_bytes(setup.weights.bytes)}")
     before = None if baseline is None else baseline.records.get(name)
-    change, grown = None, None
-    if before is not None:
-        change = compare(before, record_of(budget.model, footprint, workload.parts))
-        if budget.max_increase is not None:
-            grown = _increase_check(budget.max_increase, footprint.total_bytes, change)
-            checks.append(grown)
+    change = None if before is None else compare(before, record_of(budget.model, footprint, parts))
+    if baseline is not None and change is not None and budget.max_increase is not None:
+        grown = _increase_check(budget.max_increase, footprint.total_bytes, change)
+        checks.append(grown)
+        if grown.status == "fail":
+            advice.append(f"to accept the increase: kvcalc check --save-baseline {baseline.file}, without --baseline")
     worst = min(checks, key=_how_bad, default=None)
     # Without a baseline a budget that only limits the increase has nothing to compare with: it holds.
     status: Status = "pass" if worst is None else worst.status
     if status == "pass" and baseline is not None and before is None:
         status = "added"
-    hints, advice = [], []
-    if any(limit.check(workload).status == "fail" for limit in limits):
-        hints = [lever.toml for lever in islice(_levers(subject, workload, limits), _MOST_HINTS)]
-        if not hints:
-            weights = format_bytes(workload.setup.weights.bytes)
-            advice.append(f"no single change fits; the weights alone take {weights}")
-    if baseline is not None and grown is not None and grown.status == "fail":
-        advice.append(f"to accept the increase: kvcalc check --save-baseline {baseline.file}, without --baseline")
     return Verdict(
         name,
         status,
@@ -224,22 +219,6 @@ def _increase_check(allowed: Fraction | int, total_bytes: int, change: Change) -
 
 
 @dataclass(frozen=True, slots=True)
-class _Workload:
-    """A setup with its sequences, so that a limit can be measured again with another of them."""
-
-    setup: Setup
-    parts: tuple[Part, ...]
-
-    @classmethod
-    def of(cls, subject: Subject) -> _Workload:
-        """What the budget states."""
-        budget = subject.located.budget
-        options: dict[str, Any] = {name: getattr(budget, name) for name in SetupOptions.__annotations__}
-        options["draft"] = subject.draft
-        return cls(prepare_on(subject.device, subject.architecture, **options), budget.parts)
-
-
-@dataclass(frozen=True, slots=True)
 class _Limit:
     """A limit that any workload can be held against.
 
@@ -256,9 +235,9 @@ class _Limit:
     warn_at: Fraction | int | None = None
     parts: tuple[Part, ...] = ()
 
-    def check(self, workload: _Workload) -> Check:
-        """The limit with what the workload uses of it."""
-        setup, parts, terms, pool = workload.setup, self.parts or workload.parts, "", None
+    def check(self, setup: Setup, parts: tuple[Part, ...]) -> Check:
+        """The limit with what a workload uses of it."""
+        parts, terms, pool = self.parts or parts, "", None
         used = 0
         if self.part != "weights":
             # A device must hold what the engine needs to start, which may be more than the cache it uses.
@@ -303,7 +282,7 @@ def _terms(memory: Memory, pool: Pool) -> str:
 _SUBJECTS = {"total": "", "device": "", "kv_cache": "KV cache", "weights": "weights"}
 
 
-def _limits(budget: Budget, workload: _Workload, device: Device | None) -> Iterator[_Limit]:
+def _limits(budget: Budget, own: Part, device: Device | None) -> Iterator[_Limit]:
     """Every limit of a budget but the one against a baseline."""
     stated: list[_Limit] = []
     if budget.limit is not None:
@@ -316,7 +295,6 @@ def _limits(budget: Budget, workload: _Workload, device: Device | None) -> Itera
         subject = f"KV cache (at most {percent:g} % of the weights)"
         stated.append(_Limit("overhead", subject, "overhead", budget.overhead))
     yield from stated
-    own = workload.parts[0]
     for limit in stated:
         if limit.part == "weights":
             continue
@@ -330,19 +308,17 @@ def _limits(budget: Budget, workload: _Workload, device: Device | None) -> Itera
             yield replace(limit, rule="min_batch", subject=subject, parts=(Part(budget.min_batch, own.context),))
 
 
-def _levers(subject: Subject, workload: _Workload, limits: tuple[_Limit, ...]) -> Iterator[Lever]:
+def _levers(budget: Budget, setup: Setup, limits: tuple[_Limit, ...]) -> Iterator[Lever]:
     """What would fit, one change at a time; nothing is said that was not computed."""
-    setup, parts = workload.setup, workload.parts
-    reference = split_variant(subject.located.budget.model)[0]
+    parts, reference = budget.parts, split_variant(budget.model)[0]
+    part = mix.whole(parts)
 
     def fits(changed: Setup, parts: tuple[Part, ...]) -> bool:
-        return all(limit.check(_Workload(changed, parts)).status != "fail" for limit in limits)
+        return all(limit.check(changed, parts).status != "fail" for limit in limits)
 
-    part = mix.whole(parts)
     if len(parts) > 1:
-        yield from setup_levers(setup, part.context, part.batch_size, lambda changed: fits(changed, parts), reference)
-        return
-    yield from levers(
+        return setup_levers(setup, part.context, part.batch_size, lambda changed: fits(changed, parts), reference)
+    return levers(
         setup,
         part.context,
         part.batch_size,
