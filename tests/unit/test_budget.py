@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 import kvcalc
 from kvcalc.budgets import mix
 from kvcalc.budgets.baseline import Baseline, compare, load_baseline
+from kvcalc.budgets.budget import Budget, Part
 from kvcalc.budgets.checking import check_files, new_baseline
 from kvcalc.budgets.file import (
-    Budget,
     LocatedBudget,
-    Part,
     Place,
     Unreadable,
     find_budget_file,

@@ -13,7 +13,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from kvcalc.budgets.file import Part, read_budget_text
+from kvcalc.budgets.budget import Part
+from kvcalc.budgets.file import read_budget_text
 from kvcalc.errors import InputError, quote
 from kvcalc.footprints import Footprint
 from kvcalc.invalid import mistakes

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from kvcalc.budgets.file import Part
+from kvcalc.budgets.budget import Part
 from kvcalc.engines.base import KVCache, LayerBytes
 from kvcalc.footprints import Footprint, footprint_of
 from kvcalc.setup import Setup

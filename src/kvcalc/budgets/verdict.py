@@ -16,7 +16,8 @@ from typing import Any, Literal
 from kvcalc.architecture import Architecture
 from kvcalc.budgets import mix
 from kvcalc.budgets.baseline import Baseline, Change, compare, record_of
-from kvcalc.budgets.file import Budget, LocatedBudget, Part, Place
+from kvcalc.budgets.budget import Budget, Part
+from kvcalc.budgets.file import LocatedBudget, Place
 from kvcalc.device import Device
 from kvcalc.errors import KVCalcError
 from kvcalc.fitting import Memory, Pool

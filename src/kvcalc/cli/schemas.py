@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import TypeAdapter
 
 from kvcalc.budgets.baseline import BaselineFile
-from kvcalc.budgets.file import BudgetsFile
+from kvcalc.budgets.budget import BudgetsFile
 from kvcalc.errors import InputError, did_you_mean, quote
 from kvcalc.report.shapes import ANSWERS
 from kvcalc.sources.spec import ModelSpec
