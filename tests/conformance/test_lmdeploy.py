@@ -5,7 +5,20 @@ from typing import Any
 import pytest
 
 import kvcalc
-from kvcalc.architecture import Architecture, Chunked, Cross, Full, Latent, Layer, LayerKind, NoCache, Sliding, State
+from kvcalc.architecture import (
+    Architecture,
+    Chunked,
+    Compressed,
+    Cross,
+    Full,
+    Latent,
+    Layer,
+    LayerKind,
+    NoCache,
+    Parallel,
+    Sliding,
+    State,
+)
 from kvcalc.derivation import evaluate
 from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines import make_engine
@@ -73,6 +86,20 @@ def test_states_have_a_slot_for_each_sequence_that_may_run_and_two_more() -> Non
     assert plan.report(64, 1, 60 * GiB)["num_state_caches"] == 18
 
 
+def test_deepseek_v4_keeps_windows_as_states_and_its_entries_in_blocks_of_256() -> None:
+    layers = Compressed(512, 128), Compressed(512, 128, 4, indexer_dim=128), Compressed(512, 128, 128)
+    plan = plan_of(model("deepseek_v4", *layers), max_batch_size=6)
+    # an entry is 584 bytes, its indexer's key 132; 256 tokens are 64 entries of 4 tokens, or 2 of 128
+    assert plan.block_bytes == 64 * (584 + 132) + 2 * 584
+    slot = 3 * 128 * 584 + 16 * 1024 * 4 + 16 * 256 * 4 + 256 * 512 * 4
+    assert (plan.slot_bytes, plan.state_bytes) == (slot, 8 * slot)
+    assert plan.kv_bytes(257, 3) == 3 * 2 * plan.block_bytes + 8 * slot
+    rows = plan.allocate(257, 3).layers
+    assert [(row.count, row.tokens) for row in rows] == [(1, 0), (1, 1536), (1, 1536)]
+    assert rows[0].bytes == 8 * 128 * 584 and sum(row.bytes for row in rows) == plan.kv_bytes(257, 3)
+    assert any("256 tokens" in note for note in plan.notes) and plan.report(1, 1, 10 * GiB)["max_tokens"] % 256 == 0
+
+
 def test_where_one_window_counts_for_all_layers_blocks_before_it_are_given_back() -> None:
     plan = plan_of("mistral-7b-v0.1")
     chunk, window = 8192 // 64, 4096 // 64
@@ -102,7 +129,13 @@ def test_the_shown_work_is_the_work_and_the_memory_is_the_least(name: str, optio
 
 
 @pytest.mark.parametrize(
-    ("name", "options"), [("llama-3.1-8b", {"backend": "turbomind", "quant_policy": 8}), ("glm-5.2", {})]
+    ("name", "options"),
+    [
+        ("llama-3.1-8b", {"backend": "turbomind", "quant_policy": 8}),
+        ("glm-5.2", {}),
+        ("deepseek-v4-flash", {"max_batch_size": 32}),
+        ("qwen3.5-27b", {}),
+    ],
 )
 def test_the_work_of_turbomind_and_of_sparse_attention_is_shown_too(name: str, options: dict[str, Any]) -> None:
     plan = plan_of(name, **options)
@@ -135,7 +168,9 @@ def test_a_step_of_logits_is_set_aside_before_the_cache_takes_its_part() -> None
         (model("llama", Full(1, 64, 64)), {"backend": "turbomind", "quant_policy": 16}, UnsupportedError),
         (model("llama", Full(1, 64, 64), Full(2, 64, 64)), {}, UnsupportedError),
         (model("mllama", Full(1, 64, 64), Cross(1, 64, 64)), {}, NotModelledError),
-        (model("llama", Full(1, 64, 64, extra_state_bytes=8)), {}, NotModelledError),
+        (model("llama", Full(1, 64, 64, extra_state_bytes=8)), {}, UnsupportedError),
+        (model("llama", Parallel(Full(1, 64, 64), State(64))), {}, UnsupportedError),
+        (model("deepseek_v4", Compressed(256, 128, 4)), {}, UnsupportedError),
         (model("deepseek_v32", Latent(512, 64, 4, 64, 64, indexer_dim=128)), {"quant_policy": 8}, NotModelledError),
         (model("qwen3_5", State(64, conv_channels=8, conv_kernel=4)), {"backend": "turbomind"}, NotModelledError),
     ],

@@ -34,7 +34,17 @@ sys.path.insert(0, str(Path(HERE).parent))
 from comparison import Different, add_options, run, say, shape_of, table
 from hypothesis import strategies as st
 
-from kvcalc.architecture import Architecture, Full, Latent, Layer, LayerKind, Sliding, State, distinct_layers
+from kvcalc.architecture import (
+    Architecture,
+    Compressed,
+    Full,
+    Latent,
+    Layer,
+    LayerKind,
+    Sliding,
+    State,
+    distinct_layers,
+)
 from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines.lmdeploy import LMDeploy, LMDeployPlan
 from kvcalc.errors import KVCalcError
@@ -62,9 +72,18 @@ def cases(draw: st.DrawFn) -> Case:
         "quant_policy": draw(st.sampled_from([0, 0, 4, 8, 16, 17])),
     }
     layers = draw(st.integers(1, 40))
-    match draw(st.sampled_from(["full", "sliding", "states", "latent", "indexed"])):
+    match draw(st.sampled_from(["full", "sliding", "states", "latent", "indexed", "compressed"])):
+        case "compressed":
+            window = draw(st.sampled_from([64, 100, 128]))
+            one = st.sampled_from(
+                [Compressed(512, window), Compressed(512, window, 4, indexer_dim=128), Compressed(512, window, 128)]
+            )
+            some = draw(st.lists(one, max_size=40))
+            kinds: tuple[LayerKind, ...] = (*some, Compressed(512, window, 128))  # without entries there is no block
+            model_type = "deepseek_v4"
+            options["quant_policy"] = 0
         case "latent":
-            kinds: tuple[LayerKind, ...] = (Latent(draw(st.sampled_from([128, 512])), 64, 16, 128, 128),) * layers
+            kinds = (Latent(draw(st.sampled_from([128, 512])), 64, 16, 128, 128),) * layers
             model_type = "deepseek_v3"
             options["cache_block_seq_len"] = 64
         case "indexed":
@@ -96,6 +115,8 @@ class _Named(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     REAL = (
         "lmdeploy.messages",
         "lmdeploy.pytorch.config",
+        "lmdeploy.pytorch.configurations.builder",
+        "lmdeploy.pytorch.configurations.deepseek_v4",
         "lmdeploy.pytorch.consts",
         "lmdeploy.pytorch.engine.cache_engine.layout",
         "lmdeploy.pytorch.engine.cache_engine.plan",
@@ -147,7 +168,8 @@ class Theirs:
         self.plan: Any = import_module("lmdeploy.pytorch.engine.cache_engine.plan")
         self.state: Any = import_module("lmdeploy.pytorch.engine.cache_engine.state")
         self.policy: Any = import_module("lmdeploy.messages").QuantPolicy
-        self.index_shape: Any = import_module("lmdeploy.pytorch.consts").dsa_packed_indexer_k_cache_shape
+        self.consts: Any = import_module("lmdeploy.pytorch.consts")
+        self.v4: Any = import_module("lmdeploy.pytorch.configurations.deepseek_v4")
         self.executor: Any = import_module("lmdeploy.pytorch.engine.executor.base").ExecutorBase
         self.backend = default.DefaultCacheBackend
 
@@ -165,13 +187,15 @@ class Theirs:
         """Bytes of a block, of a state slot, and the blocks of the memory."""
         import torch
 
+        if isinstance(case.kinds[0], Compressed):
+            return self.compressed_sizes(case)
         options, tp = dict(case.options), case.tensor_parallel_size
         attention = next(kind for kind in case.kinds if not isinstance(kind, State))
         latent = isinstance(attention, Latent)
         heads = 1 if isinstance(attention, Latent) else attention.num_kv_heads  # type: ignore[attr-defined]
         heads = tp if tp > heads else heads  # configurations/builder.py:63
         key = attention.rank + attention.rope_dim if isinstance(attention, Latent) else attention.head_dim  # type: ignore[attr-defined]
-        policy, indexed = self.policy(options["quant_policy"]), bool(getattr(attention, "indexer_dim", 0))
+        indexed = bool(getattr(attention, "indexer_dim", 0))
         model = SimpleNamespace(
             num_layers=sum(not isinstance(kind, State) for kind in case.kinds),
             num_key_value_heads=heads,
@@ -186,22 +210,10 @@ class Theirs:
             mla_index_topk=None,
             state_cache_specs=[],
         )
-        block = options["cache_block_seq_len"]
-        cache = SimpleNamespace(
-            block_size=block,
-            kernel_block_size=block,
-            quant_policy=policy,
-            max_prefill_token_num=8192,
-            max_batches=options["max_batch_size"],
-            cache_max_entry_count=options["cache_max_entry_count"],
-            num_state_caches=None,
-            prefix_cache_state_budget=0,
-            num_gpu_blocks=0,
-            states_shapes=[],
-        )
+        cache = self.cache_config(case, [])
 
         def indexers(context: Any) -> list[Any]:
-            shape = self.index_shape(context.geometry.kernel_block_size, 128)
+            shape = self.consts.dsa_packed_indexer_k_cache_shape(context.geometry.kernel_block_size, 128)
             request = self.schema.BlockCacheRequest("index", shape, torch.uint8, per_row_contiguous=True)
             return [request] * model.num_layers if indexed else []
 
@@ -214,18 +226,78 @@ class Theirs:
             slot = self.state.StateCacheEngine.get_state_slot_nbytes(cache.states_shapes)
         else:
             slot = 0
+        size = plan.logical_block_nbytes
+        # _get_runtime_size with a whole chunk: logits, and 512 MiB of scores (envs.py, dsa_indexer_max_logits_mb).
+        return size, slot, self.blocks(case, cache, model, size, slot, indexed * 512 * 2**20)
+
+    def compressed_sizes(self, case: Case) -> tuple[int, int, int]:
+        """The same of DeepSeek V4: the states of its configuration, and what its compressors ask for."""
+        import torch
+
+        names = {None: "sliding_attention", 4: "compressed_sparse_attention", 128: "heavily_compressed_attention"}
+        kinds = [kind for kind in case.kinds if isinstance(kind, Compressed)]
+        config = SimpleNamespace(
+            num_hidden_layers=len(kinds),
+            layer_types=[names[kind.ratio] for kind in kinds],
+            compress_rates={names[4]: 4, names[128]: 128},
+            hidden_size=1,
+            num_attention_heads=1,
+            eos_token_id=0,
+            sliding_window=kinds[0].window,
+            vocab_size=1000,
+            head_dim=512,
+            index_head_dim=128,
+        )
+        model = self.v4.DeepseekV4ModelConfigBuilder.build(config)
+        cache = self.cache_config(case, model.states_shapes)
+        self.v4.update_cache_config(cache)
+        asked, request = self.consts, partial(self.schema.BlockCacheRequest, per_row_contiguous=True)
+
+        def compressors(context: Any) -> list[Any]:
+            found, block = [], context.geometry.kernel_block_size
+            for kind in kinds:
+                if kind.ratio:  # backends/cuda/v4_compressor.py:73
+                    shape = (block // kind.ratio, asked.V4_PACKED_TOKEN_DIM)
+                    found.append(request(f"entries {kind.ratio}", shape, torch.float8_e4m3fn))
+                if kind.indexer_dim:
+                    shape = asked.v4_packed_index_cache_shape(block // 4, kind.indexer_dim)
+                    found.append(request("index", shape, torch.uint8))
+            return found
+
+        size = self.plan.build_block_cache_plan(model, cache, 1, compressors).logical_block_nbytes
+        slot = self.state.StateCacheEngine.get_state_slot_nbytes(model.states_shapes, model.state_cache_specs)
+        return size, slot, self.blocks(case, cache, model, size, slot, 0)
+
+    def cache_config(self, case: Case, states_shapes: list[Any]) -> Any:
+        """Its CacheConfig, as far as the plans read it."""
+        options = dict(case.options)
+        return SimpleNamespace(
+            block_size=options["cache_block_seq_len"],
+            kernel_block_size=options["cache_block_seq_len"],
+            quant_policy=self.policy(options["quant_policy"]),
+            max_prefill_token_num=8192,
+            max_batches=options["max_batch_size"],
+            cache_max_entry_count=options["cache_max_entry_count"],
+            num_state_caches=None,
+            prefix_cache_state_budget=0,
+            num_gpu_blocks=0,
+            states_shapes=states_shapes,
+        )
+
+    def blocks(self, case: Case, cache: Any, model: Any, size: int, slot: int, scores: int) -> int:
+        """The blocks of the memory, as the executor counts them."""
         executor = SimpleNamespace(
             cache_config=cache, model_config=model, misc_config=SimpleNamespace(memdecode_config=None)
         )
         executor._get_rank_cache_block_sizes = self.executor._get_rank_cache_block_sizes
         executor._get_min_num_gpu_blocks = self.executor._get_min_num_gpu_blocks
         executor._get_num_gpu_blocks = self.executor._get_num_gpu_blocks
-        size = plan.logical_block_nbytes
+        options = dict(case.options)
         free = case.memory - slot * (options["max_batch_size"] + 2)
-        # _get_runtime_size with a whole chunk: logits, and 512 MiB of scores (envs.py, dsa_indexer_max_logits_mb).
-        free -= (8192 + 2 * options["max_batch_size"]) * 1000 * 2 + indexed * 512 * 2**20
+        free -= (8192 + 2 * options["max_batch_size"]) * 1000 * 2 + scores
         self.executor._update_num_gpu_blocks(executor, [free], [SimpleNamespace(total=size)], None)
-        return size, slot, cache.num_gpu_blocks
+        blocks: int = cache.num_gpu_blocks
+        return blocks
 
 
 def ours(case: Case, *, fault: bool) -> tuple[int, int, int]:

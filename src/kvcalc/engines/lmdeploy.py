@@ -2,7 +2,8 @@
 
 Every layer of a block has its K and its V, with scales and zeros where they are quantised. The PyTorch engine rounds
 each of these up to 256 bytes; TurboMind packs them. A model whose configuration states one window for all layers gives
-blocks back that lie before it; every other model keeps the whole context in every layer.
+blocks back that lie before it; every other model keeps the whole context in every layer. DeepSeek V4 keeps its windows
+and what its next entries are made of as states, and its entries in blocks of 256 tokens.
 
 Source: lmdeploy 0.18.0 pytorch/engine/cache_engine/schema.py and layout.py, pytorch/engine/executor/base.py,
 pytorch/configurations; TurboMind: src/turbomind/kernels/attention/block.h at 1263d5cd8.
@@ -26,8 +27,6 @@ from kvcalc.architecture import (
     Latent,
     LayerKind,
     NoCache,
-    Parallel,
-    Shared,
     Sliding,
     State,
     kind_label,
@@ -37,7 +36,7 @@ from kvcalc.dtypes import DTYPES, DType
 from kvcalc.engines.base import KVCache, LayerBytes, Server, refuse_formats, refuse_kind
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError
-from kvcalc.units import MiB, ceil_div, smallest_reaching
+from kvcalc.units import MiB, ceil_div, round_up, smallest_reaching
 
 if TYPE_CHECKING:
     from kvcalc.setup import Setup
@@ -76,12 +75,42 @@ _DECOMPRESSED = frozenset({"minicpm3"})
 #: quant_policy -> bits of a number, and of its scale and zero together.
 _BITS = {0: (16, 0), 4: (4, 32), 8: (8, 32), 16: (8, 0), 17: (8, 0)}
 
-_REFUSED: dict[type, str] = {
-    Parallel: "a state beside attention in one layer was not checked",
-    Shared: "whether layers that read another layer's cache get blocks was not checked",
-    Cross: "what an encoder's tokens take was not checked",
-    Compressed: "compressed layers have caches of their own, which are not modelled",
-}
+#: DeepSeek V4 (configurations/deepseek_v4.py, consts.py): tokens of a block, and bytes of an entry of 512 numbers: 448
+#: in 8 bits, 64 in 16, 7 scales and a byte of padding.
+_V4_BLOCK, _V4_WIDTH, _V4_ENTRY_BYTES = 256, 512, 584
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """One buffer of a layer's block: ``entry_bytes`` for each entry, which stands for ``ratio`` tokens.
+
+    >>> Buffer(2048, rounded=True).bytes(3), Buffer(2048, rounded=True).formula
+    (6144, 'round_up(P * 2048, 256)')
+    """
+
+    entry_bytes: int
+    ratio: int = 1
+    rounded: bool = False
+
+    def bytes(self, block_tokens: int) -> int:
+        """Bytes in a block of so many tokens."""
+        size = block_tokens // self.ratio * self.entry_bytes
+        return round_up(size, _ALIGNMENT) if self.rounded else size
+
+    @property
+    def formula(self) -> str:
+        """:meth:`bytes`, over P."""
+        entries = "P" if self.ratio == 1 else f"P // {self.ratio}"
+        formula = f"{entries} * {self.entry_bytes}"
+        return f"round_up({formula}, {_ALIGNMENT})" if self.rounded else formula
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What one layer keeps: buffers of blocks, and of each state its name and its bytes a sequence."""
+
+    buffers: tuple[Buffer, ...] = ()
+    states: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,33 +119,48 @@ class LMDeployPlan:
 
     Attributes:
         engine: the options.
-        rows: (kind, layers, formulas of the parts of one layer's block, bytes of that block).
+        block_tokens: tokens of a block.
+        rows: (kind, layers, what one of them keeps).
         window: tokens before which blocks are given back, 0 for none.
-        state_rows: (kind, layers, bytes of one slot in one of them).
-        slot_formula: bytes of one state slot, all layers.
-        slot_bytes: its value.
         vocab: logits of one token, for what a step is reserved.
         notes: what a reader must know.
     """
 
     engine: LMDeploy
-    rows: tuple[tuple[LayerKind, int, tuple[str, ...], int], ...]
+    block_tokens: int
+    rows: tuple[tuple[LayerKind, int, Kept], ...]
     window: int
-    state_rows: tuple[tuple[LayerKind, int, int], ...]
-    slot_formula: str
-    slot_bytes: int
     vocab: int
     notes: tuple[str, ...]
 
     @property
     def block_bytes(self) -> int:
         """Bytes of one block in all layers."""
-        return sum(count * size for _, count, _, size in self.rows)
+        return sum(count * _block_bytes(kept, self.block_tokens) for _, count, kept in self.rows)
+
+    @property
+    def slot_parts(self) -> tuple[int, ...]:
+        """Bytes of one state slot, all layers: each state of all its layers lies together."""
+        parts: dict[str, int] = {}
+        for _, count, kept in self.rows:
+            for name, size in kept.states:
+                parts[name] = parts.get(name, 0) + count * size
+        return tuple(parts.values())
+
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of one state slot."""
+        return sum(round_up(part, _ALIGNMENT) for part in self.slot_parts)
+
+    @property
+    def slots(self) -> int:
+        """A slot for each sequence that may run, one for a prefill and one of the system's."""
+        return self.engine.max_batch_size + 2
 
     @property
     def state_bytes(self) -> int:
-        """The pool of states: a slot for each sequence that may run, one for a prefill and one of the system's."""
-        return self.slot_bytes * (self.engine.max_batch_size + 2)
+        """The pool of states."""
+        return self.slot_bytes * self.slots
 
     @property
     def reserved_bytes(self) -> int:
@@ -124,12 +168,15 @@ class LMDeployPlan:
         engine = self.engine
         if engine.backend == "turbomind":
             return 0
-        scores = _SCORE_BYTES if any(_indexer(kind) for kind, *_ in self.rows) else 0
-        return (engine.max_prefill_token_num + 2 * engine.max_batch_size) * self.vocab * 2 + scores
+        return (engine.max_prefill_token_num + 2 * engine.max_batch_size) * self.vocab * 2 + self._score_bytes
+
+    @property
+    def _score_bytes(self) -> int:
+        return _SCORE_BYTES if any(_indexer(kind) for kind, *_ in self.rows) else 0
 
     def blocks(self, context: int) -> int:
         """The most blocks that one sequence holds while it grows to ``context`` tokens."""
-        size = self.engine.cache_block_seq_len
+        size = self.block_tokens
         if not self.window:
             return -(-context // size)
         chunk = self.engine.max_prefill_token_num
@@ -144,22 +191,19 @@ class LMDeployPlan:
 
     def allocate(self, context: int, batch_size: int) -> KVCache:
         """One row a layer kind; scales, zeros and rounding are the layers' own."""
-        size = self.engine.cache_block_seq_len
-        blocks = batch_size * self.blocks(context)
-        rows = [
-            LayerBytes(kind.kind, kind_label(kind), count, self.window or None, blocks * size, blocks * count * each)
-            for kind, count, _, each in self.rows
-        ]
-        slots = self.engine.max_batch_size + 2
-        rows += [
-            LayerBytes(kind.kind, kind_label(kind), count, None, 0, slots * count * each)
-            for kind, count, each in self.state_rows
-        ]
+        size = self.block_tokens
+        blocks, rows = batch_size * self.blocks(context), []
+        for kind, count, kept in self.rows:
+            taken = blocks * _block_bytes(kept, size) + self.slots * sum(each for _, each in kept.states)
+            tokens = blocks * size if kept.buffers else 0
+            window = self.window or None if kept.buffers else None
+            rows.append(LayerBytes(kind.kind, kind_label(kind), count, window, tokens, count * taken))
         total = self.kv_bytes(context, batch_size)
         held = ceil_div(context, size) - max(0, context - 1 - self.window) // size if self.window else 0
         steady = batch_size * held * self.block_bytes + self.state_bytes if self.window else total
         padding = total - sum(row.bytes for row in rows)
-        why = f"blocks of {size} tokens in all {sum(count for _, count, *_ in self.rows)} layers with attention"
+        layers = sum(count for _, count, kept in self.rows if kept.buffers)
+        why = f"blocks of {size} tokens in all {layers} layers with attention"
         return KVCache(total, steady, tuple(rows), padding, why, self.notes)
 
     def _num_blocks(self, free_bytes: int) -> int:
@@ -185,8 +229,8 @@ class LMDeployPlan:
         return {
             "num_gpu_blocks": blocks,
             "block_bytes": self.block_bytes,
-            "max_tokens": blocks * self.engine.cache_block_seq_len,
-            "num_state_caches": self.engine.max_batch_size + 2 if self.slot_bytes else None,
+            "max_tokens": blocks * self.block_tokens,
+            "num_state_caches": self.slots if self.slot_bytes else None,
             "reserved_bytes": self.reserved_bytes,
             "fits": blocks >= batch_size * self.blocks(context),
         }
@@ -195,30 +239,32 @@ class LMDeployPlan:
         """From a layer's block through the blocks of a sequence to the bytes, and the memory they are a part of."""
         engine, work = self.engine, Derivation(context, batch_size)
         source = _TURBOMIND if engine.backend == "turbomind" else _SCHEMA
-        work.let("P", "tokens of a block", str(engine.cache_block_seq_len), "tokens", "cache_block_seq_len")
-        in_all, layers = [], []
-        for number, (kind, count, parts, _) in enumerate(self.rows, start=1):
-            meaning = f"one block of a {kind_label(kind)} layer: K, V, scales and zeros"
-            work.let(f"layer_{number}", meaning, " + ".join(parts), "bytes", source)
-            in_all.append(f"{count} * layer_{number}")
+        work.let("P", "tokens of a block", str(self.block_tokens), "tokens", "cache_block_seq_len")
+        if self.slot_bytes:
+            work.let("slots", "state slots", f"{engine.max_batch_size} + 2", "slots", f"{_EXECUTOR}:289")
+        in_all = []
+        for number, (kind, count, kept) in enumerate(self.rows, start=1):
+            if kept.buffers:
+                meaning = f"one block of a {kind_label(kind)} layer: K, V, scales and zeros"
+                parts = " + ".join(buffer.formula for buffer in kept.buffers)
+                work.let(f"layer_{number}", meaning, parts, "bytes", source)
+                in_all.append(f"{count} * layer_{number}")
         work.let("block_bytes", "one block in all layers", " + ".join(in_all) or "0", "bytes", source)
         work.let("blocks", "blocks of one sequence at its most", self._blocks_formula(), "blocks", _BLOCK_MANAGER)
-        for number, (kind, count, *_) in enumerate(self.rows, start=1):
-            layers.append(f"layers_{number}")
-            work.let(layers[-1], f"{count} {kind_label(kind)}", f"B * blocks * {count} * layer_{number}", "bytes")
-        if self.state_rows:
-            work.let("slots", "state slots", f"{engine.max_batch_size} + 2", "slots", f"{_EXECUTOR}:289")
-            for kind, count, each in self.state_rows:
-                layers.append(f"layers_{len(layers) + 1}")
-                work.let(layers[-1], f"{count} {kind_label(kind)}", f"slots * {count} * {each}", "bytes")
-            work.let("state_bytes", "the pool of states", f"slots * ({self.slot_formula})", "bytes", _EXECUTOR)
-        states = " + state_bytes" if self.state_rows else ""
+        for number, (kind, count, kept) in enumerate(self.rows, start=1):
+            terms = [f"B * blocks * layer_{number}"] * bool(kept.buffers)
+            terms += [f"slots * {size}" for _, size in kept.states]
+            formula = f"{count} * ({' + '.join(terms)})"
+            work.let(f"layers_{number}", f"{count} {kind_label(kind)}", formula, "bytes")
+        if self.slot_bytes:
+            slot = " + ".join(f"round_up({part}, {_ALIGNMENT})" for part in self.slot_parts)
+            work.let("state_bytes", "the pool of states", f"slots * ({slot})", "bytes", _EXECUTOR)
+        states = " + state_bytes" if self.slot_bytes else ""
         if self.reserved_bytes:
             tokens = f"({engine.max_prefill_token_num} + 2 * {engine.max_batch_size})"
-            scores = f" + {_SCORE_BYTES}" if any(_indexer(kind) for kind, *_ in self.rows) else ""
-            formula = f"{tokens} * {self.vocab} * 2{scores}"
+            formula = f"{tokens} * {self.vocab} * 2 + {self._score_bytes}"
             work.let("reserved_bytes", "set aside for a step", formula, "bytes", f"{_EXECUTOR}:219")
-        beside = " - reserved_bytes" * bool(self.reserved_bytes) + " - state_bytes" * bool(self.state_rows)
+        beside = " - reserved_bytes" * bool(self.reserved_bytes) + " - state_bytes" * bool(self.slot_bytes)
         ratio = engine.cache_max_entry_count
         enough = f"int((memory{beside}) * {ratio!r}) // max(1, block_bytes) >= B * blocks"
         guess = f"int(B * blocks * block_bytes / {ratio!r})"
@@ -257,7 +303,7 @@ class LMDeploy(EngineOptions):
     not_modelled: ClassVar[tuple[str, ...]] = (
         "activations, CUDA graphs and the device's context: leave room for them",
         "states in TurboMind, and the slabs that its object cache cuts blocks from: blocks are counted by bytes alone",
-        "TurboQuant (quant_policy 42), drafts of another geometry, DeepSeek V4, cross-attention, context parallelism",
+        "TurboQuant (quant_policy 42), drafts of another geometry, cross-attention, context parallelism",
         "flash-attention for MLA is taken as there (Hopper): without it blocks have 32 tokens",
     )
     evidence: ClassVar[str] = (
@@ -319,31 +365,21 @@ class LMDeploy(EngineOptions):
         architecture = setup.served
         refuse_formats("lmdeploy", setup, frozenset({"bfloat16", "float16"}))
         self._check(architecture)
-        rows, states, parts = [], [], []
-        for kind, count in architecture.caches:
-            if isinstance(kind, State):
-                conv, recurrent = _state_parts(kind, count, setup.tensor_parallel_size, architecture.name)
-                parts += [f"round_up({conv}, {_ALIGNMENT})", f"round_up({recurrent}, {_ALIGNMENT})"]
-                states.append((kind, count, (conv + recurrent) // count))
-            elif not isinstance(kind, NoCache):
-                formulas, size = self._layer(kind, setup)
-                rows.append((kind, count, formulas, size))
-        if len({size for _, _, _, size in rows}) > 1 and not any(_indexer(kind) for kind, *_ in rows):
+        rows = tuple((kind, count, self._kept(kind, setup)) for kind, count in architecture.caches)
+        rows = tuple(row for row in rows if row[2] != Kept())
+        compressed = any(isinstance(kind, Compressed) for kind, *_ in rows)
+        block = _V4_BLOCK if compressed else self.cache_block_seq_len
+        widths = {_block_bytes(kept, block) for kind, _, kept in rows if kept.buffers}
+        if len(widths) > 1 and not compressed and not any(_indexer(kind) for kind, *_ in rows):
             raise UnsupportedError(
                 f"lmdeploy has one K and V width for all layers; {architecture.name} has several "
                 "(pytorch/config.py, ModelConfig)"
             )
         window = max(architecture.windows, default=0) if architecture.model_type in _ONE_WINDOW else 0
-        return LMDeployPlan(
-            self,
-            tuple(rows),
-            window,
-            tuple(states),
-            " + ".join(parts),
-            _value(" + ".join(parts) or "0"),
-            architecture.vocab_size,
-            tuple(self._notes(architecture, window)),
-        )
+        notes = self._notes(architecture, window)
+        if block != self.cache_block_seq_len:
+            notes.append(f"lmdeploy sets the blocks of DeepSeek V4 to {block} tokens")
+        return LMDeployPlan(self, block, rows, window, architecture.vocab_size, tuple(notes))
 
     def _check(self, architecture: Architecture) -> None:
         known = _TURBOMIND_MODELS if self.backend == "turbomind" else _PYTORCH_MODELS
@@ -362,19 +398,35 @@ class LMDeploy(EngineOptions):
                 f"lmdeploy has blocks of {_MLA_BLOCK} tokens alone for latents (executor/base.py, _adjust_block_size)",
                 hint="leave cache_block_seq_len out",
             )
-        for kind, _ in architecture.caches:
-            reason = _REFUSED.get(type(kind))
-            if isinstance(kind, State) and self.backend == "turbomind":
-                reason = "the parts that TurboMind keeps a state in are not modelled: backend=pytorch is"
-            elif isinstance(kind, Full | Sliding | Chunked) and (kind.extra_state_bytes or _indexer(kind)):
-                reason = "what its layers keep beside K and V was not checked"
-            elif _indexer(kind) and self.quant_policy not in (0, 16):
-                reason = "a quantised latent beside an index key was not checked"
-            if reason is not None:
-                refuse_kind("lmdeploy", architecture, kind, reason)
 
-    def _layer(self, kind: LayerKind, setup: Setup) -> tuple[tuple[str, ...], int]:
-        """The parts of one layer's block as formulas over ``P``, and their bytes.
+    def _kept(self, kind: LayerKind, setup: Setup) -> Kept:
+        """What one layer keeps on one device; nothing where it has no cache."""
+        architecture = setup.architecture
+        match kind:
+            case NoCache():
+                return Kept()
+            case State() if self.backend == "turbomind":
+                reason = "the parts that TurboMind keeps a state in are not modelled: backend=pytorch is"
+                refuse_kind("lmdeploy", architecture, kind, reason)
+            case State():
+                return _state(kind, setup.tensor_parallel_size, architecture.name)
+            case Compressed() if kind.ratio in (None, 4, 128) and kind.width == _V4_WIDTH:
+                return _compressed(kind)
+            case Cross():
+                refuse_kind("lmdeploy", architecture, kind, "what an encoder's tokens take was not checked")
+            case Latent(indexer_dim=indexer) if indexer and self.quant_policy not in (0, 16):
+                refuse_kind("lmdeploy", architecture, kind, "a quantised latent beside an index key was not checked")
+            case Latent():
+                return self._attention(kind, setup)
+            case Full() | Sliding() | Chunked() if not (kind.extra_state_bytes or _indexer(kind)):
+                return self._attention(kind, setup)
+        raise UnsupportedError(
+            f"lmdeploy {_VERSION} has no class with the {kind_label(kind)} layers of {architecture.name} "
+            "(pytorch/configurations, pytorch/models/module_map.py)"
+        )
+
+    def _attention(self, kind: Full | Sliding | Chunked | Latent, setup: Setup) -> Kept:
+        """K and V, or a latent whose V is a view of K, with scales and zeros where they are quantised.
 
         Llama 3.1 8B: K of 64 tokens x 8 heads x 128 numbers x 2 bytes are 131,072 bytes, V the same.
         """
@@ -382,20 +434,19 @@ class LMDeploy(EngineOptions):
         bits, scale_bits = _BITS[self.quant_policy]
         widths = [key, value] if value else [key]
         if _indexer(kind) and self.quant_policy == 16:
-            parts = [f"P * {_MLA_FP8_BYTES}"]
+            sizes = [_MLA_FP8_BYTES]
         else:
-            parts = [f"P * {heads} * {width * bits // 8}" for width in widths]
+            sizes = [heads * (width * bits // 8) for width in widths]
         if scale_bits:
             # The PyTorch engine has scales of V even where V is a view of K.
             scales = 2 if self.backend == "pytorch" else len(widths)
-            parts += [f"P * {heads} * {scale_bits // 8}"] * scales
-        if self.backend == "pytorch":
-            parts = [f"round_up({part}, {_ALIGNMENT})" for part in parts]
+            sizes += [heads * (scale_bits // 8)] * scales
+        buffers = [Buffer(size, rounded=self.backend == "pytorch") for size in sizes]
         if indexer := _indexer(kind):  # a float32 scale beside each key, in rows of their own
-            parts.append(f"P * ({indexer} + 4)")
-        return tuple(parts), _value(" + ".join(parts), P=self.cache_block_seq_len)
+            buffers.append(Buffer(indexer + 4))
+        return Kept(tuple(buffers))
 
-    def _geometry(self, kind: LayerKind, setup: Setup) -> tuple[int, int, int]:
+    def _geometry(self, kind: Full | Sliding | Chunked | Latent, setup: Setup) -> tuple[int, int, int]:
         """Heads on one device, and the widths of K and V; V of latents is a view of K."""
         tp, model = setup.tensor_parallel_size, setup.architecture
         if isinstance(kind, Latent):
@@ -403,7 +454,6 @@ class LMDeploy(EngineOptions):
                 width = kind.nope_dim + kind.rope_dim
                 return _divided(kind.num_heads, tp, model.name), width, width
             return 1, kind.rank + kind.rope_dim, 0
-        assert isinstance(kind, Full | Sliding | Chunked)
         return _divided(kind.num_kv_heads, tp, model.name), kind.head_dim, kind.v_head_dim
 
     def _notes(self, architecture: Architecture, window: int) -> list[str]:
@@ -423,12 +473,9 @@ _SCORE_BYTES = 512 * MiB
 _MLA_FP8_BYTES = 656
 
 
-def _value(formula: str, **symbols: int) -> int:
-    """What a formula over these symbols is."""
-    work = Derivation()
-    for symbol, value in symbols.items():
-        work.let(symbol, symbol, str(value))
-    return work.let("value", "value", formula)
+def _block_bytes(kept: Kept, block_tokens: int) -> int:
+    """Bytes of one layer's block."""
+    return sum(buffer.bytes(block_tokens) for buffer in kept.buffers)
 
 
 def _indexer(kind: LayerKind) -> int:
@@ -442,13 +489,32 @@ def _divided(heads: int, tp: int, name: str) -> int:
     return max(1, heads // tp)
 
 
-def _state_parts(kind: State, count: int, tp: int, name: str) -> tuple[int, int]:
-    """Bytes of a slot's convolution columns and of its recurrent part in all these layers: 16 bits a number.
+def _state(kind: State, tp: int, name: str) -> Kept:
+    """The convolution's columns and the recurrent part of a sequence in one layer: 16 bits a number.
 
     Source: lmdeploy 0.18.0 pytorch/configurations/qwen3_5.py:52 (the kernel's whole width; with
     LMDEPLOY_FP32_MAMBA_SSM_DTYPE the recurrent part is float32).
     """
     if kind.conv_channels % tp or kind.recurrent_elements % tp:
         raise UnsupportedError(f"lmdeploy does not divide {name}'s states by {tp} devices")
-    conv = count * (kind.conv_channels // tp) * kind.conv_kernel * 2
-    return conv, count * (kind.recurrent_elements // tp) * 2
+    conv = kind.conv_channels // tp * kind.conv_kernel * 2
+    return Kept(states=(("conv", conv), ("recurrent", kind.recurrent_elements // tp * 2)))
+
+
+def _compressed(kind: Compressed) -> Kept:
+    """DeepSeek V4: its window, and the KV and the scores that its next entry is made of, as states; entries in blocks.
+
+    With a ratio of 4 entries overlap: twice the rows, each twice as wide, and those of its indexer.
+    Source: lmdeploy 0.18.0 pytorch/configurations/deepseek_v4.py, pytorch/backends/cuda/v4_compressor.py:73.
+    """
+    states = [("window", kind.window * _V4_ENTRY_BYTES)]
+    buffers: list[Buffer] = []
+    if kind.ratio:
+        overlap = 2 if kind.ratio == 4 else 1
+        rows = 2 * overlap * kind.ratio
+        states.append((f"entry_{kind.ratio}", rows * overlap * kind.width * 4))
+        buffers.append(Buffer(_V4_ENTRY_BYTES, kind.ratio))
+        if kind.indexer_dim:
+            states.append((f"index_{kind.ratio}", rows * overlap * kind.indexer_dim * 4))
+            buffers.append(Buffer(kind.indexer_dim + 4, kind.ratio))
+    return Kept(tuple(buffers), tuple(states))
