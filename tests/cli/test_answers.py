@@ -99,9 +99,9 @@ def test_show_on_a_device_has_the_rows_of_fit_and_says_what_is_left_out(kvcalc):
         assert row.split()[-1] in fitted
     left = next(line for line in shown.splitlines() if line.startswith("left of 72.85 GiB of the device"))
     assert left.split()[-1] in fitted
-    recurrent = kvcalc("show", "qwen3.5-27b", *asked).out
-    assert "note: the memory of vllm's recurrent kernels is not modelled: leave a tenth of the device free" in recurrent
-    assert "activations" not in recurrent
+    unified = kvcalc("show", "llama-3.1-8b", "-c", "32k", "--device", "dgx-spark", "-e", "vllm").out
+    assert "is not modelled: leave a tenth of the device free" in unified
+    assert "activations" not in unified
 
 
 def test_an_estimated_count_says_so(kvcalc, tmp_path):

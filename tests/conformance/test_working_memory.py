@@ -7,7 +7,7 @@ import pytest
 from startups import STARTUPS, predicted
 
 import kvcalc
-from kvcalc.architecture import Architecture, Full, Layer, State
+from kvcalc.architecture import Architecture, Full, LargestImage, Layer, State
 from kvcalc.derivation import evaluate
 from kvcalc.device import Device
 from kvcalc.engines.base import WorkingMemory
@@ -198,7 +198,6 @@ def test_a_server_that_computes_in_float32_has_activations_of_four_bytes() -> No
 @pytest.mark.parametrize(
     ("kind", "device", "reason"),
     [
-        (State(recurrent_elements=1024), "h100-80gb", "recurrent kernels"),
         (Full(8, 128, 128), "dgx-spark", "beside the CPU's"),
         (Full(8, 128, 128), "apple-m4-max-64gb", "not modelled"),
     ],
@@ -211,12 +210,58 @@ def test_what_no_formula_holds_for_says_so(kind: Any, device: str, reason: str) 
 
 
 def test_a_pool_without_a_formula_says_why() -> None:
-    model = Architecture("m", "m", (Layer(State(recurrent_elements=1024)),), (0,), 64, 1000)
+    layers = (Layer(State(recurrent_elements=1024)),)
+    model = Architecture("m", "m", layers, (0,), 64, 1000, image=LargestImage(256, 1000))
     pool = kvcalc.capacity(model, device="h100-80gb", context=8, engine="vllm").pool
-    assert "recurrent kernels" in pool.not_modelled
+    assert "beside recurrent layers" in pool.not_modelled
     assert pool.working_memory == WorkingMemory()
     with pytest.raises(NotModelledError, match="working memory of mlx-lm"):
         kvcalc.working_memory(kvcalc.load("llama-3.1-8b"), device="apple-m4-max-64gb", engine="mlx-lm")
+
+
+def test_a_profile_does_not_see_recurrent_kernels() -> None:
+    options = {"version": "0.11.0", "max_num_batched_tokens": 8192, "max_num_seqs": 1024}
+    model = kvcalc.load("qwen3-next-80b-a3b")
+    working = kvcalc.working_memory(model, device="h200", engine="vllm", engine_options=options, tensor_parallel_size=2)
+    assert round(working.activation_bytes / GiB, 2) == 5.59  # printed: 5.58
+    # Of one token, on both devices: w, u, v_new and o of 4,096 values, 384 bytes for 32 heads, states for 64 tokens.
+    of_token = 4 * 4096 * 2 + 384 * 32 + 32 * 128 * 128 * 2 // 64
+    assert f"about {of_token * 4096 // 2**20:.1f} MiB for 8,192 tokens" in working.notes[-1]
+    later = kvcalc.working_memory(model, device="h200", engine="vllm", engine_options={"max_num_seqs": 256})
+    assert later.band_bytes > working.band_bytes  # 0.18 holds more outside of torch
+    mamba = kvcalc.working_memory("nemotron-nano-9b-v2", device="h200", engine="vllm")
+    assert mamba.notes[-1].endswith("take in a prefill: leave it free")
+
+
+@pytest.mark.parametrize(
+    ("version", "longest", "keys"),
+    [
+        ("0.12.0", 163840, 0),
+        ("0.14.0", 163840, 40),
+        ("0.31.0", 819200, 40),
+        ("0.33.0", 262144, 40),
+        ("0.33.0", 819200, 16),
+    ],
+)
+def test_an_indexer_gathers_keys_for_the_longest_sequence(version: str, longest: int, keys: int) -> None:
+    working = kvcalc.working_memory(
+        "glm-5.2", device="b200", engine="vllm", engine_options={"version": version}, context=longest
+    )
+    assert evaluate(working.quantities).get("indexer", 0) == keys * 132 * longest
+
+
+def test_an_indexers_start_prints_what_it_gathers() -> None:
+    options = {"version": "0.26.0", "max_num_batched_tokens": 8192, "max_num_seqs": 1024}
+    working = kvcalc.working_memory(
+        "glm-5.2",
+        device="b200",
+        engine="vllm",
+        context=819200,
+        weights_dtype="nvfp4",
+        engine_options=options,
+        tensor_parallel_size=4,
+    )
+    assert round(working.activation_bytes / GiB, 2) == 6.29  # printed: 6.31
 
 
 def test_a_device_has_one_memory() -> None:

@@ -80,8 +80,8 @@ def test_terms_stand_in_place_of_formulas_and_the_rest_stays():
 
 
 def test_terms_of_a_log_are_enough_where_no_formula_holds():
-    setup = prepare("qwen3.5-27b", engine="vllm")
-    place = load_device("h100-80gb")
+    setup = prepare("llama-3.1-8b", engine="vllm")
+    place = load_device("dgx-spark")
     assert Memory(device=place).pool(setup, 8192, 1).not_modelled
     half = Measured("server.log", activation_bytes=GIB)
     whole = Measured("server.log", activation_bytes=GIB, runtime_bytes=GIB, graph_bytes=GIB, weights_bytes=50 * GIB)

@@ -7,33 +7,37 @@ vocabulary of 128,256 are 1.75 GiB, whatever the model behind them.
 Source: vllm 0.33.0 v1/worker/gpu_worker.py:641 (the budget), v1/worker/gpu_model_runner.py:5866 and :6072 (the
 profile), v1/sample/ops/topk_topp_triton.py:1688 (the top-k buffer),
 model_executor/layers/fused_moe/experts/triton_moe.py:240 (the experts' workspaces). The constants are fitted to
-recorded start-ups; each says how far it is off.
+recorded start-ups; each says how far it is off. No layer has its metadata in that step: recurrent kernels return before
+they take their buffers (mamba/gdn/qwen_gdn_linear_attn.py:1578, mamba/mamba_mixer2.py:787), which come on top of what
+vLLM has measured; a sparse-attention indexer reserves its own (sparse_attn_indexer.py:483).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kvcalc.architecture import LargestImage
+from kvcalc.architecture import LargestImage, Latent, State
 from kvcalc.derivation import Derivation
 from kvcalc.device import Device
 from kvcalc.engines.base import WorkingMemory
 from kvcalc.errors import NotModelledError
-from kvcalc.units import GiB
+from kvcalc.units import GiB, MiB, format_bytes
 from kvcalc.widths import Widths
 
-_MIB = 2**20
 #: The first versions whose sampler works in place, that hold more outside of torch, and that deduct their graphs.
 _FUSES, _HOLDS_MORE, _DEDUCTS_GRAPHS = (0, 17), (0, 18), (0, 21)
+#: The first versions whose indexer gathers 40 keys for each token of the longest sequence, that profile its scores
+#: too, and that gather 16 beyond 262,144 tokens.
+_GATHERS, _SCORES, _GATHERS_LESS = (0, 14), (0, 19), (0, 32)
 #: Where these rules change.
-CHANGES = (_FUSES, _HOLDS_MORE, _DEDUCTS_GRAPHS)
+CHANGES = (_GATHERS, _FUSES, _HOLDS_MORE, _SCORES, _DEDUCTS_GRAPHS, _GATHERS_LESS)
 #: Bytes of one logit in the sampler beyond the model's own: float32 logits, probabilities and a sorted copy. Since 0.17
 #: top-k and top-p run in place (v1/sample/ops/topk_topp_triton.py).
 _FUSED_SAMPLER, _SORTED_SAMPLER = 12, 36
 #: What no formula names, beyond the sampler's copies (on Hopper, and elsewhere) and beyond the layers' widest step.
-_BESIDE_LOGITS_HOPPER, _BESIDE_LOGITS, _BESIDE_LAYERS = 51 * _MIB, 10 * _MIB, 15 * _MIB
+_BESIDE_LOGITS_HOPPER, _BESIDE_LOGITS, _BESIDE_LAYERS = 51 * MiB, 10 * MiB, 15 * MiB
 #: The profile of an image encoder whose largest image is not known, in place of the above.
-_BESIDE_IMAGE = 256 * _MIB
+_BESIDE_IMAGE = 256 * MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,8 @@ class Step:
         has_image_encoder: the profile runs an image encoder at its largest image too.
         image: that image, where it is known.
         quantises_inputs: activations are 8 bits wide where they meet weights, in a copy beside the wide ones.
-        experts_in_place: the expert kernel needs no workspace of the dense kind (gpt-oss's mxfp4).
+        experts_in_place: the expert kernel needs no workspace of the dense kind (mxfp4, nvfp4).
+        longest: max_model_len, where an indexer's buffers depend on it.
     """
 
     tokens: int
@@ -63,21 +68,26 @@ class Step:
     image: LargestImage | None = None
     quantises_inputs: bool = False
     experts_in_place: bool = False
+    longest: int = 0
 
 
 def vllm_working_memory(version: tuple[int, int], widths: Widths, step: Step, device: Device) -> WorkingMemory:
     """The working memory of a vLLM of that version (0.11 and later) on one CUDA device.
 
     Raises:
-        NotModelledError: recurrent states, unified memory, or a device that is not a CUDA device.
+        NotModelledError: an image encoder beside recurrent states, unified memory, or a device that is not a CUDA
+            device.
     """
-    _check(widths, device)
+    _check(widths, step, device)
     work, fused = Derivation(), version >= _FUSES
     _work_inputs(work, step, widths, device)
     factor = 3 if widths.is_gated else 2
     layer = f"T * b * (ceil_div({factor} * I, tp) + 4 * H)"
     # One record: Mistral Small 3.1 in w8a8 prints 2.18 GiB, 0.15 more than in bfloat16, and I of a byte are 0.25.
     layer += " + T * ceil_div(I, tp)" if step.quantises_inputs else ""
+    indexer = _work_indexer(work, version, step, widths)
+    if indexer and version >= _SCORES:  # before the feed-forward of its layer
+        layer = f"max({layer}, {512 * MiB} + 4 * T * H * b)"
     work.let("forward", "the widest layer", layer, "bytes", "gpu_model_runner.py:6072")
     formula = f"B * V * (b + {_FUSED_SAMPLER if fused else _SORTED_SAMPLER}) + T * H * b"
     if fused:
@@ -98,6 +108,7 @@ def vllm_working_memory(version: tuple[int, int], widths: Widths, step: Step, de
         experts = "T * k * (max(ceil_div(2 * m, tp), H) + max(ceil_div(m, tp), H)) * b"
         work.let("experts", meaning, experts, "bytes", "fused_moe/experts/triton_moe.py:240")
         terms.append("experts")
+    terms += indexer
     beside = f"({_BESIDE_LAYERS} if forward > logits else {_BESIDE_LOGITS_HOPPER} if hopper else {_BESIDE_LOGITS})"
     terms += _image_terms(work, step, beside)
     work.let("activation_bytes", "the profiled peak", " + ".join(terms), "bytes", "fitted: +-0.05 GiB")
@@ -111,9 +122,45 @@ def vllm_working_memory(version: tuple[int, int], widths: Widths, step: Step, de
     work.let("share_bytes", "the part that vllm takes out of its own share", share, "bytes")
     band = (GiB // 5 if step.has_image_encoder and step.image is None else GiB // 20) + runtime_band
     band += 2 * GiB // 5 if graphs and deducted else 0
+    band += 2 * GiB if widths.architecture.has_states and version >= _HOLDS_MORE else 0  # 3.81 GiB outside of torch
     work.let("band_bytes", "how far it may be off", str(band), "bytes")
-    beside_share = f"vllm before 0.21 captures its CUDA graphs, about {graphs / GiB:.1f} GiB, beside its share"
-    return WorkingMemory.derived(work, (beside_share,) if graphs and not deducted else ())
+    notes = [f"vllm before 0.21 captures its CUDA graphs, about {graphs / GiB:.1f} GiB, beside its share"]
+    return WorkingMemory.derived(work, (*(notes if graphs and not deducted else ()), *_beside_profile(step, widths)))
+
+
+def _work_indexer(work: Derivation, version: tuple[int, int], step: Step, widths: Widths) -> list[str]:
+    """The keys that an indexer of latents gathers for a prefill, in a buffer that stays: 128 numbers and a scale.
+
+    GLM 5.2 with 819,200 tokens in 0.26.0: 40 x 132 x 819,200 = 4.03 of the 6.31 GiB that its start printed.
+    """
+    kinds = [layer.cache for layer in widths.architecture.layers]
+    width = max((kind.indexer_dim for kind in kinds if isinstance(kind, Latent)), default=0)
+    if not width or version < _GATHERS:
+        return []
+    work.let("max_model_len", "tokens of the longest sequence", str(step.longest), "tokens", "max_model_len")
+    keys = "40" if version < _GATHERS_LESS else f"(40 if max_model_len <= {2**18} else 16)"
+    formula = f"{keys} * max_model_len * ({width} + 4)"
+    work.let("indexer", "keys that the indexer gathers", formula, "bytes", "attention/backends/mla/indexer.py:916")
+    return ["indexer"]
+
+
+def _beside_profile(step: Step, widths: Widths) -> tuple[str, ...]:
+    """What a gated delta net's kernels take in a prefill, which no profile sees (vllm issue 52872).
+
+    For each token w, u, v_new and o as wide as all values, decays in 64 x 6 bytes a head, and one state for 64 tokens.
+    """
+    if not widths.architecture.has_states:
+        return ()
+    about = ""
+    for layer in widths.architecture.layers:
+        rows = {tensor.role: tensor.rows for tensor in layer.mixer}
+        if isinstance(layer.cache, State) and "linear_attn.in_proj_z" in rows:
+            values, heads = rows["linear_attn.in_proj_z"], rows["linear_attn.in_proj_b"]
+            of_token = 4 * values * step.element_bytes + 384 * heads
+            of_token += layer.cache.recurrent_elements * step.element_bytes // 64
+            size = of_token * step.tokens // step.tensor_parallel_size
+            about = f", about {format_bytes(size, digits=1)} for {step.tokens:,} tokens"
+    return (f"vllm's profile does not see what recurrent kernels take in a prefill{about}: leave it free",)
 
 
 def _work_inputs(work: Derivation, step: Step, widths: Widths, device: Device) -> None:
@@ -147,14 +194,14 @@ def _image_terms(work: Derivation, step: Step, beside: str) -> list[str]:
     return [beside, "images"]
 
 
-def _check(widths: Widths, device: Device) -> None:
+def _check(widths: Widths, step: Step, device: Device) -> None:
     reason = ""
     if device.platform not in ("cuda", "rocm"):
         reason = f"vllm's memory on {device.title} is not modelled"
     elif device.unified:
         reason = f"vllm's memory beside the CPU's, on {device.title}, is not modelled"
-    elif widths.architecture.has_states:
-        reason = "the memory of vllm's recurrent kernels is not modelled"
+    elif widths.architecture.has_states and step.has_image_encoder:
+        reason = "vllm's profile of an image encoder beside recurrent layers is not modelled"
     if reason:
         hint = "leave a tenth of the device free with --reserve, and read 'Available KV cache memory' in the log"
         raise NotModelledError(reason, hint=hint)

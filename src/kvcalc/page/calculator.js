@@ -107,7 +107,7 @@ function planOf(data, question) {
   const it = asked(data, question);
   const cache = cacheOf(it), weights = weightsOf(it), working = workingOf(it);
   if (cache.refusal !== undefined || weights.refusal !== undefined) return { it, refusal: cache.refusal ?? weights.refusal };
-  const inputs = (context, sequences) => ({ ...it.inputs, T: context, B: sequences });
+  const inputs = (context, sequences) => ({ ...it.inputs, T: context, max_model_len: context, B: sequences });
 
   function kv(context, sequences) {
     return evaluate(sequences === 1n ? cache.one : cache.several, inputs(context, sequences));

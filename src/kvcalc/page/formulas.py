@@ -13,7 +13,7 @@ from kvcalc.setup import Setup
 #: Quantities that a page replaces where their formula is a number: the question, and what engines take of a device.
 INPUTS = frozenset(
     {
-        *("T", "B", "k_copied", "v_copied"),
+        *("T", "B", "max_model_len", "k_copied", "v_copied"),
         *("max_num_batched_tokens", "max_num_seqs", "hopper", "blackwell", "multiprocessors"),
     }
 )

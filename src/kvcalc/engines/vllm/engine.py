@@ -250,7 +250,8 @@ class Vllm(EngineOptions):
             has_image_encoder=_sees(setup),
             image=setup.architecture.image,
             quantises_inputs=setup.weights.dtype in _WITH_8_BIT_INPUTS,
-            experts_in_place=setup.weights.dtype == "mxfp4",
+            experts_in_place=setup.weights.dtype in ("mxfp4", "nvfp4"),
+            longest=context if setup.served.has_indexers else 0,
         )
         model, version = setup.architecture, release(self.version)[:2]
         # The same for every context and batch, which an inverse tries by the dozen.
