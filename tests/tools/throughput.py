@@ -3,20 +3,27 @@
     python tests/tools/throughput.py
 
 Compares ``kvcalc.kv_cache_bytes`` and ``kvcalc.footprint`` with a per-layer loop written straight from the definition,
-and with hf-mem's ``compute_safetensors_kv_cache_size`` where hf-mem is installed (``pip install hf-mem==0.5.6``).
+and with hf-mem's ``compute_safetensors_kv_cache_size`` where hf-mem is installed (``pip install hf-mem==0.5.6``); then
+``kvcalc.sweep`` with single calls, engine by engine, and a sweep to CSV with a plain loop that writes rows as wide.
 """
 
 # ruff: noqa: T201 - a script that prints its table
 from __future__ import annotations
 
+import csv
+import io
 import timeit
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import kvcalc
 from kvcalc.architecture import Architecture, Sliding
 from kvcalc.engines import REGISTRY
 from kvcalc.errors import KVCalcError
+from kvcalc.footprints import footprint_of
+from kvcalc.report.csv import render
+from kvcalc.report.document import Document
+from kvcalc.setup import prepare
 
 ROUNDS = 7
 
@@ -78,6 +85,34 @@ def main() -> None:
     print(f"{'':52}{'us':>8}{'loop / it':>12}")
     for label, cost in rows:
         print(f"{label:52}{cost:8.2f}{base / cost:12.1f}")
+
+    print(f"\n{'a sweep over 1,000 contexts':52}{'us each':>8}{'single / it':>12}")
+    contexts = range(64, 64_001, 64)
+    for name in REGISTRY:
+        single = partial(all_alone, model, contexts, name)
+        swept = microseconds(partial(kvcalc.sweep, model, contexts=contexts, engine=name))
+        print(f"{name:52}{swept / len(contexts):8.2f}{microseconds(single) / swept:12.1f}")
+    ours, plain = microseconds(partial(to_csv, model, contexts)), microseconds(partial(loop_to_csv, model, contexts))
+    print(f"\n{'a sweep to CSV, over a loop that writes as much':52}{'':8}{ours / plain:12.1f}")
+
+
+def all_alone(model: Architecture, contexts: Sequence[int], engine: str) -> list[int]:
+    return [kvcalc.kv_cache_bytes(model, context=context, engine=engine) for context in contexts]
+
+
+def to_csv(model: Architecture, contexts: Sequence[int]) -> str:
+    setup = prepare(model)
+    records = (footprint_of(setup, context, 1).to_dict() for context in contexts)
+    return "".join(render(Document("", (), (), records, "sweep")))
+
+
+def loop_to_csv(model: Architecture, contexts: Sequence[int]) -> str:
+    _, row = csv.reader(to_csv(model, contexts[:1]).splitlines())
+    loop, text = loop_for(model), io.StringIO()
+    writer = csv.writer(text)
+    for context in contexts:
+        writer.writerow([context, loop(context), *row[2:]])
+    return text.getvalue()
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import typer
 from kvcalc.cli import complete
 from kvcalc.errors import InputError, did_you_mean, quote
 from kvcalc.report.document import Units
-from kvcalc.report.formats import FORMATS
+from kvcalc.report.formats import FORMATS, format_names
 from kvcalc.units import parse_bytes, parse_count, parse_counts
 
 #: The context that ``-c max`` stands for: the one that the model was made for.
@@ -131,14 +131,20 @@ def engine_name(says: str) -> Any:
     return option(_ENGINE, "ENGINE", f"Whose rules apply. Default: {says}.", _one_name, offer=complete.engines)
 
 
+def _formats(command: str) -> Any:
+    """``--format`` of a command, with the formats that show its answers."""
+    *names, last = format_names(command)
+    says = f"{', '.join(names)} or {last}. Default: by the suffix of -o."
+    return option("--format -f", "FORMAT", says, _format, offer=complete.formats)
+
+
 _OWN = "the model's own"
 _CONTEXT, _BATCH, _TP, _ENGINE = "--context -c", "--batch-size -b", "--tensor-parallel-size -tp", "--engine -e"
-_KV, _WEIGHTS, _FORMAT = "--kv-cache-dtype", "--weights-dtype", "--format -f"
+_KV, _WEIGHTS = "--kv-cache-dtype", "--weights-dtype"
 _CONTEXT_SAYS = "Tokens in the cache of one sequence; k is 1024."
 _TP_SAYS = "Tensor parallel: devices that share every layer"
 _KV_SAYS = "Format of K and V, or K/V: bf16, fp8, q8_0, q8_0/q4_0. Default: the engine's own."
 _SHIPPED = "Default: as the model ships."
-_FORMATS, _BY_SUFFIX = "table, wide, json, csv, markdown", "Default: by the suffix of -o."
 _count = partial(_one_count, several="compare")
 
 Model = Annotated[
@@ -205,13 +211,8 @@ KVMemory = Annotated[
 Reserve = Annotated[int, option("--reserve", "SIZE", "Memory of the device to keep free.", parse_bytes, "0B")]
 _PART = "Part of the device that the engine takes, 0.9 or 90%. Default: the engine's own."
 GpuMemoryUtilization = Annotated[Fraction | None, option("--gpu-memory-utilization", "PART", _PART, _utilization)]
-Format = Annotated[
-    str | None, option(_FORMAT, "FORMAT", f"{_FORMATS} or html. {_BY_SUFFIX}", _format, offer=complete.formats)
-]
-CheckFormat = Annotated[
-    str | None,
-    option(_FORMAT, "FORMAT", f"{_FORMATS}, html, junit or github. {_BY_SUFFIX}", _format, offer=complete.formats),
-]
+Format = Annotated[str | None, _formats("show")]
+CheckFormat = Annotated[str | None, _formats("check")]
 Output = Annotated[
     str | None, option("--output -o", "FILE", "Write to a file; its suffix decides the format: x.json, x.html, x.png.")
 ]
