@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import kvcalc
 from kvcalc.budgets import mix
-from kvcalc.budgets.baseline import Baseline, compare, load_baseline
+from kvcalc.budgets.baseline import Baseline, BaselineRecord, compare, load_baseline
 from kvcalc.budgets.budget import Budget, Part
 from kvcalc.budgets.checking import check_files, new_baseline
 from kvcalc.budgets.file import (
@@ -169,7 +169,7 @@ def test_two_files_may_have_a_budget_of_one_name(budgets, tmp_path):
     second.write_text("[[budget]]\n" + plain + '[[budget]]\nname = "b"\n' + PLAIN.format(limit="100GiB"))
     verdicts = check_files([first, second])
     assert [verdict.name for verdict in verdicts] == [f"{first}: a", f"{second}: a", "b"]
-    assert list(new_baseline(verdicts)["budgets"]) == sorted([f"{first}: a", f"{second}: a", "b"])
+    assert list(new_baseline(verdicts).budgets) == sorted([f"{first}: a", f"{second}: a", "b"])
 
 
 @pytest.mark.parametrize("text", ["budget = 3", "budget = [1]", "[budgets]\n", "", "a = [", 'x = "\\ud800"'])
@@ -233,7 +233,7 @@ def test_what_cannot_be_judged_hides_nothing_else(budgets, tmp_path):
 
 def test_only_some_budgets(budgets):
     path = budgets(PLAIN.format(limit="70GiB"), 'name = "other"\nmodel = "gema"\ncontext = "8k"\nlimit = "1GiB"')
-    before = Baseline("baseline.json", {"gone": {}, "b9": {}})
+    before = Baseline("baseline.json", {"gone": record_of(), "b9": record_of()})
     assert [verdict.name for verdict in check_files([path], before, ["b*"])] == ["b0", "b9"]
     with pytest.raises(InputError, match="no budget is named 'othr'") as caught:
         check_files([path], None, ["b0", "othr"])
@@ -379,7 +379,7 @@ def test_a_mix_is_a_workload_of_a_budget(budgets):
     holds, fails = judged(path)
     assert holds.ok and not fails.ok
     assert all(hint.split(" = ")[0] not in ("context", "batch_size") for hint in fails.hints)
-    assert new_baseline([holds])["budgets"]["b0"]["workload"]["mix"] == "48 x 4k + 16 x 32k"
+    assert new_baseline([holds]).budgets["b0"].workload["mix"] == "48 x 4k + 16 x 32k"
 
 
 @pytest.mark.parametrize(
@@ -575,7 +575,7 @@ def test_a_hint_never_says_what_does_not_fit(context, batch, limit):
 
 
 def baseline_of(path):
-    return Baseline("baseline.json", json.loads(json.dumps(new_baseline(judged(path))))["budgets"])
+    return Baseline("baseline.json", new_baseline(judged(path)).budgets)
 
 
 def test_the_same_again_is_no_change(budgets):
@@ -634,8 +634,8 @@ def test_added_and_removed_budgets_are_said(budgets):
 def test_a_baseline_is_sorted_and_holds_no_tool_version(budgets):
     path = budgets(*('name = "%s"\n' % name + PLAIN.format(limit="70GiB") for name in "cab"))  # noqa: UP031
     made = new_baseline(judged(path))
-    assert list(made["budgets"]) == ["a", "b", "c"]
-    assert "tool_version" not in json.dumps(made)
+    assert list(made.budgets) == ["a", "b", "c"]
+    assert "tool_version" not in made.model_dump_json()
 
 
 def test_the_parts_of_a_change_add_up(budgets):
@@ -644,7 +644,7 @@ def test_the_parts_of_a_change_add_up(budgets):
     )
     first, second = baseline_of(path).records.values()
     change = compare(first, second)
-    assert sum(change.parts.values()) == change.total_bytes == second["total_bytes"] - first["total_bytes"]
+    assert sum(change.parts.values()) == change.total_bytes == second.total_bytes - first.total_bytes
     assert {what for what, _, _ in change.inputs} >= {"model", "layout", "parameters"}
 
 
@@ -675,10 +675,10 @@ def test_a_baseline_that_is_none(tmp_path, text):
     [("window", "x"), ("window", [1]), ("count", -1), ("bytes", 1.5), ("bytes", 10**100), ("bytes", True), ("new", 1)],
 )
 def test_a_baseline_edited_by_hand_is_refused_with_the_field(budgets, tmp_path, field, wrong):
-    made = new_baseline(judged(budgets(PLAIN.format(limit="70GiB"))))
-    path = tmp_path / "baseline.json"
+    saved = new_baseline(judged(budgets(PLAIN.format(limit="70GiB"))))
+    path, made = tmp_path / "baseline.json", saved.model_dump()
     path.write_text(json.dumps(made))
-    assert load_baseline(path).records == json.loads(json.dumps(made))["budgets"]
+    assert load_baseline(path).records == saved.budgets
     made["budgets"]["b0"]["kv_cache"]["layers"][0][field] = wrong
     path.write_text(json.dumps(made))
     with pytest.raises(InputError, match="not a baseline: ") as caught:
@@ -695,11 +695,17 @@ def test_check_is_a_function_too(budgets, monkeypatch, tmp_path):
 
 def record_of(**parts):
     layers = [{"kind": kind, "window": None, "count": 1, "bytes": size} for kind, size in parts.items()]
-    return {
-        "weights": {"bytes": 100},
-        "kv_cache": {"layers": layers, "padding_bytes": 0},
-        "total_bytes": 100 + sum(parts.values()),
-    }
+    kv_bytes = sum(parts.values())
+    return BaselineRecord(
+        reference="a",
+        model="a",
+        layout="1 full",
+        engine={"name": "ideal", "version": "1", "options": {}},
+        workload={},
+        weights={"parameters": 50, "bytes": 100, "dtype": "bfloat16"},
+        kv_cache={"bytes": kv_bytes, "layers": layers, "padding_bytes": 0},
+        total_bytes=100 + kv_bytes,
+    )
 
 
 def test_states_and_cross_attention_are_parts_of_their_own():
@@ -711,7 +717,7 @@ def test_states_and_cross_attention_are_parts_of_their_own():
 
 
 def test_an_input_that_changes_no_byte_is_still_named():
-    before, now = {**record_of(full=5), "model": "a"}, {**record_of(full=5), "model": "b"}
+    before, now = record_of(full=5), record_of(full=5).model_copy(update={"model": "b"})
     assert compare(before, now).sentence({"B": 1}) == "+0 B since the baseline; changed: model a -> b"
     assert compare(before, before).sentence() == "no change since the baseline"
 

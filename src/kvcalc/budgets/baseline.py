@@ -6,7 +6,7 @@ neither the tool's version nor the command. A merge of two branches that touched
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,139 +72,33 @@ def _word(value: Any) -> str:
     return "none" if value is None else str(value)
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """A baseline that was read.
-
-    Attributes:
-        file: its name as it was given.
-        records: a record for each budget's name.
-    """
-
-    file: str
-    records: Mapping[str, Mapping[str, Any]] = field(hash=False)
-
-
-def record_of(reference: str, footprint: Footprint, parts: tuple[Part, ...]) -> dict[str, Any]:
-    """What a baseline keeps of a budget.
-
-    Args:
-        reference: the model as the budget names it.
-        parts: the workload; a mix has several.
-    """
-    engine, setup, counted, cache = footprint.engine, footprint.setup, footprint.weights, footprint.kv_cache
-    mix = {"mix": " + ".join(map(str, parts))} if len(parts) > 1 else {}
-    return {
-        "reference": reference,
-        "model": footprint.architecture.name,
-        "layout": footprint.architecture.layout,
-        "engine": {"name": engine.name, "version": engine.followed_version, "options": engine.given_options},
-        "workload": {
-            "context": footprint.context,
-            "batch_size": footprint.batch_size,
-            **mix,
-            **{key: value for key, value in setup.workload.items() if value or key in _ALWAYS},
-        },
-        "weights": {"parameters": counted.parameters, "bytes": counted.bytes, "dtype": counted.dtype},
-        "kv_cache": {
-            "bytes": cache.bytes,
-            "layers": [
-                {"kind": row.kind, "count": row.count, "window": row.window, "bytes": row.bytes} for row in cache.layers
-            ],
-            "padding_bytes": cache.padding_bytes,
-            "draft_bytes": cache.draft_bytes,
-        },
-        "total_bytes": footprint.total_bytes,
-    }
-
-
-def baseline_of(records: Iterable[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
-    """The baseline that holds those records, each with its budget's name."""
-    return {"schema_version": BASELINE_VERSION, "budgets": dict(sorted(records))}
-
-
-def compare(before: Mapping[str, Any], now: Mapping[str, Any]) -> Change:
-    """The difference between two baseline records, attributed to its parts and to the inputs that changed."""
-    old, new = _parts(before), _parts(now)
-    parts = {part: new.get(part, 0) - old.get(part, 0) for part in dict.fromkeys((*new, *old))}
-    inputs = tuple(
-        (what, old_value, new_value) for what, old_value, new_value in _inputs(before, now) if old_value != new_value
-    )
-    return Change(now["total_bytes"] - before["total_bytes"], parts, inputs)
-
-
-def _parts(record: Mapping[str, Any]) -> dict[str, int]:
-    parts = {"weights": record["weights"]["bytes"]}
-    for layer in record["kv_cache"]["layers"]:
-        part = _part(layer)
-        parts[part] = parts.get(part, 0) + layer["bytes"]
-    parts["padding"] = record["kv_cache"]["padding_bytes"]
-    drafted = record["kv_cache"].get("draft_bytes")
-    if drafted:
-        parts["draft model"] = drafted
-    # An older record may count something that today's parts do not name.
-    other = record["total_bytes"] - sum(parts.values())
-    return {**parts, "other": other} if other else parts
-
-
-def _part(layer: Mapping[str, Any]) -> str:
-    if layer["kind"] == "state":
-        return "states"
-    if layer["kind"] == "cross":
-        return "cross-attention layers"
-    return "global layers" if layer.get("window") is None else "local layers"
-
-
-def _inputs(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    for what in ("reference", "model"):
-        yield what, before.get(what), now.get(what)
-    windows = [sorted({layer["window"] for layer in _layers(each) if layer.get("window")}) for each in (before, now)]
-    counts = [{(layer["kind"], layer.get("count")) for layer in _layers(each)} for each in (before, now)]
-    if windows[0] != windows[1] and counts[0] == counts[1] and len(windows[0]) == len(windows[1]) == 1:
-        yield "sliding window", windows[0][0], windows[1][0]
-    else:
-        yield "layout", before.get("layout"), now.get("layout")
-    for table in ("engine", "workload"):
-        old, new = (_flat(each.get(table)) for each in (before, now))
-        for key in dict.fromkeys((*new, *old)):
-            yield (f"engine {key}" if table == "engine" else key), old.get(key), new.get(key)
-    old, new = (_flat(each.get("weights")) for each in (before, now))
-    yield "parameters", old.get("parameters"), new.get("parameters")
-    yield "weights dtype", old.get("dtype"), new.get("dtype")
-
-
-def _layers(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    layers: list[Mapping[str, Any]] = record["kv_cache"]["layers"]
-    return layers
-
-
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {path: value} if path else {}
-    flat: dict[str, Any] = {}
-    for key, inner in value.items():
-        flat |= _flat(inner, key if path in ("", "options") else f"{path}.{key}")
-    return flat
-
-
 _BASELINE = ConfigDict(frozen=True, extra="forbid", strict=True, defer_build=True)
 _Bytes = Annotated[int, Field(ge=0, lt=2**200)]
 _Word = Annotated[str, Field(max_length=100_000)]
 _Plain = bool | int | float | _Word | None
 
 
-class _BaselineLayer(BaseModel):
+class BaselineLayer(BaseModel):
+    """All layers of one kind."""
+
     model_config = _BASELINE
     kind: _Word
     count: _Bytes
     window: _Bytes | None
     bytes: _Bytes
 
+    @property
+    def part(self) -> str:
+        """What a change of their bytes is attributed to."""
+        if self.kind in ("state", "cross"):
+            return {"state": "states", "cross": "cross-attention layers"}[self.kind]
+        return "global layers" if self.window is None else "local layers"
+
 
 class _BaselineCache(BaseModel):
     model_config = _BASELINE
     bytes: _Bytes
-    layers: Annotated[list[_BaselineLayer], Field(max_length=10_000)]
+    layers: Annotated[list[BaselineLayer], Field(max_length=10_000)]
     padding_bytes: _Bytes
     draft_bytes: _Bytes = 0  # baselines of version 0.1 have none
 
@@ -223,7 +117,7 @@ class _BaselineEngine(BaseModel):
     options: dict[str, _Plain | list[_Plain]]
 
 
-class _BaselineRecord(BaseModel):
+class BaselineRecord(BaseModel):
     """What is kept of a budget; ``record_of`` makes one."""
 
     model_config = _BASELINE
@@ -242,7 +136,92 @@ class BaselineFile(BaseModel):
 
     model_config = _BASELINE
     schema_version: int
-    budgets: dict[str, _BaselineRecord]
+    budgets: dict[str, BaselineRecord]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """A baseline that was read.
+
+    Attributes:
+        file: its name as it was given.
+        records: a record for each budget's name.
+    """
+
+    file: str
+    records: Mapping[str, BaselineRecord] = field(hash=False)
+
+
+def record_of(reference: str, footprint: Footprint, parts: tuple[Part, ...]) -> BaselineRecord:
+    """What a baseline keeps of a budget.
+
+    Args:
+        reference: the model as the budget names it.
+        parts: the workload; a mix has several.
+    """
+    engine, counted, cache = footprint.engine, footprint.weights, footprint.kv_cache
+    mix = {"mix": " + ".join(map(str, parts))} if len(parts) > 1 else {}
+    stated = {key: value for key, value in footprint.setup.workload.items() if value or key in _ALWAYS}
+    return BaselineRecord(
+        reference=reference,
+        model=footprint.architecture.name,
+        layout=footprint.architecture.layout,
+        engine=_BaselineEngine(name=engine.name, version=engine.followed_version, options=engine.given_options),
+        workload={"context": footprint.context, "batch_size": footprint.batch_size, **mix, **stated},
+        weights=_BaselineWeights(parameters=counted.parameters, bytes=counted.bytes, dtype=counted.dtype),
+        kv_cache=_BaselineCache(
+            bytes=cache.bytes,
+            layers=[
+                BaselineLayer(kind=row.kind, count=row.count, window=row.window, bytes=row.bytes)
+                for row in cache.layers
+            ],
+            padding_bytes=cache.padding_bytes,
+            draft_bytes=cache.draft_bytes,
+        ),
+        total_bytes=footprint.total_bytes,
+    )
+
+
+def compare(before: BaselineRecord, now: BaselineRecord) -> Change:
+    """The difference between two records, attributed to its parts and to the inputs that changed."""
+    old, new = _parts(before), _parts(now)
+    parts = {part: new.get(part, 0) - old.get(part, 0) for part in {**new, **old}}
+    inputs = tuple(each for each in _inputs(before, now) if each[1] != each[2])
+    return Change(now.total_bytes - before.total_bytes, parts, inputs)
+
+
+def _parts(record: BaselineRecord) -> dict[str, int]:
+    cache, parts = record.kv_cache, {"weights": record.weights.bytes}
+    for layer in cache.layers:
+        parts[layer.part] = parts.get(layer.part, 0) + layer.bytes
+    parts["padding"] = cache.padding_bytes
+    if cache.draft_bytes:
+        parts["draft model"] = cache.draft_bytes
+    # An older record may count something that today's parts do not name.
+    other = record.total_bytes - sum(parts.values())
+    return {**parts, "other": other} if other else parts
+
+
+def _inputs(before: BaselineRecord, now: BaselineRecord) -> Iterator[tuple[str, Any, Any]]:
+    yield "reference", before.reference, now.reference
+    yield "model", before.model, now.model
+    layers = before.kv_cache.layers, now.kv_cache.layers
+    windows = [sorted({layer.window for layer in each if layer.window}) for each in layers]
+    counts = [{(layer.kind, layer.count) for layer in each} for each in layers]
+    if windows[0] != windows[1] and counts[0] == counts[1] and len(windows[0]) == len(windows[1]) == 1:
+        yield "sliding window", windows[0][0], windows[1][0]
+    else:
+        yield "layout", before.layout, now.layout
+    yield "engine name", before.engine.name, now.engine.name
+    yield "engine version", before.engine.version, now.engine.version
+    for prefix, old, new in (
+        ("engine ", before.engine.options, now.engine.options),
+        ("", before.workload, now.workload),
+    ):
+        for key in {**new, **old}:
+            yield f"{prefix}{key}", old.get(key), new.get(key)
+    yield "parameters", before.weights.parameters, now.weights.parameters
+    yield "weights dtype", before.weights.dtype, now.weights.dtype
 
 
 def load_baseline(path: Path) -> Baseline:
@@ -264,4 +243,4 @@ def load_baseline(path: Path) -> Baseline:
         first = mistakes(error)[0]
         reason = first.reason or {"unknown": "an unknown field", "missing": "a field is missing"}[first.kind]
         raise InputError(f"not a baseline: {reason}", hint=hint, location=f"{path}, {quote(first.path)}") from None
-    return Baseline(str(path), {name: record.model_dump() for name, record in records.items()})
+    return Baseline(str(path), records)

@@ -8,10 +8,10 @@ from fnmatch import fnmatchcase
 from functools import cache
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from kvcalc.architecture import Architecture
-from kvcalc.budgets.baseline import Baseline, baseline_of, load_baseline, record_of
+from kvcalc.budgets.baseline import BASELINE_VERSION, Baseline, BaselineFile, load_baseline, record_of
 from kvcalc.budgets.file import LocatedBudget, Unreadable, find_files, path_of, read_budgets
 from kvcalc.budgets.verdict import Verdict, judge
 from kvcalc.device import Device
@@ -112,10 +112,11 @@ def _verdict(
         return Verdict(name, "error", budget=budget, place=each.place, error=error.at(str(each.place)))
 
 
-def new_baseline(verdicts: Iterable[Verdict]) -> dict[str, Any]:
-    """The baseline that a run leaves behind: what every judged budget takes."""
-    return baseline_of(
-        (verdict.name, record_of(verdict.budget.model, verdict.footprint, verdict.budget.parts))
+def new_baseline(verdicts: Iterable[Verdict]) -> BaselineFile:
+    """The baseline that a run leaves behind: what every judged budget takes, sorted by name."""
+    records = {
+        verdict.name: record_of(verdict.budget.model, verdict.footprint, verdict.budget.parts)
         for verdict in verdicts
         if verdict.budget is not None and verdict.footprint is not None
-    )
+    }
+    return BaselineFile(schema_version=BASELINE_VERSION, budgets=dict(sorted(records.items())))

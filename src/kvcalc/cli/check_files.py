@@ -25,7 +25,7 @@ def save_baseline(path: Path, verdicts: Sequence[Verdict], partial: bool) -> Non
     if path.exists() and not all(verdict.ok for verdict in verdicts):
         question.say(f"warning: {path} stays as it was: not every budget holds")
         return
-    text = json.dumps(new_baseline(verdicts), indent=1, allow_nan=False) + "\n"
+    text = json.dumps(new_baseline(verdicts).model_dump(), indent=1, allow_nan=False) + "\n"
     write_file(path, [text.encode()])
 
 
