@@ -34,14 +34,14 @@ class Grid:
         ratios: layouts without a window, such as 5:1 and global; empty keeps the model's own order.
         windows: sliding windows; empty keeps the model's own.
         contexts: tokens in the cache of one sequence.
-        engines: engine names.
+        engines: engines by name, each with its options.
         kv_cache_dtypes, weights_dtypes: storage formats; None is the engine's, and the model's, own.
     """
 
     ratios: Sequence[Layout]
     windows: Sequence[int]
     contexts: Sequence[int]
-    engines: Sequence[str] = ("ideal",)
+    engines: Sequence[tuple[str, Mapping[str, Any]]] = (("ideal", {}),)
     kv_cache_dtypes: Sequence[str | None] = (None,)
     weights_dtypes: Sequence[str | None] = (None,)
 
@@ -75,6 +75,7 @@ class Configuration:
     Attributes:
         reference: the model with its layout, as any command takes it.
         setup: the model in its engine.
+        engine_options: the options of the engine, as typed or chosen by the device.
         kv_cache_dtype, weights_dtype: as typed, or None.
         local_layers: attention layers that see a part of the context only.
         attention_layers: all attention layers.
@@ -82,6 +83,7 @@ class Configuration:
 
     reference: str
     setup: Setup
+    engine_options: Mapping[str, Any]
     kv_cache_dtype: str | None
     weights_dtype: str | None
     local_layers: int
@@ -143,21 +145,14 @@ class Walk:
     """The candidates of a grid, one configuration after the other.
 
     Attributes:
+        grid: what is varied.
         refused: candidates left out because the engine or the model refuses them, so far.
         reason: the first refusal.
     """
 
-    def __init__(
-        self,
-        model: Architecture,
-        reference: str,
-        grid: Grid,
-        *,
-        options_of: Mapping[str, Mapping[str, Any]] | None = None,
-        **alike: Unpack[SetupOptions],
-    ) -> None:
-        self._model, self._reference, self._grid = model, reference, grid
-        self._options_of, self._alike = options_of or {}, alike
+    def __init__(self, model: Architecture, reference: str, grid: Grid, **alike: Unpack[SetupOptions]) -> None:
+        self.grid = grid
+        self._model, self._reference, self._alike = model, reference, alike
         self.refused = 0
         self.reason = ""
 
@@ -167,15 +162,15 @@ class Walk:
         Raises:
             KVCalcError: an unknown engine, option or format.
         """
-        grid = self._grid
+        grid = self.grid
         laid_out: dict[tuple[int | None, int | None], Architecture] = {}
         for layout in grid.layouts():
             reference = self._reference if layout is None else f"{self._reference}@{layout}"
-            for engine in grid.engines:
+            for engine, options in grid.engines:
                 for kv_format in grid.kv_cache_dtypes:
                     try:
                         model = self._model if layout is None else self._laid_out(layout, laid_out)
-                        setup = self._prepare(model, engine, kv_format)
+                        setup = self._prepare(model, engine, options, kv_format)
                     except RefusalError as error:
                         self.refused += len(grid.weights_dtypes) * len(grid.contexts)
                         self.reason = self.reason or f"{reference}: {error.message}"
@@ -183,7 +178,7 @@ class Walk:
                     local, attention = _attention_layers(setup.served)
                     for weights_format in grid.weights_dtypes:
                         stored = replace(setup, weights_dtype=weights_format)
-                        yield Configuration(reference, stored, kv_format, weights_format, local, attention)
+                        yield Configuration(reference, stored, options, kv_format, weights_format, local, attention)
 
     def _laid_out(self, layout: Layout, known: dict[tuple[int | None, int | None], Architecture]) -> Architecture:
         """The model in a layout; the layers are laid out once for each ratio, and for each window slid alone."""
@@ -194,18 +189,13 @@ class Walk:
             return with_window(known[ratio], layout.window)
         return known[ratio]
 
-    def _prepare(self, model: Architecture, engine: str, kv_format: str | None) -> Setup:
-        own: SetupOptions = {
-            "engine": engine,
-            "engine_options": self._options_of.get(engine),
-            "kv_cache_dtype": kv_format,
-        }
+    def _prepare(self, model: Architecture, engine: str, options: Mapping[str, Any], kv_format: str | None) -> Setup:
+        own: SetupOptions = {"engine": engine, "engine_options": options, "kv_cache_dtype": kv_format}
         return prepare(model, **(self._alike | own))
 
 
 def search(
     walk: Walk,
-    contexts: Sequence[int],
     memory: Memory | None,
     *,
     batch_size: int = 1,
@@ -215,13 +205,13 @@ def search(
     """Walk a grid; keep the ``top`` candidates with the least memory, and the Pareto front for each context.
 
     Args:
-        contexts: the contexts of the walk's grid.
         memory: the memory of one device; None takes every candidate.
         go_on: is told now and then how many candidates were looked at; False stops the walk.
 
     Raises:
         KVCalcError: an unknown engine, option or format, or more than 1,000 contexts.
     """
+    contexts = walk.grid.contexts
     if len(contexts) > MOST_FRONTS:
         reason = f"{len(contexts):,} contexts are more than the {MOST_FRONTS:,} that a front is kept for"
         raise InputError(reason, hint="--all --format csv streams any number")
@@ -230,19 +220,15 @@ def search(
     fronts: dict[int, dict[int, Candidate]] = {context: {} for context in contexts}
     worst: tuple[int, int] | None = None  # the last of the best, once there are enough of them
     for configuration in walk.configurations():
-        plan, weights_bytes, local = (
-            configuration.setup.plan,
-            configuration.setup.weights.bytes,
-            configuration.local_layers,
-        )
-        kv_bytes = plan.kv_bytes
+        setup, local = configuration.setup, configuration.local_layers
+        kv_bytes, weights_bytes = setup.plan.kv_bytes, setup.weights.bytes
         longest = configuration.longest_context(batch_size)
         for context in contexts:
             if found.walked % _STRIDE == 0 and not go_on(found.walked):
                 found.interrupted = True
                 break
             found.walked += 1
-            if context > longest or (memory is not None and not fits(configuration.setup, memory, context, batch_size)):
+            if context > longest or (memory is not None and not fits(setup, memory, context, batch_size)):
                 continue
             found.fitting += 1
             size = kv_bytes(context, batch_size)

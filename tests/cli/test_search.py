@@ -90,3 +90,14 @@ def test_a_search_explains_each_candidate_that_it_shows(kvcalc):
     ran = kvcalc("search", "gemma-2-2b", "--ratios", "5:1", "--windows", "512", "-c", "8k", "--explain")
     assert "KV cache of gemma-2-2b@5:1/sw=512 at 8,192 tokens, step by step" in ran.out
     assert "layers_1 = 22 * B * (4096 * min(T, 512))" in ran.out
+
+
+def test_two_versions_of_an_engine_are_two_candidates(kvcalc):
+    words = ("gemma-2-2b", "-c", "8k", "--engine", "vllm==0.10.2,vllm==0.33.0")
+    rows = found(kvcalc, "search", *words)["rows"]
+    by_version = {row["engine"]["version"]: row["kv_cache"]["bytes"] for row in rows}
+    compared = json.loads(kvcalc("compare", *words, "--format", "json").out)["rows"]
+    assert by_version == {row["engine"]["version"]: row["kv_cache"]["bytes"] for row in compared}
+    assert len(set(by_version.values())) == 2
+    assert all(shlex.split(row["search"]["command"])[-1] == f"version={row['engine']['version']}" for row in rows)
+    assert "vllm 0.10.2" in kvcalc("search", *words).out.splitlines()[6]

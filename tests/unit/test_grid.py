@@ -26,7 +26,7 @@ def grid_of(ratios=RATIOS, windows=WINDOWS, contexts=CONTEXTS, **more):
 
 
 def searched(grid, budget=None, **more):
-    return search(Walk(MODEL, "gemma-2-2b", grid), grid.contexts, budget, **more)
+    return search(Walk(MODEL, "gemma-2-2b", grid), budget, **more)
 
 
 def test_a_grid_counts_its_candidates_and_global_only_once():
@@ -83,16 +83,16 @@ def test_a_walk_that_is_stopped_gives_what_it_had_found(monkeypatch):
 
 
 def test_a_layout_that_an_engine_refuses_is_counted_and_says_why():
-    grid = grid_of(engines=("ideal", "llama.cpp"), kv_cache_dtypes=("fp8",))
+    grid = grid_of(engines=(("ideal", {}), ("llama.cpp", {})), kv_cache_dtypes=("fp8",))
     found = searched(grid)
     assert found.walked == found.refused == grid.size // 2
     assert "fp8" in found.reason
 
 
 def test_the_options_of_an_engine_bound_its_candidates():
-    grid = grid_of(engines=("llama.cpp",))
-    walk = Walk(MODEL, "gemma-2-2b", grid, options_of={"llama.cpp": {"n_ctx": 32768}})
-    found = search(walk, grid.contexts, Memory(device=find_device(None, 100 * GiB)))
+    grid = grid_of(engines=(("llama.cpp", {"n_ctx": 32768}),))
+    walk = Walk(MODEL, "gemma-2-2b", grid)
+    found = search(walk, Memory(device=find_device(None, 100 * GiB)))
     assert found.fitting == found.walked * 2 // 3  # 131,072 tokens are beyond n_ctx
 
 
@@ -143,10 +143,10 @@ def test_a_bound_is_quoted_at_trained_points_only(word):
 
 
 def test_options_that_run_fewer_sequences_at_a_time_leave_nothing_that_fits():
-    grid = grid_of(("5:1",), (1024,), (4096,), engines=("llama.cpp",))
-    walk = Walk(MODEL, "gemma-2-2b", grid, options_of={"llama.cpp": {"n_seq_max": 2, "n_ctx": 8192}})
+    grid = grid_of(("5:1",), (1024,), (4096,), engines=(("llama.cpp", {"n_seq_max": 2, "n_ctx": 8192}),))
+    walk = Walk(MODEL, "gemma-2-2b", grid)
     memory = Memory(device=find_device(None, 100 * GiB))
-    assert [search(walk, (4096,), memory, batch_size=batch).fitting for batch in (1, 2, 3)] == [1, 1, 0]
+    assert [search(walk, memory, batch_size=batch).fitting for batch in (1, 2, 3)] == [1, 1, 0]
 
 
 def test_a_window_longer_than_the_context_saves_nothing_and_joins_no_front():
@@ -159,5 +159,5 @@ def test_states_are_no_attention_layers():
     grid = Grid((), (), (4096,))
     model = load("nemotron-nano-9b-v2")
     attention = sum(count for kind, count in model.caches if kind.kind == "full")
-    (candidate,) = search(Walk(model, "nemotron-nano-9b-v2", grid), (4096,), None).best
+    (candidate,) = search(Walk(model, "nemotron-nano-9b-v2", grid), None).best
     assert candidate.configuration.attention_layers == attention < model.num_layers

@@ -98,11 +98,10 @@ def search(
     room = None if place is None else Memory(None, place, gpu_memory_utilization, reserve)
     label = "" if place is None else place.name or exact_bytes(place.memory_bytes)
     chosen = question.parse_engines(engine, engine_option or ())
-    names = [name for name, _ in chosen]
-    given = {name: options_on(name, options, question.named(place)) for name, options in chosen}
+    engines = [(name, options_on(name, options, question.named(place))) for name, options in chosen]
     architecture = question.load_with_hints(model)
-    contexts = question.resolved(context, question.setups([model]))
-    grid = Grid(ratios or (), windows or (), contexts, names, kv_cache_dtype or (None,), weights_dtype or (None,))
+    contexts = question.resolved(context, question.setups([architecture]))
+    grid = Grid(ratios or (), windows or (), contexts, engines, kv_cache_dtype or (None,), weights_dtype or (None,))
     for ratio in grid.ratios:
         if ratio.hint is not None:
             question.say(f"hint: {ratio.hint}")
@@ -110,13 +109,12 @@ def search(
         architecture,
         _base(model, grid),
         grid,
-        options_of=given,
         tensor_parallel_size=tensor_parallel_size,
         encoder_tokens=encoder_tokens,
         draft=question.read_draft(draft),
     )
     shared = _flags(batch_size, tensor_parallel_size, encoder_tokens, draft)
-    asked = Asked(architecture.name, grid, batch_size, room, label, shared, given)
+    asked = Asked(architecture.name, grid, batch_size, room, label, shared)
     with interruptible() as stopped:
         watch = Progress(grid.size, "candidates", stopped)
         if every:
@@ -125,7 +123,7 @@ def search(
             )
             watch.close()
             return 130 if stopped() else 0
-        found = grid_search.search(walk, grid.contexts, room, batch_size=batch_size, top=top, go_on=watch)
+        found = grid_search.search(walk, room, batch_size=batch_size, top=top, go_on=watch)
         watch.close()
     if found.refused and not found.walked:
         raise UnsupportedError(found.reason, hint="every candidate was refused for such a reason")

@@ -31,7 +31,6 @@ class Asked:
         memory: the memory of one device, or None where none was named.
         label: that memory in a word.
         flags: what every row's command has in common.
-        engine_options: the options of each engine, by its name.
     """
 
     model: str
@@ -40,7 +39,6 @@ class Asked:
     memory: Memory | None
     label: str
     flags: Sequence[str]
-    engine_options: Mapping[str, Mapping[str, object]]
 
     def command(self, configuration: Configuration, context: int) -> str:
         """What shows one candidate again."""
@@ -51,7 +49,7 @@ class Asked:
             words += ["--weights-dtype", configuration.weights_dtype]
         name = configuration.setup.engine.name
         engine = ["--engine", name] if name != "ideal" else []
-        options = [word for key, value in self.engine_options[name].items() for word in ("-E", f"{key}={value}")]
+        options = [word for key, value in configuration.engine_options.items() for word in ("-E", f"{key}={value}")]
         return shlex.join([*words, *self.flags, *engine, *options])
 
     def record(self, configuration: Configuration, context: int, leads: bool | None) -> FoundRecord:
@@ -74,7 +72,7 @@ class Asked:
     def assumptions(self, found: Found) -> tuple[str, ...]:
         """What holds for every row, and how many of them fit."""
         grid = self.grid
-        stated = [f"batch size {self.batch_size:,}", f"engine {', '.join(grid.engines)}"]
+        stated = [f"batch size {self.batch_size:,}", f"engine {', '.join(map(_typed, grid.engines))}"]
         for what, formats, own in (
             ("K and V", grid.kv_cache_dtypes, "the engine's own"),
             ("weights", grid.weights_dtypes, "as shipped"),
@@ -86,7 +84,7 @@ class Asked:
 def sections(shown: Sequence[Candidate], front: set[int], grid: Grid, pareto: bool) -> Iterator[Section]:
     several: list[Column] = []
     if len(grid.engines) > 1:
-        several.append(Column("engine", lambda each: each.configuration.setup.engine.name))
+        several.append(Column("engine", lambda each: _engine(each.configuration, grid)))
     if len(grid.kv_cache_dtypes) > 1:
         several.append(Column("K and V", lambda each: each.configuration.kv_cache_dtype))
     if len(grid.weights_dtypes) > 1:
@@ -147,9 +145,21 @@ def chart(asked: Asked, shown: Sequence[Candidate], front: set[int]) -> Chart:
 def _short_name(configuration: Configuration, grid: Grid) -> str:
     """What tells a candidate from the others: its layout, and what else is varied."""
     layout = configuration.reference.partition("@")[2]
-    engine = configuration.setup.engine.name if len(grid.engines) > 1 else ""
+    engine = _engine(configuration, grid) if len(grid.engines) > 1 else ""
     words = (layout, engine, configuration.kv_cache_dtype, configuration.weights_dtype)
     return ", ".join(word for word in words if word) or configuration.reference
+
+
+def _typed(engine: tuple[str, Mapping[str, object]]) -> str:
+    name, options = engine
+    return f"{name} {options['version']}" if "version" in options else name
+
+
+def _engine(configuration: Configuration, grid: Grid) -> str:
+    """The engine of a candidate; with its version, where the grid has several versions of it."""
+    engine = configuration.setup.engine
+    several = [name for name, _ in grid.engines].count(engine.name) > 1
+    return f"{engine.name} {engine.followed_version}" if several else engine.name
 
 
 def page_live(shown: Sequence[Candidate], batch_size: int, grid: Grid) -> Live:
