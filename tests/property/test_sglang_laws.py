@@ -23,10 +23,8 @@ def pools(draw: st.DrawFn) -> Pool:
         return Pool("plain", page, draw(layers) * draw(token_bytes), least_tokens=page)
     return sliding_pool(
         page,
-        full_layers=draw(layers),
-        full_token_bytes=draw(token_bytes),
-        swa_layers=draw(layers),
-        swa_token_bytes=draw(token_bytes),
+        full_bytes=draw(layers) * draw(token_bytes),
+        swa_bytes=draw(layers) * draw(token_bytes),
         ratio=draw(ratios),
         sliding_window_size=draw(st.integers(1, 8192)),
         request_cap=draw(st.none() | st.integers(1, 100_000)),

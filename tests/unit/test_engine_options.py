@@ -43,7 +43,12 @@ NUMBERS: dict[str, dict[str, tuple[Any, ...]]] = {
         "max_running_requests": (None, 1, 2**30, 0, 2**30 + 1),
         "chunked_prefill_size": (8192, -1, 2**30, -2, 2**30 + 1),
         "max_mamba_cache_size": (None, 1, 2**30, 0, 2**30 + 1),
+        "speculative_num_steps": (None, 1, 1024, 0, 1025),
+        "speculative_eagle_topk": (None, 1, 64, 0, 65),
         "speculative_num_draft_tokens": (None, 1, 1024, 0, 1025),
+        "dp_size": (1, 1, 2**16, 0, 2**16 + 1),
+        "attn_cp_size": (1, 1, 2**16, 0, 2**16 + 1),
+        "dcp_size": (1, 1, 2**16, 0, 2**16 + 1),
         "mamba_full_memory_ratio": (0.9, 1e-6, 100, 0, 100.1),
     },
     "tensorrt-llm": {
@@ -100,6 +105,13 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
         "gdn_prefill_backend": ("triton", ("flashinfer",), ("cutedsl", 2)),
     },
     "sglang": {
+        "enable_dp_attention": (False, (True,), (2,)),
+        "enable_deepseek_v4_fp4_indexer": (False, (True,), (2,)),
+        "speculative_algorithm": (
+            "EAGLE",
+            ("EAGLE3", "NEXTN", "STANDALONE", "DFLASH", "DSPARK"),
+            ("eagle", "NGRAM", 2),
+        ),
         "disable_hybrid_swa_memory": (False, (True,), (2,)),
         "disable_radix_cache": (False, (True,), (2,)),
         "mamba_ssm_dtype": ("float32", ("bfloat16", "float16"), ("fp8", 2)),

@@ -12,18 +12,27 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from kvcalc.architecture import Architecture, LayerKind, NoCache, Shared, State, is_local, window_of
-from kvcalc.dtypes import parse_dtype
+from kvcalc.architecture import Architecture, Compressed, LayerKind, NoCache, Shared, State, is_local, window_of
+from kvcalc.dtypes import DTYPES, DType, parse_dtype
 from kvcalc.engines.base import Loads, Server, refuse_formats, refuse_uneven_heads
 from kvcalc.engines.options import EngineOptions
+from kvcalc.engines.sglang.compressed import (
+    DEFAULT_COMPRESSED_RATIO,
+    DEFAULT_COMPRESSED_RUNNING,
+    INDEX_KEY,
+    CompressedPlan,
+    compressed_rows,
+)
+from kvcalc.engines.sglang.drafts import DEFAULT_RUNNING, Speculation, draft_pool, paid_in_plain_pool
 from kvcalc.engines.sglang.layers import (
-    INDEXER_PAGE,
     VERSION,
+    Ranks,
     bytes_of_token,
     check_kind,
     in_sliding_pool,
     indexer_bytes,
     one_size,
+    page_of,
     shared_note,
     state_of,
 )
@@ -39,14 +48,19 @@ _ALLOW_LIST = f"sglang {VERSION} configs/model_config.py:2651"
 
 #: Model types whose sliding (or chunked) layers get a pool of their own; every other model is allocated in full.
 HYBRID_MODEL_TYPES = frozenset(
-    {"gpt_oss", "llama4", "gemma4", "gemma4_unified", "mimo_v2_flash", "step3p5", "muse_glimmer"}
+    "beam gemma4 gemma4_unified gpt_oss granite_swa granitemoe_swa laguna llama4 mellum mimo_v2_flash muse_glimmer "
+    "step3p5".split()
 )
-#: Model types whose window SGLang counts without the current token: 128 in the configuration is 127 in the engine.
-_EXCLUSIVE_WINDOW = frozenset({"gemma2", "gemma3", "gemma3n", "gemma4", "gemma4_unified", "gpt_oss"})
+#: Those whose window SGLang counts without the current token: 128 in the configuration is 127 in the engine.
+_EXCLUSIVE_WINDOW = frozenset({"beam", "gemma4", "gemma4_unified", "gpt_oss", "mellum", "muse_glimmer"})
 #: Tokens between two evictions from the sliding pool (SGLANG_SWA_EVICTION_INTERVAL).
 _EVICTION_INTERVAL = 128
 #: Storage formats whose pool is elements x bytes; the fp4 and mxfp8 formats add scale buffers of their own.
 _DTYPES = frozenset({"bfloat16", "float16", "float32", "fp8_e4m3", "fp8_e5m2"})
+#: Model types whose states are transposed before a convolution: the windows of drafted tokens are kept one by one.
+_OWN_WINDOWS = frozenset({"kimi_linear", "glm5_next", "kimi_k3"})
+#: Bytes of an index key of 128 numbers of 4 bits, with a scale for each 32.
+_FP4_INDEX_KEY = 68
 _PAGE_NOTE = "sglang allocates one page a pool more than its budget (the memory that --mem-fraction-static leaves)"
 
 
@@ -60,7 +74,10 @@ class SGLang(EngineOptions):
         "plain:  bytes = (tokens + page) x cell, cell = layers x KV heads x (K dim + V dim) x element bytes\n"
         "hybrid: bytes = (F + page) x full cell + (S + page) x sliding cell, S = int(F x swa_full_tokens_ratio)\n"
         "tokens (or F) = the smallest >= batch size x context, in whole pages, that SGLang starts with\n"
-        "a budget gives tokens = budget // cell (hybrid: budget // (full cell + ratio x sliding cell)), in whole pages"
+        "a budget gives tokens = budget // cell (hybrid: budget // (full + ratio x sliding cell)), in whole pages\n"
+        "DeepSeek V4: pools of windows, of entries of 4 and 128 tokens, of index keys, and the states behind entries\n"
+        "states: slots for requests and the radix cache; drafts: a pool of as many tokens, and states to be verified\n"
+        "dp_size with enable_dp_attention: the batch size divided by it; dcp_size: a sequence's pages divided by it"
     )
     loads: ClassVar[Loads | None] = Loads(
         "auto-round awq bitsandbytes compressed-tensors fp8 gguf gptq modelopt mxfp4 mxfp8 nvfp4 torchao",
@@ -71,15 +88,16 @@ class SGLang(EngineOptions):
         f"{CONFIGURATOR} (plain, hybrid and request-capped pools, the refusals)",
         f"{_ALLOW_LIST} (model types with a sliding pool), arg_groups/model_overrides (those forced off)",
         f"{POOL}, :4866 (one page more than the budget in each pool)",
+        f"sglang {VERSION} mem_cache/deepseek_v4_memory_pool.py, mem_cache/kv_cache_configurator.py:3229 (states)",
     )
     not_modelled: ClassVar[tuple[str, ...]] = (
-        "DeepSeek V4's pools: refused; unified memory, HiSparse, ReplaySSM, context parallelism, fp4 and mxfp8 caches",
-        "MiniMax M3: index keys in 8 bits beside an fp8 cache on Hopper; its nvfp4 pool",
+        "unified memory, HiSparse, ReplaySSM, fp4 and mxfp8 caches, MiniMax M3's nvfp4 pool",
+        "DeepSeek V4 on Blackwell with other page layouts than the default one, and on ROCm",
         "mem_fraction_static and its reserve: the budget is an input",
         "models that only their configuration marks with is_hybrid_swa: they are priced in full",
     )
     evidence: ClassVar[str] = (
-        "exact on every recorded figure of SGLang's own pool functions, and on its CPU allocations; "
+        "exact on what SGLang's own pool functions and pools answer to random models and servers, drafts among them; "
         "no GPU server was run"
     )
     follows_cache_of: ClassVar[frozenset[str]] = frozenset({"modelopt"})
@@ -122,9 +140,23 @@ class SGLang(EngineOptions):
     mamba_ssm_dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="format of a state's recurrent part"
     )
-    speculative_num_draft_tokens: int | None = Field(
-        None, ge=1, le=1024, description="tokens that a draft proposes, each with a state until it is verified"
+    speculative_algorithm: Literal["EAGLE", "EAGLE3", "NEXTN", "STANDALONE", "DFLASH", "DSPARK"] = Field(
+        "EAGLE", description="how a draft proposes tokens; EAGLE is that of prediction layers too"
     )
+    speculative_num_steps: int | None = Field(None, ge=1, le=1024, description="steps of a draft; by default 3 or 5")
+    speculative_eagle_topk: int | None = Field(
+        None, ge=1, le=64, description="tokens that a draft follows in each step; by default 1, or a Llama's 4"
+    )
+    speculative_num_draft_tokens: int | None = Field(
+        None, ge=1, le=1024, description="tokens that are verified at once, each with a state until then; 4 or 8"
+    )
+    dp_size: int = Field(1, ge=1, le=2**16, description="groups of devices that serve sequences of their own")
+    enable_dp_attention: bool = Field(
+        False, description="dp_size divides the devices of tensor parallelism: attention is held by tp / dp_size"
+    )
+    attn_cp_size: int = Field(1, ge=1, le=2**16, description="devices that share the tokens of a prefill")
+    dcp_size: int = Field(1, ge=1, le=2**16, description="devices among which the tokens of one sequence are spread")
+    enable_deepseek_v4_fp4_indexer: bool = Field(False, description="DeepSeek V4's index keys in 4 bits")
     max_mamba_cache_size: int | None = Field(None, ge=1, le=2**30, description="state slots, whatever the memory")
     mamba_radix_cache_strategy: Literal["extra_buffer", "extra_buffer_lazy", "no_buffer"] = Field(
         "extra_buffer", description="slots that follow a running request: 5, 4 or 3 for each in all"
@@ -140,143 +172,200 @@ class SGLang(EngineOptions):
         if self.disable_radix_cache:
             raise UnsupportedError("sglang shares no prefix with disable_radix_cache")
         plan = setup.plan
-        assert isinstance(plan, SGLangPlan)
-        if plan.states is not None:
-            raise NotModelledError("what sequences share of a prefix is not modelled for sglang's states")
+        assert isinstance(plan, SGLangPlan | CompressedPlan)
         return plan.required_with_prefix(context, batch_size, prefix)
 
-    def prepare(self, setup: Setup) -> SGLangPlan:
-        """Choose the pool, and price one token in it.
+    def default_kv_dtypes(self, architecture: Architecture) -> tuple[DType, DType]:
+        """The model's own formats; DeepSeek V4's compressed layers are in fp8 (arg_groups/overrides.py:892)."""
+        if any(isinstance(kind, Compressed) for kind, _ in architecture.caches):
+            return DTYPES["fp8_e4m3"], DTYPES["fp8_e4m3"]
+        return super().default_kv_dtypes(architecture)
+
+    def prepare(self, setup: Setup) -> SGLangPlan | CompressedPlan:
+        """Choose the pools, and price one token in them.
 
         Raises:
-            UnsupportedError: a layer kind or storage format whose pool is not modelled.
+            UnsupportedError: a layer kind, a storage format or numbers of devices that the engine refuses.
         """
-        architecture = setup.served
+        model, ranks = setup.architecture, self._ranks(setup)
+        if any(isinstance(kind, Compressed) for kind, _ in model.caches):
+            return self._compressed_plan(setup, ranks)
         refuse_formats("sglang", setup, _DTYPES)
-        refuse_uneven_heads("sglang", setup)
-        kinds = architecture.caches
-        for kind, _ in kinds:
-            check_kind(architecture, kind)
-        local = [(kind, count) for kind, count in kinds if in_sliding_pool(kind)]
-        hybrid = bool(local) and architecture.model_type in HYBRID_MODEL_TYPES and not self.disable_hybrid_swa_memory
-        if hybrid:
-            return self._sliding_plan(architecture, setup, local)
-        plan = self._plain_plan(architecture, setup)
-        return self._with_states(plan, architecture, setup)
+        refuse_uneven_heads("sglang", replace(setup, tensor_parallel_size=ranks.heads))
+        for kind, _ in (*model.caches, *(setup.draft.caches if setup.draft is not None else ())):
+            check_kind(model, kind)
+        local = [(kind, count) for kind, count in model.caches if in_sliding_pool(kind)]
+        if local and model.model_type in HYBRID_MODEL_TYPES and not self.disable_hybrid_swa_memory:
+            return self._sliding_plan(setup, ranks, local)
+        return self._with_states(self._plain_plan(setup, ranks), setup, ranks)
 
-    def _with_states(self, plan: SGLangPlan, architecture: Architecture, setup: Setup) -> SGLangPlan:
-        """The plan with a pool of state slots, where the model has recurrent layers."""
+    def _ranks(self, setup: Setup) -> Ranks:
+        """How the devices share attention.
+
+        Raises:
+            InputError: more than one group without attention data parallelism, which is another server's devices.
+            UnsupportedError: numbers of devices that do not divide one another.
+        """
         tp = setup.tensor_parallel_size
+        if self.dp_size > 1 and not self.enable_dp_attention:
+            raise InputError(
+                f"dp_size={self.dp_size} starts as many servers, each with all of the model",
+                hint="ask for one of them, or set enable_dp_attention=true",
+            )
+        heads, rest = divmod(tp, self.dp_size * self.attn_cp_size)
+        if rest or heads % self.dcp_size:
+            sizes = f"dp_size {self.dp_size} x attn_cp_size {self.attn_cp_size} x dcp_size {self.dcp_size}"
+            raise UnsupportedError(f"sglang divides {tp} devices, of which {sizes} is no divisor", hint="raise --tp")
+        alone = self.attn_cp_size > 1 and self.dp_size == 1
+        return Ranks(heads, self.dp_size, self.dcp_size, tp if alone else heads)
+
+    def _running(self, setup: Setup) -> int | None:
+        """Requests that run at once in one group; None where nothing sets them."""
+        running = self.max_running_requests
+        if running is None and setup.draft is not None:
+            running = DEFAULT_RUNNING
+        return None if running is None else max(1, running // self.dp_size)
+
+    def _speculation(self, setup: Setup) -> Speculation | None:
+        given = (self.speculative_num_steps, self.speculative_eagle_topk, self.speculative_num_draft_tokens)
+        if setup.draft is None:
+            return None
+        return Speculation.of(setup.architecture, self.speculative_algorithm, *given)
+
+    def _compressed_plan(self, setup: Setup, ranks: Ranks) -> CompressedPlan:
+        """DeepSeek V4: pages of 256 tokens, whatever ``page_size`` says (arg_groups/model_overrides/deepseek_v4.py)."""
+        model, draft = setup.architecture, setup.draft
+        if setup.k_dtype.name != "fp8_e4m3" or setup.v_dtype != setup.k_dtype:
+            raise UnsupportedError(
+                f"sglang has pools for {model.name}'s compressed layers in fp8_e4m3 alone "
+                "(mem_cache/deepseek_v4_memory_pool.py:321)",
+                hint="leave --kv-cache-dtype out",
+            )
+        if ranks.spread > 1:
+            raise NotModelledError("compressed layers with decode context parallelism are not modelled for sglang")
+        kinds = (*model.caches, *(draft.caches if draft is not None else ()))
+        rows = compressed_rows(model.name, tuple(kind for kind, _ in kinds), model.caches)
+        stated = "swa_full_tokens_ratio" in self.model_fields_set
+        running = self.max_running_requests or DEFAULT_COMPRESSED_RUNNING
+        return CompressedPlan(
+            rows,
+            draft.num_layers if draft is not None else 0,
+            draft is not None,
+            self.swa_full_tokens_ratio if stated else DEFAULT_COMPRESSED_RATIO,
+            max(1, running // self.dp_size),
+            ranks,
+            _FP4_INDEX_KEY if self.enable_deepseek_v4_fp4_indexer else INDEX_KEY,
+        )
+
+    def _with_states(self, plan: SGLangPlan, setup: Setup, ranks: Ranks) -> SGLangPlan:
+        """The plan with a pool of state slots, where the model has recurrent layers."""
+        model, tp = setup.architecture, ranks.heads
         found = [
             (kind, state, count)
-            for kind, count in architecture.caches
+            for kind, count in model.caches
             if (state := state_of(kind)) is not None
             and state.recurrent_elements + state.conv_channels * (state.conv_kernel - 1)
         ]
         if not found:
             return plan
-        conv = ssm = 0
+        speculation = self._speculation(setup)
+        drafted = speculation.tokens if speculation is not None else 0
+        conv = ssm = shared = 0
         rows = []
         for kind, state, count in found:
             if state.conv_channels % tp or state.recurrent_elements % tp:
                 raise UnsupportedError(
-                    f"sglang divides {architecture.name}'s states by {tp} devices, which does not divide them",
+                    f"sglang divides {model.name}'s states by {tp} devices, which does not divide them",
                     hint="use a power of two",
                 )
-            columns = state.conv_channels // tp * (state.conv_kernel - 1) * parse_dtype(architecture.dtype).block_bytes
+            column = state.conv_channels // tp * parse_dtype(model.dtype).block_bytes
+            width = state.conv_kernel - 1
             recurrent = state.recurrent_elements // tp * parse_dtype(self.mamba_ssm_dtype).block_bytes
-            conv, ssm = conv + count * columns, ssm + count * recurrent
-            rows.append((kind, count, columns + recurrent))
+            conv, ssm = conv + count * column * width, ssm + count * recurrent
+            rows.append((kind, count, column * width + recurrent))
+            if speculation is not None and speculation.branches == 1 and model.model_type not in _OWN_WINDOWS:
+                # A chain's windows overlap: K - 1 columns for each of D tokens are D + K - 2 that are allocated.
+                shared += count * column * (drafted * width - (drafted + width - 1 if width else 0))
+        running = self._running(setup)
         per_request, fixed = 1, self.max_mamba_cache_size
+        fixed = None if fixed is None else fixed // self.dp_size
         if self.disable_radix_cache:
-            fixed = fixed or self.max_running_requests
+            fixed = fixed or running
         else:
             ahead = 1 if self.disable_overlap_schedule else 2
             buffers = {"extra_buffer": ahead, "extra_buffer_lazy": 1, "no_buffer": 0}
             per_request = SLOTS_PER_REQUEST + buffers[self.mamba_radix_cache_strategy]
-        drafted = self._drafted_tokens(setup)
-        running = self.max_running_requests or 0
-        states = StatePool(conv, ssm, per_request, self.mamba_full_memory_ratio, fixed, drafted, running)
+        ratio = self.mamba_full_memory_ratio
+        states = StatePool(conv, ssm, per_request, ratio, fixed, drafted, running or 0, shared)
         notes = (*plan.notes, f"a running request may hold {per_request} state slots: its own and the radix cache's")
         return replace(plan, states=states, state_rows=tuple(rows), notes=notes)
 
-    def _drafted_tokens(self, setup: Setup) -> int:
-        """Tokens that a draft proposes, each with a state of its own until it is verified; 0 without a draft.
-
-        Source: sglang 0.5.23 mem_cache/kv_cache_configurator.py:3280 (both options are asserted there).
-        """
-        if setup.draft is None:
-            return 0
-        for option in ("speculative_num_draft_tokens", "max_running_requests"):
-            if getattr(self, option) is None:
-                raise InputError(
-                    f"how many states sglang keeps for the draft of {setup.architecture.name} depends on {option}",
-                    hint=f"-E {option}=N",
-                )
-        return self.speculative_num_draft_tokens or 0
-
-    def _plain_plan(self, architecture: Architecture, setup: Setup) -> SGLangPlan:
+    def _plain_plan(self, setup: Setup, ranks: Ranks) -> SGLangPlan:
         # Layers with a state alone, or with no cache at all, have no tokens in the pool.
-        kinds = [(kind, count) for kind, count in architecture.caches if not isinstance(kind, State | NoCache)]
+        model = setup.architecture
+        kinds = [(kind, count) for kind, count in model.caches if not isinstance(kind, State | NoCache)]
         if not kinds:
-            raise NotModelledError(
-                f"how sglang sizes a pool for {architecture.name}, which has no attention, is not known"
-            )
+            raise NotModelledError(f"how sglang sizes a pool for {model.name}, which has no attention, is not known")
         # One head size for all layers: the full layers', where there are any.
         own = [kind for kind, _ in kinds if not isinstance(kind, Shared)]
         wide = [kind for kind in own if not is_local(kind)]
-        token_bytes = one_size(architecture, wide or own, setup)
+        token_bytes = one_size(model, wide or own, setup, ranks)
         layers = sum(count for _, count in kinds)
-        rows = tuple((kind, count, False, token_bytes + indexer_bytes(kind)) for kind, count in kinds)
-        page = INDEXER_PAGE if any(indexer_bytes(kind) for kind, _ in kinds) else 1
+        rows = tuple((kind, count, False, token_bytes + indexer_bytes(kind, setup, ranks)) for kind, count in kinds)
         notes = [_PAGE_NOTE, *shared_note(kinds)]
         if any(window_of(kind) for kind, _ in kinds):
             reason = (
                 "disable_hybrid_swa_memory is set"
                 if self.disable_hybrid_swa_memory
-                else f"sglang {VERSION} has no sliding pool for model type {architecture.model_type!r}"
+                else f"sglang {VERSION} has no sliding pool for model type {model.model_type!r}"
             )
             notes.append(f"{reason}: all {layers} layers are allocated at full length")
-            if any(bytes_of_token(kind, setup) != token_bytes for kind in own):
+            if any(bytes_of_token(kind, setup, ranks) != token_bytes for kind in own):
                 notes.append(f"every layer is billed at the full layers' {token_bytes:,} bytes a token")
-        elif architecture.model_type in HYBRID_MODEL_TYPES:
+        elif model.model_type in HYBRID_MODEL_TYPES:
             notes.append(
-                f"sglang {VERSION} expects local layers in model type {architecture.model_type!r}; "
+                f"sglang {VERSION} expects local layers in model type {model.model_type!r}; "
                 "without any it is priced as one plain pool"
             )
-        page = max(page, self.page_size)
-        pool = Pool("plain", page, sum(count * size for _, count, _, size in rows), least_tokens=page)
-        why = (
-            f"all {layers} layers full"
-            if layers == architecture.num_layers
-            else f"{layers} layers with attention, full"
-        )
-        return SGLangPlan(pool, rows, why, tuple(notes), self.max_running_requests)
+        page = page_of(own, self.page_size if "page_size" in self.model_fields_set else None)
+        draft = draft_pool(setup, ranks, self.speculative_algorithm, HYBRID_MODEL_TYPES, 0)
+        cell = sum(count * size for _, count, _, size in rows)
+        paid = paid_in_plain_pool(draft, kinds, cell, setup, ranks)
+        beyond = draft.bytes(sliding=False) - paid
+        pool = Pool("plain", page, cell + paid, least_tokens=page, main_beyond=beyond)
+        every = layers == model.num_layers
+        why = f"all {layers} layers full" if every else f"{layers} layers with attention, full"
+        return SGLangPlan(pool, (*rows, *draft.rows), why, tuple(notes), self._running(setup), ranks)
 
-    def _sliding_plan(self, architecture: Architecture, setup: Setup, local: list[tuple[LayerKind, int]]) -> SGLangPlan:
-        wide = [(kind, count) for kind, count in architecture.caches if not in_sliding_pool(kind)]
+    def _sliding_plan(self, setup: Setup, ranks: Ranks, local: list[tuple[LayerKind, int]]) -> SGLangPlan:
+        model = setup.architecture
+        if ranks.spread > 1:
+            raise NotModelledError("a sliding pool with decode context parallelism is not modelled for sglang")
+        wide = [(kind, count) for kind, count in model.caches if not in_sliding_pool(kind)]
         swa_bytes, full_bytes = (
-            one_size(architecture, [kind for kind, _ in side if not isinstance(kind, Shared)], setup) if side else 0
+            one_size(model, [kind for kind, _ in side if not isinstance(kind, Shared)], setup, ranks) if side else 0
             for side in (local, wide)
         )
         swa_layers, full_layers = sum(count for _, count in local), sum(count for _, count in wide)
         window = max(window_of(kind) or 0 for kind, _ in local)
-        window -= architecture.model_type in _EXCLUSIVE_WINDOW
+        window -= model.model_type in _EXCLUSIVE_WINDOW
+        draft = draft_pool(setup, ranks, self.speculative_algorithm, HYBRID_MODEL_TYPES, swa_layers)
         pool = sliding_pool(
             self.page_size,
-            full_layers=full_layers,
-            full_token_bytes=full_bytes,
-            swa_layers=swa_layers,
-            swa_token_bytes=swa_bytes,
+            full_bytes=full_layers * full_bytes,
+            swa_bytes=swa_layers * swa_bytes,
+            draft_paid=draft.paid_beside_windows(full_bytes or swa_bytes, swa_bytes),
+            draft_bytes=(draft.bytes(sliding=False), draft.bytes(sliding=True)),
             ratio=self.swa_full_tokens_ratio,
             sliding_window_size=window,
-            request_cap=self._request_cap(window),
+            request_cap=self._request_cap(setup, window),
         )
         rows = (
             *((kind, count, False, full_bytes) for kind, count in wide),
             *((kind, count, bool(wide), swa_bytes) for kind, count in local),
+            *((kind, count, second and bool(wide), size) for kind, count, second, size in draft.rows),
         )
-        notes = [_PAGE_NOTE, *shared_note(architecture.caches)]
+        notes = [_PAGE_NOTE, *shared_note(model.caches)]
         match pool.kind:
             case "hybrid":
                 ratio = self.swa_full_tokens_ratio
@@ -291,12 +380,21 @@ class SGLang(EngineOptions):
             case _:
                 why = f"all {swa_layers} layers in one sliding pool"
                 notes.append("no full layer: sglang counts max_total_num_tokens in the sliding pool")
-        return SGLangPlan(pool, rows, why, tuple(notes), self.max_running_requests)
+        return SGLangPlan(pool, rows, why, tuple(notes), self._running(setup), ranks)
 
-    def _request_cap(self, window: int) -> int | None:
-        """Tokens that the running requests can hold in the sliding pool; None where the ratio sizes it."""
-        if self.max_running_requests is None or not self.disable_radix_cache or self.chunked_prefill_size <= 0:
+    def _request_cap(self, setup: Setup, window: int) -> int | None:
+        """Tokens that the running requests can hold in the sliding pool; None where the ratio sizes it.
+
+        Source: sglang 0.5.23 model_executor/pool_configurator.py:924.
+        """
+        running = self._running(setup)
+        if running is None or not self.disable_radix_cache or self.chunked_prefill_size <= 0:
             return None
+        page, speculation = self.page_size, self._speculation(setup)
+        drafted = 1 if speculation is None else speculation.tokens
+        in_a_step = page
+        if speculation is not None:
+            in_a_step = speculation.decode_tokens(page, overlaps=not self.disable_overlap_schedule)
+        per_request = window + _EVICTION_INTERVAL * drafted + page + in_a_step
         chunks = 1 if self.disable_overlap_schedule else 2
-        per_request = window + _EVICTION_INTERVAL + 2 * self.page_size
-        return per_request * self.max_running_requests + chunks * self.chunked_prefill_size + self.page_size
+        return per_request * running + chunks * (self.chunked_prefill_size // self.dp_size) + page

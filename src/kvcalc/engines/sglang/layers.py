@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvcalc.architecture import (
     Architecture,
     Chunked,
-    Compressed,
     Cross,
     Full,
     Latent,
@@ -21,20 +21,56 @@ from kvcalc.architecture import (
 )
 from kvcalc.engines.base import refuse_kind
 from kvcalc.errors import UnsupportedError
+from kvcalc.units import ceil_div
 
 if TYPE_CHECKING:
     from kvcalc.setup import Setup
 
 VERSION = "0.5.23"
-#: Tokens in a page of a sparse-attention pool, and tokens that share one scale of an index key.
-INDEXER_PAGE, _INDEXER_BLOCK = 64, 128
+#: Numbers that share one scale of an index key.
+_INDEXER_BLOCK = 128
 #: Model types with cross-attention that it has a class for: srt/models/mllama.py, whisper.py.
 _CROSS_MODELS = frozenset({"mllama", "whisper"})
 
-_REFUSED: dict[type, str] = {
-    Cross: "what an encoder's tokens take of its pool was not checked",
-    Compressed: "compressed layers have pools of their own, which are not modelled",
-}
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """How the devices of a server share attention (runtime_context.py:135).
+
+    Attributes:
+        heads: devices that share the heads of one sequence, tp / groups / attn_cp_size: ``attn_tp_size``.
+        groups: groups of devices that each serve sequences of their own: ``attn_dp_size``.
+        spread: devices among which the tokens of one sequence lie spread: ``dcp_size``.
+        draft_heads: devices that share a draft's heads: all, with context parallelism alone (runtime_context.py:491).
+    """
+
+    heads: int = 1
+    groups: int = 1
+    spread: int = 1
+    draft_heads: int = 1
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know of a figure for one device."""
+        found = []
+        if self.groups > 1:
+            found.append(f"attention data parallelism: each of {self.groups} groups holds its own sequences' tokens")
+        if self.spread > 1:
+            found.append(f"decode context parallelism: a device holds every {self.spread}th page of a sequence")
+        return tuple(found)
+
+    def sequences(self, batch_size: int) -> int:
+        """The sequences of one group."""
+        return ceil_div(batch_size, self.groups)
+
+    @property
+    def sequences_formula(self) -> str:
+        """:meth:`sequences` of ``B``."""
+        return f"ceil_div(B, {self.groups})" if self.groups > 1 else "B"
+
+    def kv_heads(self, num_kv_heads: int) -> int:
+        """K and V heads on one device; those that share a sequence's tokens hold the same (model_config.py:1700)."""
+        return max(1, num_kv_heads // (self.heads // self.spread))
 
 
 def in_sliding_pool(kind: LayerKind) -> bool:
@@ -56,45 +92,65 @@ def check_kind(architecture: Architecture, kind: LayerKind) -> None:
         raise UnsupportedError(
             f"sglang {VERSION} has no class for {architecture.name} (srt/models), which keeps {keeps}"
         )
-    reason = _REFUSED.get(type(kind))
-    if reason is not None:
-        refuse_kind("sglang", architecture, kind, reason)
+    if isinstance(kind, Cross):
+        refuse_kind("sglang", architecture, kind, "what an encoder's tokens take of its pool was not checked")
 
 
-def bytes_of_token(kind: LayerKind, setup: Setup) -> int:
+def bytes_of_token(kind: LayerKind, setup: Setup, ranks: Ranks) -> int:
     """Bytes of one token in one layer on one device."""
     if isinstance(kind, Parallel):
         kind = kind.attention
     if isinstance(kind, Latent):  # one latent, whole on every device
-        if setup.served.has_sparse_latents and setup.k_dtype.name == "fp8_e4m3":
+        if setup.served.has_sparse_latents and setup.k_dtype.name == "fp8_e4m3" and ranks.spread == 1:
             # In all layers of such a model (kv_cache_configurator.py:3412): a float32 scale for each 128 numbers, and
-            # the rope part in bfloat16: 512 + 16 + 128 = 656.
+            # the rope part in bfloat16: 512 + 16 + 128 = 656. The kernels of context parallelism read plain rows
+            # (arg_groups/model_overrides/deepseek_v2.py:18).
             return kind.rank + kind.rank // _INDEXER_BLOCK * 4 + kind.rope_dim * 2
         return setup.k_dtype.bytes_for(kind.rank + kind.rope_dim)
     assert isinstance(kind, Full | Sliding | Chunked)
-    heads = max(1, kind.num_kv_heads // setup.tensor_parallel_size)
+    heads = ranks.kv_heads(kind.num_kv_heads)
     return setup.k_dtype.row_bytes(heads, kind.head_dim) + setup.v_dtype.row_bytes(heads, kind.v_head_dim)
 
 
-def indexer_bytes(kind: LayerKind) -> int:
+def indexer_bytes(kind: LayerKind, setup: Setup, ranks: Ranks) -> int:
     """Bytes of one token's index key: 128 numbers of 8 bits and a float32 scale are 132.
 
-    Source: sglang 0.5.23 model_executor/pool_configurator.py:560.
+    Every device of decode context parallelism has the keys of all tokens.
+    Source: sglang 0.5.23 model_executor/pool_configurator.py:399 and :560.
     """
-    if isinstance(kind, Full):  # MiniMax M3: one head of the model's format, keys alone (memory_pool.py:5831)
-        return 2 * kind.indexer_dim
+    if isinstance(kind, Full):
+        # MiniMax M3: one head, keys alone, in the model's format, or beside a cache in fp8 in that, on Hopper and
+        # Blackwell (memory_pool.py:5831).
+        return kind.indexer_dim * (1 if setup.k_dtype.name == "fp8_e4m3" else 2)
     dim = kind.indexer_dim if isinstance(kind, Latent) else 0
-    return dim + dim // _INDEXER_BLOCK * 4
+    return (dim + dim // _INDEXER_BLOCK * 4) * ranks.spread
+
+
+def page_of(kinds: Sequence[LayerKind], page_size: int | None) -> int:
+    """Tokens of a page: 64 with DeepSeek's index keys, whatever is asked for; 128 with MiniMax's where none are.
+
+    Source: sglang 0.5.23 arg_groups/model_overrides/deepseek_v2.py:171, minimax_m3.py:150, overrides.py:1342.
+    """
+    if any(isinstance(kind, Latent) and kind.indexer_dim for kind in kinds):
+        return 64
+    sparse = any(isinstance(kind, Full) and kind.indexer_dim for kind in kinds)
+    return page_size or (128 if sparse else 1)
 
 
 def state_of(kind: LayerKind) -> State | None:
+    """The recurrent part of a layer, or None."""
     if isinstance(kind, Parallel):
         return kind.state
     return kind if isinstance(kind, State) else None
 
 
-def one_size(architecture: Architecture, kinds: Sequence[LayerKind], setup: Setup) -> int:
-    sizes = {bytes_of_token(kind, setup) for kind in kinds}
+def one_size(architecture: Architecture, kinds: Sequence[LayerKind], setup: Setup, ranks: Ranks) -> int:
+    """Bytes of one token in each of these layers.
+
+    Raises:
+        UnsupportedError: they differ, and a pool has one size.
+    """
+    sizes = {bytes_of_token(kind, setup, ranks) for kind in kinds}
     if len(sizes) != 1:
         raise UnsupportedError(
             f"sglang bills one size of K and V in a pool; {architecture.name} has layers of {len(sizes)} sizes",

@@ -40,6 +40,9 @@ class Pool:
         capped_tokens: tokens of the sliding pool (capped).
         sliding_window_size: the window as the engine counts it; a hybrid pool must be larger than it and a page.
         least_tokens: the fewest tokens of the main pool with which the engine starts.
+        main_beyond: bytes of one token that are allocated beyond ``main_bytes``: a draft's layers are paid for at the
+            size of the model's, and take their own.
+        swa_beyond: the same of the second pool.
     """
 
     kind: Literal["plain", "hybrid", "capped", "all_sliding"]
@@ -50,6 +53,8 @@ class Pool:
     capped_tokens: int = 0
     sliding_window_size: int = 0
     least_tokens: int = 0
+    main_beyond: int = 0
+    swa_beyond: int = 0
 
     @property
     def cell(self) -> float:
@@ -75,9 +80,9 @@ class Pool:
 
     def allocated_bytes(self, main_tokens: int) -> int:
         """Bytes of both pools, with the one page that each of them adds."""
-        page = self.page_size
-        swa = (self.swa_tokens(main_tokens) + page) * self.swa_bytes if self.swa_bytes else 0
-        return (main_tokens + page) * self.main_bytes + swa
+        page, swa_bytes = self.page_size, self.swa_bytes + self.swa_beyond
+        swa = (self.swa_tokens(main_tokens) + page) * swa_bytes if swa_bytes else 0
+        return (main_tokens + page) * (self.main_bytes + self.main_beyond) + swa
 
     def starts_with(self, main_tokens: int) -> bool:
         """Whether the engine starts with that many tokens in the main pool."""
@@ -126,34 +131,35 @@ class Pool:
 def sliding_pool(
     page_size: int,
     *,
-    full_layers: int,
-    full_token_bytes: int,
-    swa_layers: int,
-    swa_token_bytes: int,
+    full_bytes: int,
+    swa_bytes: int,
     ratio: float,
     sliding_window_size: int,
     request_cap: int | None = None,
+    draft_paid: tuple[int, int] = (0, 0),
+    draft_bytes: tuple[int, int] = (0, 0),
 ) -> Pool:
     """A pool for the full layers and one for the sliding layers.
 
     Args:
         page_size: tokens of a page.
-        full_layers: layers of the full pool.
-        full_token_bytes: bytes of one token in one of them.
-        swa_layers: layers of the sliding pool.
-        swa_token_bytes: bytes of one token in one of them.
+        full_bytes: bytes of one token in all layers of the full pool; 0 where the model has none.
+        swa_bytes: bytes of one token in all layers of the sliding pool.
         ratio: sliding tokens for each full token.
         sliding_window_size: the window as the engine counts it.
         request_cap: tokens that the running requests can hold in the sliding pool, in place of the ratio.
+        draft_paid: what one token of a draft takes of the budgets of both pools.
+        draft_bytes: bytes of one token of a draft in both pools.
     """
-    main, swa = full_layers * full_token_bytes, swa_layers * swa_token_bytes
-    if not full_layers:
-        return Pool("all_sliding", page_size, swa, least_tokens=page_size)
+    if not full_bytes:
+        paid, held = sum(draft_paid), sum(draft_bytes)
+        return Pool("all_sliding", page_size, swa_bytes + paid, least_tokens=page_size, main_beyond=held - paid)
+    main, swa = full_bytes + draft_paid[0], swa_bytes + draft_paid[1]
+    beyond = tuple(held - paid for held, paid in zip(draft_bytes, draft_paid, strict=True))
     if request_cap is not None:
-        return Pool(
-            "capped", page_size, main, swa, capped_tokens=round_up(request_cap, page_size), least_tokens=page_size
-        )
-    pool = Pool("hybrid", page_size, main, swa, ratio, sliding_window_size=sliding_window_size)
+        capped = round_up(request_cap, page_size)
+        return Pool("capped", page_size, main, swa, 0.0, capped, 0, page_size, *beyond)
+    pool = Pool("hybrid", page_size, main, swa, ratio, 0, sliding_window_size, 0, *beyond)
     guess = int((sliding_window_size + 2 * page_size) / ratio) // page_size
     least_pages = smallest_reaching(guess, lambda pages: pool.starts_with(pages * page_size))
     return replace(pool, least_tokens=least_pages * page_size)

@@ -27,6 +27,8 @@ class StatePool:
         fixed_slots: the slots, where an option sets them.
         draft_tokens: states that a running request keeps while a draft's tokens are verified.
         most_running: requests that run at once, for those states.
+        shared_bytes: bytes of the convolution columns that the windows of one request's drafted tokens share: they are
+            paid for a window each, and allocated once (memory_pool.py:905).
     """
 
     conv_bytes: int
@@ -36,6 +38,7 @@ class StatePool:
     fixed_slots: int | None = None
     draft_tokens: int = 0
     most_running: int = 0
+    shared_bytes: int = 0
 
     @property
     def slot_bytes(self) -> int:
@@ -53,17 +56,26 @@ class StatePool:
         per_slot = self.slot_bytes * (1 + self.draft_tokens / self.slots_per_request)
         return int((share - self.slot_bytes * (1 + self.draft_tokens)) // per_slot)
 
-    def verified_states(self, slots: int) -> int:
-        """States kept while drafted tokens are verified, of so many slots' running requests and the padding one."""
-        return self.draft_tokens * (min(self.most_running, slots // self.slots_per_request) + 1)
+    def _running(self, slots: int) -> int:
+        """Requests that may run at once, of so many slots."""
+        return min(self.most_running, slots // self.slots_per_request)
 
-    def allocated_bytes(self, slots: int) -> int:
+    def paid_bytes(self, slots: int) -> int:
+        """What so many slots take of a budget: themselves, the padding one, and the states of drafted tokens."""
+        return (slots + 1 + self.draft_tokens * (self._running(slots) + 1)) * self.slot_bytes
+
+    def allocated_bytes(self, slots: int, tokens: int) -> int:
         """Bytes of so many slots and the padding one, and of the states of drafted tokens."""
-        return (slots + 1 + self.verified_states(slots)) * self.slot_bytes
+        return (slots + 1) * self.slot_bytes + self.verified_bytes(slots, tokens)
+
+    def verified_bytes(self, slots: int, tokens: int) -> int:
+        """Bytes of the states that are kept while drafted tokens are verified; two tokens a request at least."""
+        requests = min(self._running(slots), tokens // 2) + 1
+        return requests * (self.draft_tokens * self.slot_bytes - self.shared_bytes)
 
     def left(self, kv_memory: int) -> int:
         """What the slots leave of a budget for tokens."""
-        return kv_memory - self.allocated_bytes(self.slots(kv_memory))
+        return kv_memory - self.paid_bytes(self.slots(kv_memory))
 
     def slots_for(self, batch_size: int, token_bytes: int) -> int:
         """The fewest slots from which on every larger budget has room for the requests and for the tokens.
@@ -83,14 +95,14 @@ class StatePool:
         guess = int(slots_in_all * self.slot_bytes * (1 + self.ratio) / self.ratio)
         return smallest_reaching(guess, lambda budget: self.slots(budget) >= slots)
 
-    def formulas(self) -> tuple[str, str]:
-        """:meth:`slots_for` over ``B``, ``each``, ``token_bytes`` and ``slot``; :meth:`slots` of ``required_bytes``."""
+    def formulas(self, sequences: str) -> tuple[str, str]:
+        """:meth:`slots_for` over ``each``, ``token_bytes`` and ``slot``; :meth:`slots` of ``required_bytes``."""
         if self.fixed_slots is not None:
             return str(self.fixed_slots), str(self.fixed_slots)
         start = self.start_formula("(count + 1)")
-        left = f"(lambda budget: budget - {self.allocated_formula(self._slots_formula('budget'))})({start})"
-        guess = f"max(B * each, int(token_bytes * {self.ratio!r} / slot) - 2)"
-        least = f"max(B * each, smallest_reaching({guess}, lambda count: {left} >= token_bytes))"
+        left = f"(lambda budget: budget - {self.paid_formula(self._slots_formula('budget'))})({start})"
+        guess = f"max({sequences} * each, int(token_bytes * {self.ratio!r} / slot) - 2)"
+        least = f"max({sequences} * each, smallest_reaching({guess}, lambda count: {left} >= token_bytes))"
         return least, self._slots_formula("required_bytes")
 
     def start_formula(self, slots: str) -> str:
@@ -105,16 +117,18 @@ class StatePool:
             return f"int(({share} - slot) // slot)"
         return f"int(({share} - slot * {1 + self.draft_tokens}) // (slot * (1 + {self.draft_tokens} / each)))"
 
-    def allocated_formula(self, slots: str) -> str:
-        """:meth:`allocated_bytes` over ``slot`` and ``each``."""
-        return f"({slots} + 1{self.verified_formula(slots)}) * slot"
+    def paid_formula(self, slots: str) -> str:
+        """:meth:`paid_bytes` over ``slot`` and ``each``."""
+        drafted = f" + {self.draft_tokens} * (min({self.most_running}, {slots} // each) + 1)"
+        return f"({slots} + 1{drafted if self.draft_tokens else ''}) * slot"
 
-    def verified_formula(self, slots: str) -> str:
-        """:meth:`verified_states` over ``each``, as a term; nothing without a draft."""
-        return f" + {self.draft_tokens} * (min({self.most_running}, {slots} // each) + 1)" if self.draft_tokens else ""
+    def verified_formula(self) -> str:
+        """:meth:`verified_bytes` over ``slots``, ``slot``, ``each`` and ``F``."""
+        requests = f"min({self.most_running}, slots // each, F // 2) + 1"
+        return f"({requests}) * ({self.draft_tokens} * slot - {self.shared_bytes})"
 
     def budget(self, batch_size: int, token_bytes: int) -> int:
         """The smallest budget from which on so many requests and bytes of tokens have room."""
         slots = self.slots_for(batch_size, token_bytes)
-        with_tokens = token_bytes + self.allocated_bytes(slots)
+        with_tokens = token_bytes + self.paid_bytes(slots)
         return with_tokens if self.fixed_slots is not None else max(with_tokens, self.start_of(slots))
