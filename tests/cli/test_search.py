@@ -93,7 +93,7 @@ def test_a_search_explains_each_candidate_that_it_shows(kvcalc):
 
 
 def test_two_versions_of_an_engine_are_two_candidates(kvcalc):
-    words = ("gemma-2-2b", "-c", "8k", "--engine", "vllm==0.10.2,vllm==0.33.0")
+    words = ("gemma-2-2b", "-c", "32k", "--engine", "vllm==0.10.2,vllm==0.33.0")
     rows = found(kvcalc, "search", *words)["rows"]
     by_version = {row["engine"]["version"]: row["kv_cache"]["bytes"] for row in rows}
     compared = json.loads(kvcalc("compare", *words, "--format", "json").out)["rows"]
