@@ -262,8 +262,11 @@ class Plain:
     def packer(self, architecture: Architecture) -> Packer:
         stored, own = plain(self.stored), plain(self.own)
         everything = not self.stored.linear_only
+        as_shipped = self.buffers
 
         def packings_of(tensor: Tensor, positions: Sequence[int | None]) -> list[tuple[Packing, int]]:
+            if as_shipped and tensor.dtype:
+                return [(stored_as(tensor.dtype), len(positions))]
             covered = everything or (tensor.linear and tensor.part != "head")
             return [(stored if covered else own, len(positions))]
 

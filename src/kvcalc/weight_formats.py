@@ -192,7 +192,7 @@ def shipped_format(architecture: Architecture) -> WeightsFormat:
         return architecture.quantization
     own = parse_dtype(architecture.dtype)
     stored_twice = {TIED_HEAD} if architecture.model_type in _STORES_TIED_HEAD else set()
-    return Plain(own, own, holds=PUBLISHED | stored_twice)
+    return Plain(own, own, buffers=True, holds=PUBLISHED | stored_twice)
 
 
 def asked(own: Quantization) -> Quantization:

@@ -29,14 +29,11 @@ def weights_steps(
         return _as_stored(measured, counted)
     stored = format_of(architecture, dtype)
     steps = _parameters(architecture)
-    if tensor_parallel_size == stages == 1 and isinstance(stored, Plain) and not counted.beside:
-        number, block = stored.stored.block_bytes, stored.stored.block_elements
-        if block == 1 and not stored.stored.linear_only:
-            formula = f"parameters * {number}"
-            return (
-                *steps,
-                Quantity("weights_bytes", f"{stored.name}: {number} B each", formula, counted.bytes, "bytes"),
-            )
+    if isinstance(stored, Plain) and stored.stored.block_elements == 1:
+        number = stored.stored.block_bytes
+        if counted.bytes == counted.parameters * number:
+            meaning = f"{stored.name}: {number} B each"
+            return (*steps, Quantity("weights_bytes", meaning, f"parameters * {number}", counted.bytes, "bytes"))
     placed = [
         [(each.row, each.bytes(tensor_parallel_size), each.count) for each in stage]
         for stage in stage_tensors(architecture, stored, stages, loaded)

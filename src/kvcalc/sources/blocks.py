@@ -269,15 +269,15 @@ def _mamba2(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
 def _gated_delta_net(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
     """Q, K and V, z, and the two gates of H; A and dt H each; gated norm of a head."""
     H, values, keys = shape.num_heads, shape.num_heads * shape.head_dim, shape.num_key_heads * shape.key_head_dim
+    wide = _plain("state", "linear_attn.A_log", H), _norm("linear_attn.norm", shape.head_dim)
     return (
         _linear("state", "linear_attn.in_proj_qkv", 2 * keys + values, hidden_size),
         _linear("state", "linear_attn.in_proj_z", values, hidden_size),
         _linear("state", "linear_attn.in_proj_b", H, hidden_size),
         _linear("state", "linear_attn.in_proj_a", H, hidden_size),
         *_convolution("linear_attn", 2 * keys + values, shape),
-        _plain("state", "linear_attn.A_log", H),
+        *(_float32(each) if shape.float32_parts else each for each in wide),
         _plain("state", "linear_attn.dt_bias", H),
-        _norm("linear_attn.norm", shape.head_dim),
         _linear("state", "linear_attn.out_proj", hidden_size, values, split="columns"),
     )
 

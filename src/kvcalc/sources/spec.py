@@ -118,7 +118,8 @@ class StateSpec(Table):
         0, description="rows of KDA's decay in the checkpoint, where they are more than its heads (Kimi K3)"
     )
     float32_parts: bool = Field(
-        False, description="KDA's convolutions, decay, time steps and norm are stored as float32 (Kimi K3)"
+        False,
+        description="decay and norm are stored as float32 (Qwen3.5), in KDA convolutions and time steps too (Kimi K3)",
     )
     recurrent_dtype: StateDType | None = Field(
         None, description="storage format of the recurrent part; none: float32 in kda and rg_lru, else the model's"

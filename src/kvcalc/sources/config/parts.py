@@ -220,6 +220,9 @@ def _gated_delta_net(config: Config) -> Fields:
         "key_head_dim": config.need("linear_key_head_dim"),
         "conv_kernel": config.need("linear_conv_kernel_dim"),
         "recurrent_dtype": _recurrent_dtype(config, "mamba_ssm_dtype"),
+        # So Qwen3.5 was published (3.6 and what transformers saves again is not): 24 x (32 + 128) numbers of the 9B.
+        "float32_parts": config.outer.get("transformers_version") == "4.57.0.dev0"
+        and config.model_type != "qwen3_next",
     }
 
 

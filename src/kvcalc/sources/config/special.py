@@ -91,6 +91,14 @@ def _mimo(config: Config, fields: Fields) -> None:
     fields["local_attention"] = local
 
 
+def _glm4_moe(config: Config, fields: Fields) -> None:
+    """GLM 4.5 stores an embedding and a head with its prediction layer; 4.6, with 202,752 positions, does not any more
+    (vllm-project/vllm pull request 27597).
+    """
+    if "mtp_layout" in fields and fields["mtp_tensors"] == "layers" and fields["max_context"] == 131_072:
+        fields["mtp_tensors"] = "layers and tables"
+
+
 def _falcon(config: Config, fields: Fields) -> None:
     """One KV head, or ``num_kv_heads`` in the new decoder architecture.
 
@@ -381,6 +389,7 @@ SPECIAL: dict[str, Callable[[Config, Fields], None]] = {
     "gemma4": _gemma4,
     "t5gemma": _t5gemma,
     "mimo": _mimo,
+    "glm4_moe": _glm4_moe,
     "falcon": _falcon,
     "t5": _t5,
     "gpt2": _gpt2,
