@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kvcalc.budgets.verdict import Verdict
 from kvcalc.cli import question
-from kvcalc.footprints import Footprint
+from kvcalc.footprints import Footprint, footprint_of
 from kvcalc.report.cells import UNIT_TABLES
 from kvcalc.report.document import Column, Derivation, Document, Section, Units
 from kvcalc.report.verdicts import verdict_details, verdict_record
@@ -96,4 +96,4 @@ def derivations(verdict: Verdict) -> Iterator[Derivation]:
     parts = verdict.budget.parts
     for part in parts:
         title = f"KV cache of {verdict.name}{f', {part} alone' if len(parts) > 1 else ''}, step by step"
-        yield question.derivation(verdict.footprint.setup, title, part.context, part.batch_size)
+        yield question.derivation(footprint_of(verdict.footprint.setup, part.context, part.batch_size), title)

@@ -76,12 +76,7 @@ def compare(
         records=[made.to_dict() for made in footprints],
         schema="compare",
         notes=tuple(dict.fromkeys(note for made in footprints for note in made.notes)),
-        derivations=tuple(
-            question.footprint_derivation(made, f"KV cache of {label}, step by step")
-            for made, label in zip(footprints, labels, strict=True)
-        )
-        if explain
-        else (),
+        derivations=question.derivations(footprints, labels) if explain else (),
         units=units,
         charts=(pictures.bars(title, labels, footprints),),
         strips=pictures.strips(asked),

@@ -17,18 +17,18 @@ import typer
 
 from kvcalc.architecture import Architecture
 from kvcalc.beside import Neighbour, left_by, neighbour
-from kvcalc.cli import complete, fit_tables, options, pictures, question
+from kvcalc.cli import complete, fit_tables, fit_words, options, pictures, question
 from kvcalc.deciding import Choice, Decision, Place, Workload, choose, closing, decide
 from kvcalc.device import Device
 from kvcalc.errors import InputError, NotModelledError
-from kvcalc.fitting import Memory, Pool, frontier, parse_utilization
-from kvcalc.footprints import footprint_of
+from kvcalc.fitting import Memory, frontier, parse_utilization
+from kvcalc.footprints import Footprint, footprint_of
 from kvcalc.report.document import Derivation, Document
 from kvcalc.serving import served_name, server_line
 from kvcalc.setup import Setup, options_on
 from kvcalc.sources.devices import find_device, load_device, parse_devices
 from kvcalc.sources.resolve import split_variant
-from kvcalc.units import counted, exact_bytes, format_bytes, parse_count
+from kvcalc.units import exact_bytes, parse_count
 
 EXAMPLES = (
     "kvcalc fit gemma-3-27b --device h100-80gb --engine vllm -c 128k\n"
@@ -160,49 +160,19 @@ def fit(
     points = frontier(decision.setup, decision.place.memory) if shows_all else ([], [])
     answer = decision.capacity
     shown = footprint_of(decision.setup, answer.reported_context, answer.batch_size)
-    account = fit_tables.account(decision)
-    sections = [
-        account,
-        *([fit_tables.users_section(decision.users)] if decision.users else []),
-        *([fit_tables.neighbours_section(neighbours)] if neighbours else []),
-        *([fit_tables.splits_section(decision)] if decision.replicas else []),
-        *([fit_tables.levers_section(closes, answer)] if closes else []),
-        *([fit_tables.alternatives_section(decision.alternatives)] if decision.alternatives else []),
-        *(fit_tables.frontier_sections(decision, points) if show_frontier else []),
-    ]
-    verdict, where = _verdict(decision), f"{question.titled(decision.setup)} in {decision.place.label}"
+    sections = fit_tables.sections(decision, closes, points if show_frontier else None)
+    verdict, where = fit_words.verdict(decision), f"{question.titled(decision.setup)} in {decision.place.label}"
     document = Document(
         title=verdict,
-        assumptions=(
-            where,
-            *question.assumptions([decision.setup], None, None),
-        ),
-        sections=tuple(sections),
+        assumptions=(where, *question.assumptions([decision.setup], None, None)),
+        sections=sections,
         records=[shown.to_dict()],
         schema="fit",
-        extra={
-            "verdict": verdict,
-            "pool": answer.pool.to_dict(),
-            "capacity": answer.to_dict(),
-            "frontier": [vars(point) for each in points for point in each],
-            "levers": [fit_tables.lever_record(*each) for each in closes],
-            "splits": fit_tables.split_records(decision),
-            "alternatives": [fit_tables.alternative_record(each) for each in decision.alternatives],
-            "users": [fit_tables.users_record(each) for each in decision.users],
-            "beside": [fit_tables.neighbour_record(each) for each in neighbours],
-            "server_command": line,
-        },
-        notes=(
-            *(answer.pool.working_memory.notes if answer.pool.working_memory is not None else ()),
-            *said,
-            *decision.setup.engine.start_notes(decision.setup, answer.engine_report),
-            *_about(decision, engine_option or ()),
-            *([] if closes or decision.fits else ["no single lever closes the gap: combine several, or more memory"]),
-            *shown.notes,
-        ),
-        derivations=_derivations(decision) if explain else (),
+        extra={"verdict": verdict, **fit_tables.records(decision, closes, points), "server_command": line},
+        notes=(*_notes(decision, said, closes, engine_option or ()), *shown.notes),
+        derivations=_derivations(decision, shown) if explain else (),
         units=units,
-        charts=(pictures.terms(where, ((label, abs(size)) for label, size, _ in account.rows)),),
+        charts=(pictures.terms(where, ((label, abs(size)) for label, size, _ in sections[0].rows)),),
     )
     target.write(document)
     return 0 if decision.fits else 1
@@ -264,77 +234,6 @@ def _neighbours(beside: Sequence[str], choice: Choice, workload: Workload) -> li
     return found
 
 
-# ---- in words ----
-
-
-def _verdict(decision: Decision) -> str:
-    """The answer in a sentence."""
-    pool = decision.capacity.pool
-    said = _of_replicas(decision) if decision.replicas else _of_one(decision)
-    if not pool.not_modelled:
-        return f"{said}."
-    # What is left out stands before the figures: a reader of one line must not take it for the whole device.
-    verdict, mark, figures = said.partition(":") if ":" in said.partition(".")[0] else said.partition(".")
-    return f"{verdict} before working memory{mark}{figures}. Note: {pool.not_modelled}; {pool.advice}."
-
-
-def _of_replicas(decision: Decision) -> str:
-    best, place, total = decision.best, decision.place, decision.total or 1
-    asked = f"{total:,} x {decision.capacity.context:,} tokens"
-    how = f"(tensor parallel {best.tensor_parallel_size})"
-    if place.count is None:
-        needed = best.devices_for(total)
-        return f"{asked} need {needed:,} devices {how}" if needed is not None else f"{asked}: no device holds one"
-    most = best.sequences(place.count)
-    limit = "any number of sequences" if most is None else f"{most:,} sequences at most"
-    return f"{'Fits' if decision.fits else 'Does not fit'}: {asked}; {limit} {how}"
-
-
-def _of_one(decision: Decision) -> str:
-    answer = decision.capacity
-    longest = "nothing bounds it" if answer.max_context is None else f"{answer.max_context:,}"
-    at_batch = f"Longest context at batch {answer.batch_size:,}: {longest}"
-    if decision.users:
-        return _of_users(decision)
-    if answer.context is None:
-        if answer.fits:
-            return f"Fits. {at_batch}"
-        return f"Does not fit: {_too_large(answer.pool) if answer.kv_memory < 0 else 'not one token fits'}"
-    asked = f"{answer.batch_size:,} x {answer.context:,} tokens"
-    crowded = next((each for each in decision.neighbours if not each.capacity.fits), None)
-    if answer.fits and crowded is not None:
-        return f"Does not fit: {crowded.setup.reference} beside it has no room for a sequence"
-    if answer.fits:
-        users = "any number" if answer.max_batch_size is None else f"{answer.max_batch_size:,}"
-        return f"Fits: {asked}. {at_batch}; most sequences: {users}"
-    if answer.missing_bytes is None:
-        return f"Does not fit: {asked}, whatever the memory: the engine's options leave no room for it"
-    short = f"Does not fit: {asked} is {format_bytes(answer.missing_bytes)} short"
-    if answer.kv_memory < 0:
-        return f"{short}; {_too_large(answer.pool)}"
-    return f"{short}. {at_batch}"
-
-
-def _too_large(pool: Pool) -> str:
-    """What leaves nothing for the cache: the weights, or what the engine works with beside them."""
-    alone = (pool.weights_bytes or 0) - (pool.usable_bytes or 0)
-    if alone > 0:
-        return f"the weights alone are {format_bytes(alone)} too large"
-    return f"weights and working memory are {format_bytes(-pool.kv_memory)} too large"
-
-
-def _of_users(decision: Decision) -> str:
-    """How many users there are in the last sense that was asked for."""
-    answer = decision.capacity
-    last = decision.answered
-    assert last is not None
-    most = "any number" if last.sequences is None else f"{last.sequences:,}"
-    length = f"{last.context:,} tokens" + (" on average" if last.context < answer.reported_context else "")
-    shared = f", {last.shared_prefix:,} of them shared" if last.shared_prefix else ""
-    verdict = "Fits" if decision.fits else "Does not fit"
-    return f"{verdict}: {counted(answer.batch_size, 'user')} asked for, {most} fit at {length}{shared}"
-
-
 def _server_line(decision: Decision) -> str | None:
     """The line that starts the server of the answer, or None where the engine has none."""
     setup, answer, utilization = decision.setup, decision.capacity, decision.place.memory.utilization
@@ -345,28 +244,37 @@ def _server_line(decision: Decision) -> str | None:
         return None
 
 
-def _derivations(decision: Decision) -> tuple[Derivation, ...]:
+def _derivations(decision: Decision, shown: Footprint) -> tuple[Derivation, ...]:
     """The cache's formula, and that of the working memory where there is one."""
-    answer = decision.capacity
-    title = "KV cache, step by step"
-    cache = question.derivation(decision.setup, title, answer.reported_context, answer.batch_size)
-    working, loading = answer.pool.working_memory, answer.pool.loading
-    shown = [cache]
+    working, loading = decision.capacity.pool.working_memory, decision.capacity.pool.loading
+    found = [question.derivation(shown, "KV cache, step by step")]
     if loading:
-        shown.append(Derivation("What loading adds to the weights, step by step", loading))
+        found.append(Derivation("What loading adds to the weights, step by step", loading))
     if working is not None and working.quantities:
-        shown.append(Derivation("Working memory, step by step", working.quantities))
-    return tuple(shown)
+        found.append(Derivation("Working memory, step by step", working.quantities))
+    return tuple(found)
 
 
-def _about(decision: Decision, given: Sequence[str]) -> Iterator[str]:
-    """Where a device's memory comes from, what the engine chooses by it, and why it may refuse."""
-    device, engine = decision.place.memory.device, decision.setup.engine
+def _notes(decision: Decision, said: Sequence[str], closes: Sequence[object], given: Sequence[str]) -> Iterator[str]:
+    """What a reader must know of the answer.
+
+    Args:
+        said: of a log's terms.
+        closes: the levers that close a gap.
+        given: the engine's options as they were typed.
+    """
+    setup, answer, device = decision.setup, decision.capacity, decision.place.memory.device
+    if answer.pool.working_memory is not None:
+        yield from answer.pool.working_memory.notes
+    yield from said
+    yield from setup.engine.start_notes(setup, answer.engine_report)
     if device is not None and device.name:
         yield f"memory of {device.name}: {device.source}"
         typed = {text.partition("=")[0].rpartition(".")[2].replace("-", "_") for text in given}
-        for key, value in options_on(engine.name, {}, device).items():
+        for key, value in options_on(setup.engine.name, {}, device).items():
             if key not in typed:
-                yield f"{key}={value}: what {engine.name} chooses on {device.name}"
-    if decision.capacity.refusal is not None:
-        yield f"{engine.name} refuses to start: {decision.capacity.refusal.message}"
+                yield f"{key}={value}: what {setup.engine.name} chooses on {device.name}"
+    if answer.refusal is not None:
+        yield f"{setup.engine.name} refuses to start: {answer.refusal.message}"
+    if not closes and not decision.fits:
+        yield "no single lever closes the gap: combine several, or more memory"

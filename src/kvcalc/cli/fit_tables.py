@@ -28,7 +28,46 @@ if TYPE_CHECKING:
 _MOST_DEVICES = 12
 
 
-def account(decision: Decision) -> Section:
+Closes = Sequence[tuple[Lever, Capacity]]
+Points = tuple[Sequence[Point], Sequence[Point]]
+
+
+def sections(decision: Decision, closes: Closes, points: Points | None) -> tuple[Section, ...]:
+    """The tables of an answer; the first is the account.
+
+    Args:
+        closes: the levers with which a workload that does not fit would.
+        points: the frontier, where it is to be shown.
+    """
+    found = [_account(decision)]
+    if decision.users:
+        found.append(_users_section(decision.users))
+    if decision.neighbours:
+        found.append(_neighbours_section(decision.neighbours))
+    if decision.replicas:
+        found.append(_splits_section(decision))
+    if closes:
+        found.append(_levers_section(closes, decision.capacity))
+    if decision.alternatives:
+        found.append(_alternatives_section(decision.alternatives))
+    return (*found, *(() if points is None else _frontier_sections(decision, points)))
+
+
+def records(decision: Decision, closes: Closes, points: Points) -> dict[str, object]:
+    """The same for programs, by the keys of the JSON."""
+    return {
+        "pool": decision.capacity.pool.to_dict(),
+        "capacity": decision.capacity.to_dict(),
+        "frontier": [vars(point) for each in points for point in each],
+        "levers": [_lever_record(*each) for each in closes],
+        "splits": _split_records(decision),
+        "alternatives": [_alternative_record(each) for each in decision.alternatives],
+        "users": [_users_record(each) for each in decision.users],
+        "beside": [_neighbour_record(each) for each in decision.neighbours],
+    }
+
+
+def _account(decision: Decision) -> Section:
     """The device as an account: what each term takes, and a bar for all of it."""
     setup, answer, sense = decision.setup, decision.capacity, decision.answered
     pool = answer.pool
@@ -90,7 +129,7 @@ def _said(pool: Pool, term: str) -> str:
     return f"as {pool.measured.source} has it" if pool.measured and term in pool.measured.printed else ""
 
 
-def alternatives_section(alternatives: Sequence[Alternative]) -> Section:
+def _alternatives_section(alternatives: Sequence[Alternative]) -> Section:
     """The engines or devices beside each other, and why the others do not serve it."""
 
     def sequences(row: Alternative) -> str | None:
@@ -191,7 +230,7 @@ def _report_section(answer: Capacity) -> Section:
     return Section(columns, rows, f"The engine's own figures at {answer.reported_context:,} tokens")
 
 
-def frontier_sections(decision: Decision, points: tuple[Sequence[Point], Sequence[Point]]) -> Iterator[Section]:
+def _frontier_sections(decision: Decision, points: Points) -> Iterator[Section]:
     """What fits to the token, the engine's own figures, and the frontier."""
     yield _answer_section(decision.setup, decision.capacity, bool(decision.replicas))
     if decision.capacity.engine_report:
@@ -212,7 +251,7 @@ def frontier_sections(decision: Decision, points: tuple[Sequence[Point], Sequenc
             yield Section(columns, along, title)
 
 
-def levers_section(levers: Sequence[tuple[Lever, Capacity]], answer: Capacity) -> Section:
+def _levers_section(levers: Closes, answer: Capacity) -> Section:
     columns = (
         Column("lever", lambda row: row[0].name),
         Column("change", lambda row: row[0].flags),
@@ -224,9 +263,9 @@ def levers_section(levers: Sequence[tuple[Lever, Capacity]], answer: Capacity) -
     return Section(columns, levers, f"What makes {workload} fit: any one of these, or less of it")
 
 
-def splits_section(decision: Decision) -> Section:
+def _splits_section(decision: Decision) -> Section:
     count, total = decision.place.count, decision.total
-    rows = split_records(decision)
+    rows = _split_records(decision)
     most = max((row["sequences"] for row in rows if row["sequences"] is not None), default=0)
     needed = [each for row in rows if (each := row["devices_needed"]) is not None and each <= (count or each)]
     fewest = min(needed, default=None)
@@ -255,7 +294,7 @@ def splits_section(decision: Decision) -> Section:
     return Section(tuple(columns), rows, "Tensor parallel groups, and replicas of them")
 
 
-def lever_record(lever: Lever, answer: Capacity) -> LeverRecord:
+def _lever_record(lever: Lever, answer: Capacity) -> LeverRecord:
     return {
         "lever": lever.name,
         "flags": lever.flags,
@@ -278,7 +317,7 @@ def _split_record(split: Replica, count: int | None, total: int | None) -> Split
     }
 
 
-def alternative_record(each: Alternative) -> AlternativeRecord:
+def _alternative_record(each: Alternative) -> AlternativeRecord:
     answer = each.capacity
     return {
         "engine": each.engine,
@@ -293,11 +332,11 @@ def alternative_record(each: Alternative) -> AlternativeRecord:
     }
 
 
-def split_records(decision: Decision) -> list[SplitRecord]:
+def _split_records(decision: Decision) -> list[SplitRecord]:
     return [_split_record(each, decision.place.count, decision.total) for each in decision.replicas]
 
 
-def users_section(users: Sequence[Users]) -> Section:
+def _users_section(users: Sequence[Users]) -> Section:
     """How many sequences run, in each sense, and what the engine prints of it."""
     columns = (
         Column("users at a time", _sense),
@@ -320,7 +359,7 @@ def _number(value: int | float | None, refusal: str) -> str:
     return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
 
 
-def users_record(row: Users) -> UsersRecord:
+def _users_record(row: Users) -> UsersRecord:
     return {
         "context": row.context,
         "shared_prefix": row.shared_prefix,
@@ -330,7 +369,7 @@ def users_record(row: Users) -> UsersRecord:
     }
 
 
-def neighbours_section(neighbours: Sequence[Neighbour]) -> Section:
+def _neighbours_section(neighbours: Sequence[Neighbour]) -> Section:
     """The other models on the device: what each takes, and what it serves in that."""
     columns = (
         Column("beside it", lambda row: row.setup.reference),
@@ -343,7 +382,7 @@ def neighbours_section(neighbours: Sequence[Neighbour]) -> Section:
     return Section(columns, neighbours, "Other models on the device, each in an engine of its own")
 
 
-def neighbour_record(row: Neighbour) -> NeighbourRecord:
+def _neighbour_record(row: Neighbour) -> NeighbourRecord:
     return {
         "reference": row.setup.reference,
         "utilization": None if row.part is None else decimal_text(row.part),

@@ -90,12 +90,7 @@ def paper(
         },
         schema="paper",
         notes=(*section.CAVEATS, *rebuilt.provenance.notes),
-        derivations=tuple(
-            question.derivation(one, f"KV cache of {one.reference}, step by step", section.FIGURE_5_CONTEXT, 1)
-            for one in variants[: len(section.FIGURE_5_LAYOUTS)]
-        )
-        if explain
-        else (),
+        derivations=question.derivations(bars, (one.reference for one in variants)) if explain else (),
         units=units,
         charts=tuple(figures[number] for number in shown),
         strips=tuple(strip(label, one.architecture) for label, one in zip(labels, variants, strict=True)),

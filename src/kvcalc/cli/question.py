@@ -224,19 +224,19 @@ def labels(asked: Sequence[Setup]) -> list[str]:
     return [", ".join(part) for part in parts]
 
 
-def derivation(setup: Setup, title: str, context: int, batch_size: int) -> Derivation:
-    """The engine's formula for a setup, at one context and batch size."""
+def derivation(footprint: Footprint, title: str) -> Derivation:
+    """The engine's formula for a footprint."""
     from kvcalc.derivation import checked
 
-    plan = setup.plan
-    excluded = ("activations, CUDA graphs and fragmentation", *setup.engine.not_modelled)
-    quantities = checked(plan.explain(context, batch_size), plan.kv_bytes(context, batch_size))
-    return Derivation(title, quantities, setup.engine.sources, excluded)
+    engine, plan = footprint.engine, footprint.setup.plan
+    asked = footprint.context, footprint.batch_size
+    excluded = ("activations, CUDA graphs and fragmentation", *engine.not_modelled)
+    return Derivation(title, checked(plan.explain(*asked), plan.kv_bytes(*asked)), engine.sources, excluded)
 
 
-def footprint_derivation(footprint: Footprint, title: str) -> Derivation:
-    """The engine's formula for a footprint that was made elsewhere."""
-    return derivation(footprint.setup, title, footprint.context, footprint.batch_size)
+def derivations(footprints: Iterable[Footprint], names: Iterable[str]) -> tuple[Derivation, ...]:
+    """The formulas for several, each with the name that tells it from the others."""
+    return tuple(map(derivation, footprints, (f"KV cache of {name}, step by step" for name in names)))
 
 
 def weights_derivation(setup: Setup) -> Derivation:

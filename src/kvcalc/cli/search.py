@@ -15,6 +15,7 @@ from kvcalc.cli.progress import Progress, interruptible
 from kvcalc.cli.search_tables import Asked
 from kvcalc.errors import InputError, UnsupportedError, quote
 from kvcalc.fitting import Memory
+from kvcalc.footprints import footprint_of
 from kvcalc.layout import Layout, parse_layout
 from kvcalc.report.document import Document
 from kvcalc.report.strips import strip
@@ -146,14 +147,9 @@ def search(
                 "interrupted": found.interrupted,
             }
         },
-        derivations=tuple(
-            question.derivation(
-                each.configuration.setup,
-                f"KV cache of {each.configuration.reference} at {each.context:,} tokens, step by step",
-                each.context,
-                batch_size,
-            )
-            for each in shown
+        derivations=question.derivations(
+            (footprint_of(each.configuration.setup, each.context, batch_size) for each in shown),
+            (f"{each.configuration.reference} at {each.context:,} tokens" for each in shown),
         )
         if explain
         else (),

@@ -62,7 +62,7 @@ def show(
     (tokens,) = question.resolved([context], asked)
     footprint = footprint_of(setup, tokens, batch_size)
     pool = None if place is None else Memory(device=place).pool(setup, tokens, batch_size)
-    steps = question.derivation(setup, "KV cache, step by step", tokens, batch_size), question.weights_derivation(setup)
+    steps = question.derivation(footprint, "KV cache, step by step"), question.weights_derivation(setup)
     document = Document(
         title=_verdict(footprint, units),
         assumptions=(footprint.architecture.layout, *question.assumptions(asked, tokens, batch_size)),

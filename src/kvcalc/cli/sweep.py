@@ -96,10 +96,7 @@ def sweep(
         if rules
         else {},
         notes=tuple(dict.fromkeys(note for made in last for note in made.notes)),
-        derivations=tuple(
-            question.footprint_derivation(made, f"{label} at {contexts[-1]:,} tokens, step by step")
-            for made, label in zip(last, labels, strict=True)
-        )
+        derivations=question.derivations(last, (f"{label} at {contexts[-1]:,} tokens" for label in labels))
         if explain
         else (),
         units=units,

@@ -1,0 +1,75 @@
+"""The answer of ``kvcalc fit`` in a sentence."""
+
+from __future__ import annotations
+
+from kvcalc.deciding import Decision
+from kvcalc.fitting import Pool
+from kvcalc.units import counted, format_bytes
+
+
+def verdict(decision: Decision) -> str:
+    """The answer in a sentence."""
+    pool = decision.capacity.pool
+    said = _of_replicas(decision) if decision.replicas else _of_one(decision)
+    if not pool.not_modelled:
+        return f"{said}."
+    # What is left out stands before the figures: a reader of one line must not take it for the whole device.
+    answer, mark, figures = said.partition(":") if ":" in said.partition(".")[0] else said.partition(".")
+    return f"{answer} before working memory{mark}{figures}. Note: {pool.not_modelled}; {pool.advice}."
+
+
+def _of_replicas(decision: Decision) -> str:
+    best, place, total = decision.best, decision.place, decision.total or 1
+    asked = f"{total:,} x {decision.capacity.context:,} tokens"
+    how = f"(tensor parallel {best.tensor_parallel_size})"
+    if place.count is None:
+        needed = best.devices_for(total)
+        return f"{asked} need {needed:,} devices {how}" if needed is not None else f"{asked}: no device holds one"
+    most = best.sequences(place.count)
+    limit = "any number of sequences" if most is None else f"{most:,} sequences at most"
+    return f"{'Fits' if decision.fits else 'Does not fit'}: {asked}; {limit} {how}"
+
+
+def _of_one(decision: Decision) -> str:
+    answer = decision.capacity
+    longest = "nothing bounds it" if answer.max_context is None else f"{answer.max_context:,}"
+    at_batch = f"Longest context at batch {answer.batch_size:,}: {longest}"
+    if decision.users:
+        return _of_users(decision)
+    if answer.context is None:
+        if answer.fits:
+            return f"Fits. {at_batch}"
+        return f"Does not fit: {_too_large(answer.pool) if answer.kv_memory < 0 else 'not one token fits'}"
+    asked = f"{answer.batch_size:,} x {answer.context:,} tokens"
+    crowded = next((each for each in decision.neighbours if not each.capacity.fits), None)
+    if answer.fits and crowded is not None:
+        return f"Does not fit: {crowded.setup.reference} beside it has no room for a sequence"
+    if answer.fits:
+        users = "any number" if answer.max_batch_size is None else f"{answer.max_batch_size:,}"
+        return f"Fits: {asked}. {at_batch}; most sequences: {users}"
+    if answer.missing_bytes is None:
+        return f"Does not fit: {asked}, whatever the memory: the engine's options leave no room for it"
+    short = f"Does not fit: {asked} is {format_bytes(answer.missing_bytes)} short"
+    if answer.kv_memory < 0:
+        return f"{short}; {_too_large(answer.pool)}"
+    return f"{short}. {at_batch}"
+
+
+def _too_large(pool: Pool) -> str:
+    """What leaves nothing for the cache: the weights, or what the engine works with beside them."""
+    alone = (pool.weights_bytes or 0) - (pool.usable_bytes or 0)
+    if alone > 0:
+        return f"the weights alone are {format_bytes(alone)} too large"
+    return f"weights and working memory are {format_bytes(-pool.kv_memory)} too large"
+
+
+def _of_users(decision: Decision) -> str:
+    """How many users there are in the last sense that was asked for."""
+    answer = decision.capacity
+    last = decision.answered
+    assert last is not None
+    most = "any number" if last.sequences is None else f"{last.sequences:,}"
+    length = f"{last.context:,} tokens" + (" on average" if last.context < answer.reported_context else "")
+    shared = f", {last.shared_prefix:,} of them shared" if last.shared_prefix else ""
+    fits = "Fits" if decision.fits else "Does not fit"
+    return f"{fits}: {counted(answer.batch_size, 'user')} asked for, {most} fit at {length}{shared}"
