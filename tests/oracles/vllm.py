@@ -681,8 +681,9 @@ def told(plan: VllmPlan, case: Case) -> dict[str, Any]:
 def driven(planner: Planner, case: Case, answer: dict[str, Any], batch_size: int) -> int:
     """The most blocks that so many sequences at a time held, first come first served through vLLM's manager.
 
-    As the scheduler does: running sequences first, in order, one budget of tokens a step; a sequence that has ended is
-    given back before the next step (with async scheduling vLLM waits one step more for its output).
+    As the scheduler does (v1/core/sched/scheduler.py): running sequences first, in order, one budget of tokens a step.
+    A sequence that has ended is one of those at a time, and holds its blocks, until the output of its last step
+    arrives; no step has tokens of it meanwhile.
     """
     engine, config = case.setup.engine, answer["vllm_config"]
     assert isinstance(engine, Vllm)
@@ -725,8 +726,9 @@ def driven(planner: Planner, case: Case, answer: dict[str, Any], batch_size: int
             for request, count in under_way.popleft():
                 request.num_in_flight_tokens -= count
         for request in [each for each in running if each.num_computed_tokens == each.target]:
-            manager.free(request)
-            running.remove(request)
+            if not request.num_in_flight_tokens:
+                manager.free(request)
+                running.remove(request)
         while waiting and len(running) < batch_size:
             running.append(waiting.popleft())
         budget, step = engine.max_num_batched_tokens, []

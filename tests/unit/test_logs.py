@@ -13,6 +13,8 @@ from kvcalc.logs.llama_cpp import parse_cache
 from kvcalc.logs.models import preset_of
 from kvcalc.logs.reading import bounded_lines
 from kvcalc.logs.verdict import MARKERS, audit, read
+from kvcalc.sources.devices import load_device
+from kvcalc.sources.resolve import load
 
 VLLM = """\
 (APIServer pid=1) INFO 06-01 09:20:12 [api_server.py:1288] vLLM API server version 0.26.0
@@ -394,7 +396,7 @@ def test_tensorrt_llm_of_several_years():
         ("INFO [cache.py:227] Using fp8 data type to store kv cache.", {"kv_cache_dtype": "fp8"}),
         ("INFO Using DeepSeek's fp8_ds_mla KV cache format.", {"kv_cache_dtype": "fp8_ds_mla"}),
         ("INFO Using max model len 131072", {"max_model_len": "131072"}),
-        ("INFO Overriding num_gpu_blocks=0 with num_gpu_blocks_override=512", {"num_gpu_blocks_override": "512"}),
+        ("INFO Overriding num_gpu_blocks=9000 with num_gpu_blocks_override=512", {"num_gpu_blocks_override": "512"}),
         (
             "Multiplying the GPU KV cache size by the cp_world_size 8 (pcp_world_size 2 * dcp_world_size 4).",
             {"prefill_context_parallel_size": "2", "decode_context_parallel_size": "4"},
@@ -446,3 +448,80 @@ def test_ranks_that_print_a_pool_each_are_one_start_and_the_least_counts():
     assert printed(last_run(near)) == {"pool_tokens": "299984", "concurrency": "73.24"}
     far = rank.format("300,000", "73.24") + "INFO throughput\n" * 40 + rank.format("310,000", "75.68")
     assert [start.figures["pool_tokens"].printed for start in read(lines_of(far)).starts] == ["300000", "310000"]
+
+
+# ---- kinds of lines that whole public logs had; the figures are Llama 3.1 8B's: blocks of 2 MiB ----
+
+AVAILABLE = "(EngineCore pid=7) INFO 06-01 09:00:00 [gpu_worker.py:436] Available KV cache memory: 8.0 GiB"
+POOL_8 = "GPU KV cache size: 65,536 tokens"
+CONCURRENCY_8 = "(EngineCore pid=7) INFO 06-01 09:00:00 Maximum concurrency for 8,192 tokens per request: 8.00x"
+
+
+def judged(*lines, model="llama-3.1-8b", **options):
+    known = {} if model is None else {"model": load(model), "reference": model}
+    return audit(read(lines_of("\n".join(lines))), **known, **options).audits[-1]
+
+
+def test_the_blocks_that_vllm_profiles_its_graphs_with_are_no_flag():
+    profiled = "(EngineCore pid=7) INFO Overriding num_gpu_blocks=0 with num_gpu_blocks_override=4"
+    assert judged(profiled, AVAILABLE, POOL_8, CONCURRENCY_8).verdict == "agrees"
+    asked = "(EngineCore pid=7) INFO Overriding num_gpu_blocks=5000 with num_gpu_blocks_override=4"
+    assert judged(asked, AVAILABLE, POOL_8, CONCURRENCY_8).verdict == "disagrees"
+
+
+@pytest.mark.parametrize(
+    ("line", "pool", "version"),
+    [
+        (900, POOL_8, "0.11.0"),  # older than any that was read
+        (1319, POOL_8, "0.19.0"),
+        (1710, POOL_8, "0.20.1"),
+        (1711, POOL_8, "0.20.0"),
+        (2000, POOL_8, "0.22.0"),
+        # One line with both figures is of 0.28 and later.
+        (1879, f"{POOL_8}, Maximum concurrency for 8,192 tokens per request: 8.00x", "0.28.0"),
+    ],
+)
+def test_a_log_without_a_version_has_the_one_whose_code_prints_at_that_line(line, pool, version):
+    printed = f"(EngineCore pid=7) INFO 06-01 09:00:00 [kv_cache_utils.py:{line}] {pool}"
+    found = judged(AVAILABLE, printed, CONCURRENCY_8)
+    assert (found.verdict, found.question.options["version"]) == ("agrees", version)
+    assert f"line {line} of kv_cache_utils.py" in " ".join(found.notes)
+    stated = judged("(APIServer pid=1) INFO vLLM API server version 0.24.0", AVAILABLE, printed, CONCURRENCY_8)
+    assert stated.question.options["version"] == "0.24.0"
+
+
+def test_the_version_of_a_pasted_environment_counts_until_the_engine_says_its_own():
+    environment = "vLLM Version                 : 0.17.1"
+    assert judged(environment, AVAILABLE, POOL_8, CONCURRENCY_8).question.options["version"] == "0.17.1"
+    frozen = "vllm==0.19.1rc1.dev329+gc0ba4f5ba"
+    assert judged(frozen, AVAILABLE, POOL_8, CONCURRENCY_8).question.options["version"] == "0.19.1"
+    engine = "(EngineCore pid=7) INFO Initializing a V1 LLM engine (v0.24.0) with config: max_seq_len=8192"
+    assert judged(environment, engine, AVAILABLE, POOL_8, CONCURRENCY_8).question.options["version"] == "0.24.0"
+
+
+def test_a_cpu_has_the_memory_that_it_says_it_takes():
+    says = "WARNING VLLM_CPU_KVCACHE_SPACE (GiB) for CPU backend is not set, using 8 by default."
+    assert judged(says, POOL_8, CONCURRENCY_8).verdict == "agrees"
+    assert judged(says.replace("using 8", "using 4"), POOL_8, CONCURRENCY_8).verdict == "disagrees"
+
+
+def test_ranks_and_the_folder_of_the_hub_stand_in_for_flags_that_are_not_in_the_log():
+    folder = "(Worker_TP2 pid=9) cannot write /home/x/.cache/huggingface/hub/models--meta-llama--Llama-3.1-8B/refs/main"
+    loaded = [
+        f"node-1 | (Worker pid={rank}) (Worker_TP{rank} pid={rank}) INFO Model loading took 3.78 GiB" for rank in (0, 3)
+    ]
+    pool = "GPU KV cache size: 262,144 tokens"
+    found = judged(folder, *loaded, AVAILABLE, pool, CONCURRENCY_8.replace("8.00x", "32.00x"), model=None)
+    assert (found.reference, found.question.tensor_parallel_size, found.verdict) == ("llama-3.1-8b", 4, "agrees")
+
+
+def test_a_device_gives_what_the_engine_chooses_there_and_weights_as_it_holds_them():
+    loaded = "(EngineCore pid=7) INFO Model loading took 14.99 GiB memory and 2.0 seconds"
+    found = judged(loaded, AVAILABLE, POOL_8, CONCURRENCY_8, device=load_device("rtx-4090"))
+    assert found.question.options["max_num_batched_tokens"] == 2048
+    [weights] = [term for term in found.terms if term.name == "weights_bytes"]
+    assert abs(weights.difference) < 5 * 2**20  # the file alone: 14.96
+    eager = "(APIServer pid=1) INFO non-default args: {'enforce_eager': True, 'max_model_len': 8192}"
+    graphs = "(EngineCore pid=7) INFO Estimated CUDA graph memory: 0.0 GiB total"
+    found = judged(eager, graphs, AVAILABLE, POOL_8, CONCURRENCY_8, device=load_device("rtx-4090"))
+    assert [term.predicted_bytes for term in found.terms if term.name == "graph_bytes"] == [0]

@@ -50,9 +50,11 @@ class Line:
 
         >>> Line("(Worker_DP1_TP0 pid=12) INFO 06-01 x", 1).process, Line("[2025-03-08 12:29:21 DP1 TP0] x", 1).process
         ('Worker_DP1_TP0', 'DP1 TP0')
+        >>> Line("qwen-1 | (Worker pid=7) (Worker_TP1 pid=7) INFO x", 1).process
+        'Worker_TP1'
         """
-        match = _PROCESS.search(self.text[:200])
-        return "" if match is None else " ".join(part for part in match.groups() if part).strip()
+        named = (" ".join(filter(None, match.groups())).strip() for match in _PROCESS.finditer(self.text[:200]))
+        return next(filter(None, named), "")
 
     @property
     def replica(self) -> int:

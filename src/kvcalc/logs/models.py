@@ -15,7 +15,7 @@ _SUFFIX = re.compile(
 )
 #: Names that say nothing of the model: what holds it does.
 _NOTHING = re.compile(
-    r"(?:model|ggml-model|consolidated|config|snapshots?|main|weights|hf|original|[0-9a-f]{7,64}|\.+|)"
+    r"(?:model|ggml-model|consolidated|config|snapshots?|main|weights|hf|original|[0-9a-f]{7,64}|\d{1,3}|\.+|)"
 )
 _ENDING = re.compile(r"\.(?:gguf|safetensors|json|bin|engine)$|-\d{5}-of-\d{5}$")
 
@@ -27,6 +27,8 @@ def preset_of(name: str | None) -> str | None:
     ('gemma-3-12b', 'llama-3.1-8b', None)
     >>> preset_of("/root/.cache/huggingface/hub/models--google--gemma-3-27b-it/snapshots/005ad3404e59/")
     'gemma-3-27b'
+    >>> preset_of("/kaggle/input/models/google/gemma-4/transformers/gemma-4-31b-it/1")
+    'gemma-4-31b'
     >>> preset_of("gemma3:27b"), preset_of("unsloth/gemma-4-31B-it-GGUF:UD-Q5_K_XL")
     ('gemma-3-27b', 'gemma-4-31b')
     """

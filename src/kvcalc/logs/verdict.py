@@ -262,6 +262,8 @@ def audit_start(
     """
     log = LOGS[start.engine or ""]
     question = _with_known_version(_with_known_draft(log.question(start, given), architecture), architecture)
+    if device is not None:
+        question = replace(question, options=options_on(question.engine, question.options, device))
     rows = tuple(_rows(log, start, question, architecture))
     terms, why = ((), ()) if device is None else _device_terms(log, start, question, architecture, device)
     notes = (*question.notes, *_of_engine(question, architecture), *why)
@@ -276,9 +278,9 @@ def _device_terms(
     log: EngineLog, start: Start, question: Question, architecture: Architecture, device: Device
 ) -> tuple[tuple[DeviceTerm, ...], tuple[str, ...]]:
     """The other terms that a start printed beside their formulas, and which of them differs most."""
-    chosen = replace(question, options=options_on(question.engine, question.options, device))
-    setup = chosen.setup(architecture)
-    predicted = {"weights_bytes": setup.weights.bytes}
+    setup = question.setup(architecture)
+    loading = setup.engine.loading(setup, device)
+    predicted = {"weights_bytes": setup.weights.bytes + (int(loading[-1].value) if loading else 0)}
     notes: list[str] = []
     try:
         working = setup.engine.working_memory(setup, device, question.context, question.batch_size)

@@ -81,6 +81,15 @@ _GRAPHS_ESTIMATED = re.compile(rf"Estimated CUDA graph memory: {NUMBER} GiB|{NUM
 _OLD_PROFILE = re.compile(rf"peak_torch_memory={NUMBER} ?GiB.{{1,120}}?non_torch_memory={NUMBER} ?GiB")
 
 
+_TP_RANK = re.compile(r"TP(\d{1,4})")
+
+
+def _rank(start: Start, line: Line) -> None:
+    """The ranks of tensor parallelism that speak, where no line says how many there are."""
+    if match := _TP_RANK.search(line.process):
+        start.stated["ranks"] = str(max(int(start.stated.get("ranks", 0)), int(match[1]) + 1))
+
+
 def _available(reader: LogReader, line: Line) -> None:
     match = _AVAILABLE.search(line.text)
     _terms(reader, line)
@@ -102,10 +111,41 @@ def _available(reader: LogReader, line: Line) -> None:
     start.figures["available"] = min(start.memory.values(), key=lambda each: Decimal(each.printed))
 
 
+#: Where vLLM's versions print the pool (kv_cache_utils.py), in two lines until 0.27 and then in one.
+_VERSION_OF_LINE = {
+    "tokens": {
+        1087: "0.11.0",
+        1229: "0.11.2",
+        1286: "0.12.0",
+        1305: "0.14.0",
+        1314: "0.17.1",
+        1316: "0.18.0",
+        1319: "0.19.0",
+        1708: "0.20.1",
+        1711: "0.20.0",
+        1733: "0.22.0",
+        2146: "0.24.0",
+        2177: "0.26.0",
+        2235: "0.27.1",
+    },
+    "tokens and concurrency": {1870: "0.28.0", 2033: "0.29.0"},
+}
+_POOL_LINE = re.compile(r"\[kv_cache_utils\.py:(\d{3,5})\]")
+
+
+def _dated(start: Start, line: Line, kind: str) -> None:
+    """The version whose code prints the pool at this line, or the last one before it, for a log that states none."""
+    if match := _POOL_LINE.search(line.text):
+        known = _VERSION_OF_LINE[kind]
+        start.stated["printed_at"] = match[1]
+        start.stated["printed_by"] = known[max((at for at in known if at <= int(match[1])), default=min(known))]
+
+
 def _pool(reader: LogReader, line: Line) -> None:
     pool, concurrency = _POOL.search(line.text), _CONCURRENCY.search(line.text)
     if pool:
         _tokens(reader, line, pool[1])
+        _dated(reader.start, line, "tokens and concurrency" if concurrency else "tokens")
     if concurrency:
         start = reader.of("vllm", line)
         start.stated["max_model_len"] = concurrency[1].replace(",", "")
@@ -163,7 +203,7 @@ def _padding(reader: LogReader, line: Line) -> None:
 
 def _override(reader: LogReader, line: Line) -> None:
     match = _OVERRIDE.search(line.text)
-    if match:
+    if match and "num_gpu_blocks=0 with" not in line.text:  # vLLM's own, for a cache to profile its graphs with
         reader.stated("vllm", line)["num_gpu_blocks_override"] = match[1].replace(",", "")
 
 
@@ -177,6 +217,7 @@ def _attention_block(reader: LogReader, line: Line) -> None:
 
 def _terms(reader: LogReader, line: Line) -> None:
     start, text = reader.start, line.text
+    _rank(start, line)
     if match := _WEIGHTS.search(text):
         start.term(line, "GiB", weights=match[1])
     if match := _PROFILE.search(text):
@@ -206,6 +247,34 @@ def _version(reader: LogReader, line: Line) -> None:
         reader.stated("vllm", line)["version"] = match[1]
 
 
+_INSTALLED = re.compile(r"(?:vLLM Version *: *v?|(?<![\w-])vllm==)(\d{1,3}\.\d{1,3}(?:\.\d{1,3})?)")
+
+
+def _installed(reader: LogReader, line: Line) -> None:
+    """The version among the packages that people paste before the log; what the engine itself says goes before it."""
+    if match := _INSTALLED.search(line.text):
+        reader.stated("vllm", line).setdefault("version", match[1])
+        reader.standing["version"] = match[1]
+
+
+_HUB_PATH = re.compile(r"/models--([\w.-]{1,100}?)--([\w.-]{1,200})")
+
+
+def _hub_path(reader: LogReader, line: Line) -> None:
+    """The model by the folder that the Hub's files lie in, where nothing else names it."""
+    if match := _HUB_PATH.search(line.text):
+        reader.start.stated.setdefault("file", f"{match[1]}/{match[2]}")
+
+
+_CPU_MEMORY = re.compile(r"for CPU backend is not set, using (\d{1,4}) by default")
+
+
+def _cpu_memory(reader: LogReader, line: Line) -> None:
+    """A CPU has no memory line: it has this much."""
+    if match := _CPU_MEMORY.search(line.text):
+        reader.stated("vllm", line).setdefault("kv_cache_memory_bytes", str(int(match[1]) * GiB))
+
+
 def _server(reader: LogReader, line: Line) -> None:
     reader.banner("vllm", line, "server")
     _version(reader, line)
@@ -228,7 +297,7 @@ _FLAGS = re.compile(
     r"(?<![\w.])['\"]?(model|max_model_len|max_seq_len|max_num_batched_tokens|tensor_parallel_size"
     r"|pipeline_parallel_size|data_parallel_size|kv_cache_dtype|kv_cache_memory_bytes|dtype|block_size"
     r"|async_scheduling|disable_hybrid_kv_cache_manager|enable_prefix_caching|num_gpu_blocks_override"
-    r"|num_speculative_tokens|num_spec_tokens|method|max_num_seqs|gpu_memory_utilization|mamba_cache_dtype"
+    r"|num_speculative_tokens|num_spec_tokens|method|max_num_seqs|enforce_eager|gpu_memory_utilization|mamba_cache_dtype"
     r"|mamba_ssm_cache_dtype|decode_context_parallel_size|prefill_context_parallel_size|indexer_kv_dtype)"
     r"['\"]?[=:] ?['\"]?"
     r"([^'\",(){}\[\]\s]{1,300})"
@@ -251,6 +320,7 @@ _COMMAND = {
     "--kv-cache-memory-bytes": "kv_cache_memory_bytes",
     "--kv-cache-memory": "kv_cache_memory_bytes",
     "--dtype": "dtype",
+    "--enforce-eager": "enforce_eager",
     "--block-size": "block_size",
     "--num-gpu-blocks-override": "num_gpu_blocks_override",
     "--disable-hybrid-kv-cache-manager": "disable_hybrid_kv_cache_manager",
@@ -299,6 +369,7 @@ def _stored_format(reader: LogReader, line: Line) -> None:
 def _settled(reader: LogReader, line: Line) -> None:
     """What the engine decides by itself and says in a sentence."""
     text, stated = line.text, reader.stated("vllm", line)
+    _rank(reader.start, line)
     if match := _KERNEL_BLOCK.search(text):
         stated["block_size"] = match[1]
     elif "ybrid KV cache manager is disabled" in text or "urning off hybrid kv cache manager" in text:
@@ -324,6 +395,7 @@ _OPTIONS = (
     "block_size",
     "max_num_batched_tokens",
     "max_num_seqs",
+    "enforce_eager",
     "async_scheduling",
     "disable_hybrid_kv_cache_manager",
     "pipeline_parallel_size",
@@ -361,6 +433,12 @@ def _question(start: Start, given: Given) -> Question:
     notes = list(unknown)
     if "version" in stated:
         options["version"] = stated["version"]
+    elif "printed_by" in stated and "version" not in given.options:
+        options["version"] = version = stated["printed_by"]
+        notes.append(
+            f"the log states no version: the size of its pool is printed at line {stated['printed_at']} of "
+            f"kv_cache_utils.py, as in vllm {version} or soon after"
+        )
     if "max_num_batched_tokens" not in stated and "max_num_batched_tokens" not in given.options:
         notes.append("the log does not state max_num_batched_tokens: the engine's default is used")
     if drafted and given.draft is None and "method" in stated and not stated["method"].endswith(("mtp", "ngram")):
@@ -376,7 +454,7 @@ def _question(start: Start, given: Given) -> Question:
         context,
         given.batch_size or 1,
         None if dtype is None else dtype.removeprefix("torch."),
-        given.tensor_parallel_size or stated_number(stated, "tensor_parallel_size") or 1,
+        given.tensor_parallel_size or stated_number(stated, "tensor_parallel_size", "ranks") or 1,
         frozenset(names),
         draft=given.draft or ("mtp" if drafted and stated.get("method", "").endswith("mtp") else None),
         notes=tuple(notes),
@@ -628,6 +706,9 @@ LOG = EngineLog(
         ("LLM engine (v", _engine_line),
         ("V1 LLM engine with config", _engine_line),
         ("vLLM API server version", _server),
+        ("vLLM Version ", _installed),
+        ("vllm==", _installed),
+        ("for CPU backend is not set, using", _cpu_memory),
         (" version 0.", _logo),
         ("version 0.", _logo),
         ("█  model ", _logo),
@@ -650,6 +731,7 @@ LOG = EngineLog(
         ("No available memory for the cache blocks", _no_memory),
         ("vllm serve ", _command),
         ("vllm.entrypoints", _command),
+        ("/models--", _hub_path),
     ),
     _COMMAND,
     (

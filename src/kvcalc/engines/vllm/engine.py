@@ -110,7 +110,7 @@ class Vllm(EngineOptions):
     not_modelled: ClassVar[tuple[str, ...]] = (
         "activations, CUDA graphs and what else vLLM profiles: the KV memory is an input",
         "backends that raise the block size at start; sparse attention is taken as on Hopper (fp8 as fp8_ds_mla)",
-        "sequences that have ended, until the output of their last step arrives (async scheduling): a step more of one",
+        "KV connectors that move blocks while steps run: they keep those of ended sequences a step longer",
         "windows widened by multi-module speculation; sink tokens; HiSparse; ReplaySSM; Octave formats (ROCm)",
     )
     evidence: ClassVar[str] = (
