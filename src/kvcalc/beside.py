@@ -83,7 +83,7 @@ def left_by(neighbours: Sequence[Neighbour], memory: Memory, setup: Setup) -> Me
     device = memory.device
     assert device is not None
     taken = sum(each.taken_bytes for each in neighbours)
-    if not _takes_parts(setup):
+    if not _takes_parts(setup) or (setup.engine.sets_aside and memory.utilization is None):
         return replace(memory, reserve=memory.reserve + taken)
     default = Fraction(setup.engine.utilization_percent, _PARTS)
     rest = Fraction((device.memory_bytes - taken) * _PARTS // device.memory_bytes, _PARTS)

@@ -32,6 +32,9 @@ class Device(BaseModel):
     measured: bool = Field(description="a program printed the figure; False for one from a data sheet or a rule")
     source: str = Field(description="where the figure comes from")
     platform: Platform = Field(description="what programs reach it through")
+    nvidia_smi_mib: int | None = Field(
+        None, strict=True, ge=1, description="the total that nvidia-smi prints, where it is another: more than CUDA's"
+    )
     multiprocessors: int | None = Field(None, strict=True, ge=1, description="streaming multiprocessors, of CUDA")
     compute_capability: str | None = Field(None, description="of a CUDA device: 9.0 is Hopper")
     unified: bool = Field(False, description="the memory is shared with the processor")
@@ -43,13 +46,15 @@ class Device(BaseModel):
 
         >>> from kvcalc.sources.devices import load_device
         >>> load_device("a100-80gb").inputs
-        {'hopper': 0, 'blackwell': 0, 'multiprocessors': 108}
+        {'hopper': 0, 'blackwell': 0, 'multiprocessors': 108, 'memory_bytes': 85094039552, 'memory_mib': 81920}
         """
         blackwell = (self.compute_capability or "").startswith("10.")  # of a data centre: B100 to GB300
         return {
             "hopper": int(self.is_hopper),
             "blackwell": int(blackwell),
             "multiprocessors": self.multiprocessors or 132,
+            "memory_bytes": self.memory_bytes,
+            "memory_mib": self.nvidia_smi_mib or max(1, self.memory_bytes // 2**20),
         }
 
     @property

@@ -8,7 +8,7 @@ drawn through a curve that bends at windows, pads and blocks.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from fractions import Fraction
@@ -62,12 +62,25 @@ class Measured:
         >>> Measured("server.log", activation_bytes=1900).over(formula).share_bytes
         2200
         """
-        work = Derivation()
-        for each in working.quantities or _as_numbers(working):
-            size = self.printed.get(each.symbol)
-            formula, source = (each.formula, each.source) if size is None else (str(size), self.source)
-            work.let(each.symbol, each.meaning, formula, each.unit, source)
-        return WorkingMemory.derived(work, working.notes)
+        return _with_terms(working, {name: (str(size), self.source) for name, size in self.printed.items()})
+
+
+def _with_terms(working: WorkingMemory, terms: Mapping[str, tuple[str, str]]) -> WorkingMemory:
+    """A working memory with other formulas, each with its source, in place of some of its own."""
+    work = Derivation()
+    for each in working.quantities or _as_numbers(working):
+        formula, source = terms.get(each.symbol, (each.formula, each.source))
+        let = work.let_float if isinstance(each.value, float) else work.let
+        let(each.symbol, each.meaning, formula, each.unit, source)
+    return WorkingMemory.derived(work, working.notes)
+
+
+def _without_aside(working: WorkingMemory, utilization: Fraction) -> WorkingMemory:
+    """The same where the part of the device is stated: the rest of it is what is set aside."""
+    source, nothing = "the stated part of the device", "0"
+    share = f"runtime_bytes * {utilization.numerator} // {utilization.denominator}"
+    terms = {"activation_bytes": nothing, "graph_bytes": nothing, "share_bytes": share}
+    return _with_terms(replace(working, notes=()), {name: (formula, source) for name, formula in terms.items()})
 
 
 def _as_numbers(working: WorkingMemory) -> Iterator[Quantity]:
@@ -122,6 +135,8 @@ class Memory:
             working = setup.engine.working_memory(setup, self.device, context, batch_size)
         except NotModelledError as error:
             reason, advice = error.message, error.hint or ""
+        if self.utilization is not None and setup.engine.sets_aside:
+            working = _without_aside(working, self.utilization)
         measured, loading = self._measured_of(setup), setup.engine.loading(setup, self.device)
         weights_bytes = setup.weights.bytes + (int(loading[-1].value) if loading else 0)
         if measured is not None:

@@ -16,7 +16,7 @@ from kvcalc.dtypes import DType, parse_kv_dtypes
 from kvcalc.engines import engine_class, make_engine
 from kvcalc.engines.base import Engine, Plan, refuse_weights
 from kvcalc.errors import InputError, quote
-from kvcalc.quantization import TOWERS
+from kvcalc.quantization import TOWERS, VISION
 from kvcalc.sources.resolve import load
 from kvcalc.units import check_count, integer
 from kvcalc.weights import Weights, format_of, weights
@@ -170,6 +170,12 @@ class Setup:
         """The parameters, and their bytes on one device."""
         tp, stages = self.tensor_parallel_size, self.engine.pipeline_stages
         return weights(self.served, self.weights_dtype, tp, stages, self.held)
+
+    @property
+    def sees(self) -> bool:
+        """Whether the model is served with an encoder of images: its weights may be modelled or not."""
+        model = self.architecture
+        return VISION in self.held and (model.image is not None or any(each.part == VISION for each in model.towers))
 
     @property
     def held(self) -> frozenset[str]:

@@ -49,6 +49,7 @@ NUMBERS: dict[str, dict[str, tuple[Any, ...]]] = {
         "dp_size": (1, 1, 2**16, 0, 2**16 + 1),
         "attn_cp_size": (1, 1, 2**16, 0, 2**16 + 1),
         "dcp_size": (1, 1, 2**16, 0, 2**16 + 1),
+        "cuda_graph_max_bs_decode": (None, 1, 2**20, 0, 2**20 + 1),
         "mamba_full_memory_ratio": (0.9, 1e-6, 100, 0, 100.1),
     },
     "tensorrt-llm": {
@@ -107,6 +108,7 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
     "sglang": {
         "enable_dp_attention": (False, (True,), (2,)),
         "enable_deepseek_v4_fp4_indexer": (False, (True,), (2,)),
+        "disable_cuda_graph": (False, (True,), (2,)),
         "speculative_algorithm": (
             "EAGLE",
             ("EAGLE3", "NEXTN", "STANDALONE", "DFLASH", "DSPARK"),

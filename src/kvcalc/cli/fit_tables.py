@@ -111,10 +111,11 @@ def _working_rows(pool: Pool) -> list[tuple[str, int, str]]:
         return []
     outside = working.share_bytes < working.total_bytes
     band = f"the three within {format_bytes(working.band_bytes)}"
-    rows = [
-        ("- activations of one step", -working.activation_bytes, _said(pool, "activation_bytes") or band),
-        ("- runtime of the device", -working.runtime_bytes, _said(pool, "runtime_bytes")),
-    ]
+    rows = [("- runtime of the device", -working.runtime_bytes, _said(pool, "runtime_bytes"))]
+    if working.activation_bytes:  # none beside a stated part of the device, where the engine sets the rest aside
+        rows.insert(
+            0, ("- activations of one step", -working.activation_bytes, _said(pool, "activation_bytes") or band)
+        )
     if working.graph_bytes and not outside:
         rows.append(("- CUDA graphs", -working.graph_bytes, _said(pool, "graph_bytes")))
     return rows

@@ -213,6 +213,8 @@ class Engine:
     #: What it holds of a checkpoint beside the model's own layers; prediction layers come with a draft otherwise.
     holds_beside: ClassVar[frozenset[str]] = TOWERS
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    #: Whether its working memory is what it leaves of a device, needed or not: a stated utilization takes its place.
+    sets_aside: ClassVar[bool] = False
     #: Why sequences that begin alike each keep their beginning, and where that is known from; empty: not known.
     keeps_prefixes_apart: ClassVar[str] = ""
     #: The releases that were read, the newest first, those together that follow one rule; empty: ``follows`` alone.

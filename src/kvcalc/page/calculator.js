@@ -37,7 +37,10 @@ function asked(data, question) {
   const own = model.engines[question.engine];
   const device = data.devices.find((each) => each.name === question.device) ?? {
     name: "", title: "a device", memory_bytes: question.memory ?? 0, platform: "cuda", unified: false, choices: {},
-    inputs: data.unnamed,
+    inputs: {
+      ...data.unnamed,
+      memory_bytes: String(question.memory ?? 0), memory_mib: String(larger(BigInt(question.memory ?? 0) >> 20n, 1n)),
+    },
   };
   const group = Math.max(0, engine.releases.findIndex((each) => each.includes(question.version)));
   const choice = device.choices[question.engine] ?? 0;
@@ -119,6 +122,9 @@ function planOf(data, question) {
     const terms = { memory, usable, reserve, weights: weights.bytes, reason: working.reason };
     const values = evaluate(working.quantities, inputs(context, sequences));
     for (const name of WORKING) terms[name] = values[name] ?? 0n;
+    if (question.utilization && it.engine.sets_aside) {
+      Object.assign(terms, { activation_bytes: 0n, graph_bytes: 0n, share_bytes: terms.runtime_bytes * part / whole });
+    }
     terms.weights += terms.loading_bytes;
     return { ...terms, values, kv_memory: usable - terms.weights - terms.share_bytes - reserve };
   }

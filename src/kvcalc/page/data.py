@@ -174,6 +174,7 @@ class _Engine:
             "releases": self.groups if self.cls.releases else [],
             "follows": self.cls.follows,
             "utilization": [self.made(group).utilization_percent for group in range(len(self.groups))],
+            "sets_aside": self.cls.sets_aside,
             "kv_formats": list(self.kv_formats),
             "pairs": self.takes_pairs,
             "weight_formats": [each or "" for each in self.weight_formats],

@@ -15,6 +15,7 @@ INPUTS = frozenset(
     {
         *("T", "B", "max_model_len", "k_copied", "v_copied"),
         *("max_num_batched_tokens", "max_num_seqs", "hopper", "blackwell", "multiprocessors"),
+        *("memory_bytes", "memory_mib", "chunked_prefill_size"),
     }
 )
 #: Questions at which a derivation must be the same text: the shortest context, and a long one that ends in a chunk.

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from kvcalc.architecture import Architecture, Compressed, LayerKind, NoCache, Shared, State, is_local, window_of
 from kvcalc.dtypes import DTYPES, DType, parse_dtype
-from kvcalc.engines.base import Loads, Server, refuse_formats, refuse_uneven_heads
+from kvcalc.engines.base import Loads, Server, WorkingMemory, refuse_formats, refuse_uneven_heads
 from kvcalc.engines.options import EngineOptions
 from kvcalc.engines.sglang.compressed import (
     DEFAULT_COMPRESSED_RATIO,
@@ -36,12 +36,15 @@ from kvcalc.engines.sglang.layers import (
     shared_note,
     state_of,
 )
+from kvcalc.engines.sglang.memory import Server as MemoryServer
+from kvcalc.engines.sglang.memory import chunk_on, sglang_working_memory
 from kvcalc.engines.sglang.plan import SGLangPlan
 from kvcalc.engines.sglang.pools import CONFIGURATOR, POOL, Pool, sliding_pool
 from kvcalc.engines.sglang.states import SLOTS_PER_REQUEST, StatePool
 from kvcalc.errors import InputError, NotModelledError, UnsupportedError
 
 if TYPE_CHECKING:
+    from kvcalc.device import Device
     from kvcalc.setup import Setup
 
 _ALLOW_LIST = f"sglang {VERSION} configs/model_config.py:2651"
@@ -93,7 +96,7 @@ class SGLang(EngineOptions):
     not_modelled: ClassVar[tuple[str, ...]] = (
         "unified memory, HiSparse, ReplaySSM, fp4 and mxfp8 caches, MiniMax M3's nvfp4 pool",
         "DeepSeek V4 on Blackwell with other page layouts than the default one, and on ROCm",
-        "mem_fraction_static and its reserve: the budget is an input",
+        "what is needed beside weights and pools: 'fit' says what its rule sets aside (mem_fraction_static)",
         "models that only their configuration marks with is_hybrid_swa: they are priced in full",
     )
     evidence: ClassVar[str] = (
@@ -111,6 +114,7 @@ class SGLang(EngineOptions):
         },
         option="--{}",
     )
+    sets_aside: ClassVar[bool] = True
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "disable_hybrid_swa_memory": (False,),
         "swa_full_tokens_ratio": (0.5, 0.2, 0.1),
@@ -134,6 +138,10 @@ class SGLang(EngineOptions):
     )
     disable_overlap_schedule: bool = Field(False, description="one prefill chunk in flight in place of two")
 
+    cuda_graph_max_bs_decode: int | None = Field(
+        None, ge=1, le=2**20, description="sequences of the largest decode graph; by the device's memory"
+    )
+    disable_cuda_graph: bool = Field(False, description="run decode steps and prefills without CUDA graphs")
     mamba_full_memory_ratio: float = Field(
         0.9, gt=0, le=100, description="bytes of recurrent states for each byte of tokens"
     )
@@ -166,6 +174,32 @@ class SGLang(EngineOptions):
     def batch_limit(self) -> int | None:
         """``max_running_requests``: further requests wait."""
         return self.max_running_requests
+
+    @classmethod
+    def device_options(cls, memory_bytes: int, device: str) -> dict[str, Any]:
+        """A prefill chunk by the device's memory (arg_groups/memory_hook.py:88).
+
+        >>> SGLang.device_options(24 * 2**30, "rtx-4090")
+        {'chunked_prefill_size': 4096}
+        """
+        return {"chunked_prefill_size": chunk_on(memory_bytes)}
+
+    def working_memory(self, setup: Setup, device: Device, context: int, batch_size: int) -> WorkingMemory:
+        """What it sets aside by its own rule: 1 - mem_fraction_static of the memory that is free before the weights."""
+        model = setup.architecture
+        server = MemoryServer(
+            model=model,
+            tensor_parallel_size=setup.tensor_parallel_size,
+            groups=self.dp_size,
+            chunk=self.chunked_prefill_size,
+            running=self.max_running_requests,
+            largest_graph=self.cuda_graph_max_bs_decode,
+            takes_graphs=not self.disable_cuda_graph,
+            divides_tokens=max(self.attn_cp_size, self.dcp_size) > 1,
+            sees=setup.sees,
+        )
+        # The same for every context and batch, which an inverse tries by the dozen.
+        return model.memo(("sglang", server, device), lambda: sglang_working_memory(server, device))
 
     def required_with_prefix(self, setup: Setup, context: int, batch_size: int, prefix: int) -> int:
         """The pool of the sequences with their common pages once (srt/mem_cache/radix_cache.py, match_prefix)."""

@@ -37,7 +37,6 @@ from kvcalc.engines.vllm.versions import NEWEST, Rules, releases_by_rules, rules
 from kvcalc.engines.vllm_loading import loading as added_by_loading
 from kvcalc.engines.vllm_memory import Step, vllm_working_memory
 from kvcalc.errors import NotModelledError, UnsupportedError
-from kvcalc.quantization import VISION
 from kvcalc.units import MAX_TOKENS, GiB, ceil_div
 from kvcalc.widths import Widths
 
@@ -247,7 +246,7 @@ class Vllm(EngineOptions):
             tensor_parallel_size=setup.tensor_parallel_size,
             pipeline_stages=self.pipeline_stages,
             takes_graphs=not self.enforce_eager,
-            has_image_encoder=_sees(setup),
+            has_image_encoder=setup.sees,
             image=setup.architecture.image,
             quantises_inputs=setup.weights.dtype in _WITH_8_BIT_INPUTS,
             experts_in_place=setup.weights.dtype in ("mxfp4", "nvfp4"),
@@ -530,9 +529,3 @@ def _computes_in(setup: Setup) -> str:
     """The format of activations: that of ``--dtype`` where the weights are asked for in one, else the model's."""
     asked = setup.weights.dtype if setup.weights_dtype is not None else ""
     return asked if asked in ("float32", "float16", "bfloat16") else model_dtype(setup.architecture)
-
-
-def _sees(setup: Setup) -> bool:
-    """Whether the profile runs an encoder of images: its weights may be modelled or not."""
-    model = setup.architecture
-    return VISION in setup.held and (model.image is not None or any(each.part == VISION for each in model.towers))
