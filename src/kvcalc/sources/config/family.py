@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache, lru_cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from kvcalc.architecture import Architecture
 from kvcalc.sources import shipped
@@ -30,6 +31,20 @@ Keys = tuple[str, ...]
 #: A number, the name of one (a key of the file, or one of hidden_size, num_heads, num_kv_heads, head_dim, vocab_size,
 #: num_layers, intermediate_size), or several to multiply.
 Size = int | str | tuple[int | str, ...]
+
+
+def _one_of(names: Mapping[str, object]) -> AfterValidator:
+    """What refuses a name that none of these is."""
+
+    def known(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"unknown name {name!r}; known: {', '.join(names)}")
+        return name
+
+    return AfterValidator(known)
+
+
+_KindName = Annotated[str, _one_of(NAMED_KINDS)]
 
 
 class _Table(BaseModel):
@@ -203,11 +218,11 @@ class Family(_Table):
     names: dict[str, str] = {}
     defaults: dict[str, Any] = {}
     order: Order = Order()
-    kinds: dict[str, str] = {}
-    mtp_kind: str | None = None
+    kinds: dict[str, _KindName] = {}
+    mtp_kind: _KindName | None = None
     mtp_tensors: Literal["layers", "layers and tables", "none"] = "layers"
     latent: bool = False
-    state: str | None = None
+    state: Annotated[str, _one_of(STATES)] | None = None
     attention: Attention = Attention()
     feed_forward: FeedForward = FeedForward()
     experts: Experts | None = None
@@ -225,30 +240,8 @@ class Family(_Table):
     hyper_connections: str | None = None
     kv_shared_last_layers: str | None = None
     notes: Keys = ()
-    special: str | None = None
+    special: Annotated[str, _one_of(SPECIAL)] | None = None
     published: dict[str, int] = {}
-
-    @field_validator("special")
-    @classmethod
-    def _known_special(cls, name: str | None) -> str | None:
-        return _known(name, SPECIAL)
-
-    @field_validator("state")
-    @classmethod
-    def _known_state(cls, name: str | None) -> str | None:
-        return _known(name, STATES)
-
-    @field_validator("mtp_kind")
-    @classmethod
-    def _known_mtp_kind(cls, name: str | None) -> str | None:
-        return _known(name, NAMED_KINDS)
-
-    @field_validator("kinds")
-    @classmethod
-    def _known_kinds(cls, kinds: dict[str, str]) -> dict[str, str]:
-        for kind in kinds.values():
-            _known(kind, NAMED_KINDS)
-        return kinds
 
     def kind_of(self, *, latent: bool) -> Mapping[str, str]:
         """What each layer type means in these files; ``latent``: with multi-head latent attention."""
@@ -256,12 +249,6 @@ class Family(_Table):
             return self.kinds
         types = ("full_attention", "indexed_attention", "deepseek_sparse_attention")
         return dict.fromkeys(types, "latent") | self.kinds
-
-
-def _known(name: str | None, names: Mapping[str, object]) -> str | None:
-    if name is not None and name not in names:
-        raise ValueError(f"unknown name {name!r}; known: {', '.join(names)}")
-    return name
 
 
 @cache
@@ -334,8 +321,6 @@ def all_families() -> dict[str, Family]:
 
 def with_published_count(architecture: Architecture) -> Architecture:
     """The architecture, its weights marked exact where their count is a published one of its model type."""
-    from dataclasses import replace
-
     found = family_of(architecture.model_type)
     if found is None or count_parameters(architecture) not in found[1].published.values():
         return architecture
