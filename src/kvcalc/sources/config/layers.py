@@ -263,14 +263,18 @@ def _every(config: Config, num_layers: int, order: Order) -> list[str]:
 
 
 def _flags(config: Config, num_layers: int, order: Order) -> list[str]:
-    """Padding behind the last layer is left out."""
     key = config.named(*order.keys)
     flags = config.counts(key, most=1)
     if flags is None:
         return layer_types(config, order.otherwise or Order(), num_layers)
-    if len(flags) < num_layers:
-        raise InputError(f"{key} has {len(flags)} entries for {num_layers} layers", location=key)
-    return [order.full if flag else order.local for flag in flags[:num_layers]]
+    return [order.full if flag else order.local for flag in _for_each(flags, key, num_layers)]
+
+
+def _for_each(numbers: list[int], key: str, num_layers: int) -> list[int]:
+    """A number for each layer; padding behind the last one is left out."""
+    if len(numbers) < num_layers:
+        raise InputError(f"{key} has {len(numbers)} entries for {num_layers} layers", location=key)
+    return numbers[:num_layers]
 
 
 def _indices(config: Config, num_layers: int, order: Order) -> list[str]:
@@ -404,16 +408,13 @@ def _deepseek_v4(config: Config, num_layers: int, _order: Order) -> list[str]:
         rest = range(num_layers - len(start))
         return start + ["compressed_sparse_attention" if i % 2 else "heavily_compressed_attention" for i in rest]
     names = {0: SLIDING, 4: "compressed_sparse_attention", 128: "heavily_compressed_attention"}
-    if len(ratios) < num_layers:
-        raise InputError(
-            f"compress_ratios has {len(ratios)} entries for {num_layers} layers", location="compress_ratios"
-        )
+    kept = _for_each(ratios, "compress_ratios", num_layers)
     unknown = [ratio for ratio in ratios if ratio not in names]
     if unknown:
         raise NotModelledError(
             f"compress_ratios names {unknown[0]}, known are 0, 4 and 128", location="compress_ratios"
         )
-    return [names[ratio] for ratio in ratios[:num_layers]]
+    return [names[ratio] for ratio in kept]
 
 
 def _minimax_m3(config: Config, num_layers: int, _order: Order) -> list[str]:
@@ -421,9 +422,7 @@ def _minimax_m3(config: Config, num_layers: int, _order: Order) -> list[str]:
     freq = config.table_at("sparse_attention_config").counts("sparse_attention_freq", most=1)
     if freq is None:
         return [FULL] * num_layers
-    if len(freq) < num_layers:
-        raise InputError(f"sparse_attention_freq has {len(freq)} entries for {num_layers} layers")
-    return ["minimax_m3_sparse" if each else FULL for each in freq[:num_layers]]
+    return ["minimax_m3_sparse" if each else FULL for each in _for_each(freq, "sparse_attention_freq", num_layers)]
 
 
 #: What an order's ``rule`` may be.
