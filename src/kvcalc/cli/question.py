@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal, Unpack
 from kvcalc.cli.options import OWN_CONTEXT
 from kvcalc.cli.process import complain
 from kvcalc.cli.words import COMMAND, COMMON_OPTIONS, option_name
-from kvcalc.engines import REGISTRY, engine_class, engine_name
 from kvcalc.errors import InputError, printable, quote
 from kvcalc.report.document import Derivation, Document
 from kvcalc.report.files import check_outputs, write, write_file
@@ -71,6 +70,8 @@ def parse_engines(names: Sequence[str], options: Sequence[str]) -> list[tuple[st
     >>> parse_engines(["ideal", "vLLM==0.25.1"], ["vllm.block-size=32"])
     [('ideal', {}), ('vllm', {'version': '0.25.1', 'block_size': '32'})]
     """
+    from kvcalc.engines import REGISTRY, engine_class  # what a help page does not need
+
     engines = [_with_version(name) for name in names]
     known = {name for name, _ in engines}
     given: dict[str, dict[str, str]] = {name: {} for name in known}
@@ -100,6 +101,8 @@ def parse_engines(names: Sequence[str], options: Sequence[str]) -> list[tuple[st
 
 def _with_version(text: str) -> tuple[str, dict[str, str]]:
     """An engine and the version behind ``==``, ``@`` or ``:``."""
+    from kvcalc.engines import engine_name
+
     for mark in ("==", "@", ":"):
         name, found, version = text.partition(mark)
         if found:
