@@ -6,29 +6,20 @@ device that serves the workload, without a context the longest that fits.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from functools import partial
-from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kvcalc.architecture import Architecture
-from kvcalc.beside import Neighbour, left_by, neighbour
-from kvcalc.cli import complete, fit_tables, fit_words, options, pictures, question
-from kvcalc.deciding import Choice, Decision, Place, Workload, choose, closing, decide
-from kvcalc.device import Device
-from kvcalc.errors import InputError, NotModelledError
-from kvcalc.fitting import Memory, frontier, parse_utilization
-from kvcalc.footprints import Footprint, footprint_of
-from kvcalc.report.document import Derivation, Document
-from kvcalc.serving import served_name, server_line
-from kvcalc.setup import Setup, options_on
-from kvcalc.sources.devices import find_device, load_device, parse_devices
-from kvcalc.sources.resolve import split_variant
-from kvcalc.units import exact_bytes, parse_count
+from kvcalc.cli import complete, options, pictures, question
+from kvcalc.report.document import Document
+from kvcalc.units import parse_count
+
+if TYPE_CHECKING:
+    from kvcalc.device import Device
+    from kvcalc.fitting import Memory
+    from kvcalc.setup import Setup
 
 EXAMPLES = (
     "kvcalc fit gemma-3-27b --device h100-80gb --engine vllm -c 128k\n"
@@ -108,6 +99,13 @@ def fit(
     units: options.UnitsOption = "binary",
 ) -> int:
     """Whether it fits, and what would make it fit."""
+    from kvcalc.beside import left_by
+    from kvcalc.cli import fit_question, fit_tables, fit_words
+    from kvcalc.deciding import Workload, choose, closing, decide
+    from kvcalc.fitting import Memory, frontier
+    from kvcalc.footprints import footprint_of
+    from kvcalc.sources.resolve import split_variant
+
     target = question.target(format, output, plot)
     # Read once: hundreds of devices and engines may be asked about, and what one learns of a model serves the next.
     loaded, drafted = question.load_with_hints(model), question.read_draft(draft)
@@ -130,8 +128,8 @@ def fit(
         return Memory(None, each, gpu_memory_utilization, reserve)
 
     workload = Workload(
-        None if context is None else _stated(loaded, context),
-        lambda: _stated(loaded, options.OWN_CONTEXT),
+        None if context is None else fit_question.stated(loaded, context),
+        lambda: fit_question.stated(loaded, options.OWN_CONTEXT),
         batch_size,
         sequences,
         average_context,
@@ -139,19 +137,19 @@ def fit(
     )
     choice = choose(
         workload,
-        _place(memory, device, devices, kv_memory, reserve, gpu_memory_utilization),
+        fit_question.place(memory, device, devices, kv_memory, reserve, gpu_memory_utilization),
         made,
         engine=engine,
         tensor_parallel_size=tensor_parallel_size,
         memory_of=memory_of,
     )
-    choice, said = (choice, []) if calibrate is None else _calibrated(choice, calibrate)
-    neighbours = _neighbours(beside or (), choice, workload)
+    choice, said = (choice, []) if calibrate is None else fit_question.calibrated(choice, calibrate)
+    neighbours = fit_question.neighbours(beside or (), choice, workload)
     if neighbours:
         rest = left_by(neighbours, choice.place.memory, choice.setup)
         choice = replace(choice, place=replace(choice.place, memory=rest))
     decision = decide(choice, workload, tensor_parallel_size=tensor_parallel_size, neighbours=neighbours)
-    line = _server_line(decision)
+    line = fit_words.starting_line(decision)
     if server:
         typer.echo(line or "")
         return 0 if decision.fits else 1
@@ -169,112 +167,10 @@ def fit(
         records=[shown.to_dict()],
         schema="fit",
         extra={"verdict": verdict, **fit_tables.records(decision, closes, points), "server_command": line},
-        notes=(*_notes(decision, said, closes, engine_option or ()), *shown.notes),
-        derivations=_derivations(decision, shown) if explain else (),
+        notes=(*fit_words.notes(decision, said, closes, engine_option or ()), *shown.notes),
+        derivations=fit_tables.derivations(decision, shown) if explain else (),
         units=units,
         charts=(pictures.terms(where, ((label, abs(size)) for label, size, _ in sections[0].rows)),),
     )
     target.write(document)
     return 0 if decision.fits else 1
-
-
-def _stated(model: Architecture, context: int) -> int:
-    """The context in tokens; a warning goes out where it is beyond the model's own."""
-    return question.resolved([context], question.setups([model]))[0]
-
-
-def _place(
-    memory: int | None,
-    device: str | None,
-    devices: str | None,
-    kv_memory: int | None,
-    reserve: int,
-    utilization: Fraction | None,
-) -> Place | None:
-    """Where the model is to run, or None where that is asked."""
-    named = sum(each is not None for each in (memory, device, devices, kv_memory))
-    if named > 1:
-        raise InputError("one memory is enough", hint="one of --memory, --device, --devices 2xNAME, --kv-memory")
-    if kv_memory is not None:
-        return Place(Memory(kv_memory, None, utilization, reserve), f"a KV cache of {exact_bytes(kv_memory)}")
-    if memory is not None:
-        return Place(Memory(None, find_device(None, memory), utilization, reserve), exact_bytes(memory))
-    if not named:
-        return None
-    count, found = (None, load_device(device)) if device is not None else parse_devices(devices or "")
-    label = found.name if count is None else f"{count} x {found.name}"
-    return Place(Memory(None, found, utilization, reserve), label, count)
-
-
-def _calibrated(choice: Choice, log: str) -> tuple[Choice, list[str]]:
-    """The choice with the terms of a log for its setup, and where the log is of another one."""
-    device = choice.place.memory.device
-    if device is None:
-        raise InputError("--calibrate gives terms of a device's memory", hint="name the --device")
-    from kvcalc.cli.audit import read_log
-    from kvcalc.logs.measured import measured
-
-    terms, notes = measured(read_log(log), choice.setup, device, Path(log).name)
-    memory = replace(choice.place.memory, measured=(terms, choice.setup))
-    return replace(choice, place=replace(choice.place, memory=memory)), notes
-
-
-def _neighbours(beside: Sequence[str], choice: Choice, workload: Workload) -> list[Neighbour]:
-    """The models of ``--beside``, each in the engine of the answer, with the part that was typed behind ``=``."""
-    device, name = choice.place.memory.device, choice.setup.engine.name
-    if beside and device is None:
-        raise InputError("--beside needs a device that the models share", hint="name the --device")
-    found = []
-    for text in beside:
-        reference, equals, part = text.rpartition("=")
-        (setup,) = question.setups([reference if equals else text], engines=[name], device=question.named(device))
-        context = workload.context or setup.architecture.max_context or workload.compared_at
-        assert device is not None
-        found.append(neighbour(setup, device, context, parse_utilization(part) if equals else None))
-    return found
-
-
-def _server_line(decision: Decision) -> str | None:
-    """The line that starts the server of the answer, or None where the engine has none."""
-    setup, answer, utilization = decision.setup, decision.capacity, decision.place.memory.utilization
-    name = served_name(setup.engine.name, setup.reference)
-    try:
-        return server_line(setup, name, answer.reported_context, answer.batch_size, utilization)
-    except NotModelledError:
-        return None
-
-
-def _derivations(decision: Decision, shown: Footprint) -> tuple[Derivation, ...]:
-    """The cache's formula, and that of the working memory where there is one."""
-    working, loading = decision.capacity.pool.working_memory, decision.capacity.pool.loading
-    found = [question.derivation(shown, "KV cache, step by step")]
-    if loading:
-        found.append(Derivation("What loading adds to the weights, step by step", loading))
-    if working is not None and working.quantities:
-        found.append(Derivation("Working memory, step by step", working.quantities))
-    return tuple(found)
-
-
-def _notes(decision: Decision, said: Sequence[str], closes: Sequence[object], given: Sequence[str]) -> Iterator[str]:
-    """What a reader must know of the answer.
-
-    Args:
-        said: of a log's terms.
-        closes: the levers that close a gap.
-        given: the engine's options as they were typed.
-    """
-    setup, answer, device = decision.setup, decision.capacity, decision.place.memory.device
-    if answer.pool.working_memory is not None:
-        yield from answer.pool.working_memory.notes
-    yield from said
-    yield from setup.engine.start_notes(setup, answer.engine_report)
-    if device is not None and device.name:
-        yield f"memory of {device.name}: {device.source}"
-        typed = {text.partition("=")[0].rpartition(".")[2].replace("-", "_") for text in given}
-        for key, value in options_on(setup.engine.name, {}, device).items():
-            if key not in typed:
-                yield f"{key}={value}: what {setup.engine.name} chooses on {device.name}"
-    if answer.refusal is not None:
-        yield f"{setup.engine.name} refuses to start: {answer.refusal.message}"
-    if not closes and not decision.fits:
-        yield "no single lever closes the gap: combine several, or more memory"

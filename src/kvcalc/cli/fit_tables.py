@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from kvcalc.alternatives import Alternative
 from kvcalc.beside import Neighbour
+from kvcalc.cli import question
 from kvcalc.deciding import Decision
 from kvcalc.fitting import Capacity, Point, Pool, Replica, required_memory
+from kvcalc.footprints import Footprint
 from kvcalc.levers import Lever
-from kvcalc.report.document import Column, Section
+from kvcalc.report.document import Column, Derivation, Section
 from kvcalc.setup import Setup
 from kvcalc.units import decimal_text, format_bytes
 from kvcalc.users import Users
@@ -393,3 +395,14 @@ def _neighbour_record(row: Neighbour) -> NeighbourRecord:
         "fits": row.capacity.fits,
         "max_batch_size": row.capacity.max_batch_size,
     }
+
+
+def derivations(decision: Decision, shown: Footprint) -> tuple[Derivation, ...]:
+    """The cache's formula, and that of the working memory where there is one."""
+    working, loading = decision.capacity.pool.working_memory, decision.capacity.pool.loading
+    found = [question.derivation(shown, "KV cache, step by step")]
+    if loading:
+        found.append(Derivation("What loading adds to the weights, step by step", loading))
+    if working is not None and working.quantities:
+        found.append(Derivation("Working memory, step by step", working.quantities))
+    return tuple(found)

@@ -1,9 +1,14 @@
-"""The answer of ``kvcalc fit`` in a sentence."""
+"""The answer of ``kvcalc fit`` in a sentence, what a reader must know of it, and the line that starts its server."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 from kvcalc.deciding import Decision
+from kvcalc.errors import NotModelledError
 from kvcalc.fitting import Pool
+from kvcalc.serving import served_name, server_line
+from kvcalc.setup import options_on
 from kvcalc.units import counted, format_bytes
 
 
@@ -73,3 +78,38 @@ def _of_users(decision: Decision) -> str:
     shared = f", {last.shared_prefix:,} of them shared" if last.shared_prefix else ""
     fits = "Fits" if decision.fits else "Does not fit"
     return f"{fits}: {counted(answer.batch_size, 'user')} asked for, {most} fit at {length}{shared}"
+
+
+def notes(decision: Decision, said: Sequence[str], closes: Sequence[object], given: Sequence[str]) -> Iterator[str]:
+    """What a reader must know of the answer.
+
+    Args:
+        said: of a log's terms.
+        closes: the levers that close a gap.
+        given: the engine's options as they were typed.
+    """
+    setup, answer, device = decision.setup, decision.capacity, decision.place.memory.device
+    if answer.pool.working_memory is not None:
+        yield from answer.pool.working_memory.notes
+    yield from said
+    yield from setup.engine.start_notes(setup, answer.engine_report)
+    if device is not None and device.name:
+        yield f"memory of {device.name}: {device.source}"
+        typed = {text.partition("=")[0].rpartition(".")[2].replace("-", "_") for text in given}
+        for key, value in options_on(setup.engine.name, {}, device).items():
+            if key not in typed:
+                yield f"{key}={value}: what {setup.engine.name} chooses on {device.name}"
+    if answer.refusal is not None:
+        yield f"{setup.engine.name} refuses to start: {answer.refusal.message}"
+    if not closes and not decision.fits:
+        yield "no single lever closes the gap: combine several, or more memory"
+
+
+def starting_line(decision: Decision) -> str | None:
+    """The line that starts the server of the answer, or None where the engine has none."""
+    setup, answer, utilization = decision.setup, decision.capacity, decision.place.memory.utilization
+    name = served_name(setup.engine.name, setup.reference)
+    try:
+        return server_line(setup, name, answer.reported_context, answer.batch_size, utilization)
+    except NotModelledError:
+        return None
