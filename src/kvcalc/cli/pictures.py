@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 from kvcalc.errors import NotModelledError
 from kvcalc.report.cells import format_percent
 from kvcalc.report.document import Chart, Live, LiveRow, Series, Strip
-from kvcalc.report.strips import strip
 
 if TYPE_CHECKING:
     from kvcalc.footprints import Footprint
@@ -79,6 +78,8 @@ def terms(title: str, rows: Iterable[tuple[str, int]]) -> Chart:
 
 def strips(setups: Iterable[Setup]) -> tuple[Strip, ...]:
     """The layers of each distinct model."""
+    from kvcalc.report.strips import strip  # what a help page does not need
+
     return tuple(strip(label, model) for label, model in {e.reference: e.architecture for e in setups}.items())
 
 

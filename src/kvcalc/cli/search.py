@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from itertools import starmap
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from kvcalc import search as grid_search
-from kvcalc.cli import options, question, search_tables
-from kvcalc.cli.progress import Progress, interruptible
-from kvcalc.cli.search_tables import Asked
+from kvcalc.cli import options, question
 from kvcalc.errors import InputError, UnsupportedError, quote
-from kvcalc.fitting import Memory
-from kvcalc.footprints import footprint_of
 from kvcalc.layout import Layout, parse_layout
 from kvcalc.report.document import Document
-from kvcalc.report.strips import strip
-from kvcalc.search import Found, Grid
-from kvcalc.setup import options_on
-from kvcalc.sources.resolve import split_variant
-from kvcalc.units import counted, exact_bytes, parse_count, parse_counts
-
-if TYPE_CHECKING:
-    from kvcalc.report.shapes import FoundRecord
+from kvcalc.units import exact_bytes, parse_count, parse_counts
 
 EXAMPLES = (
     "kvcalc search gemma-2-2b --ratios 1:1,3:1,5:1,7:1 --windows 512,1024,2048,4096 -c 32k --memory 8GiB --pareto\n"
@@ -90,6 +78,14 @@ def search(
     units: options.UnitsOption = "binary",
 ) -> int:
     """Layouts and formats that fit a memory."""
+    from kvcalc import search as grid_search
+    from kvcalc.cli import search_tables
+    from kvcalc.cli.progress import Progress, interruptible
+    from kvcalc.fitting import Memory
+    from kvcalc.footprints import footprint_of
+    from kvcalc.report.strips import strip
+    from kvcalc.setup import options_on
+
     target = question.target(format, output, plot)
     if every and target.for_people:
         raise InputError("--all streams rows for programs", hint="add --format csv or --format json")
@@ -102,25 +98,34 @@ def search(
     engines = [(name, options_on(name, options, question.named(place))) for name, options in chosen]
     architecture = question.load_with_hints(model)
     contexts = question.resolved(context, question.setups([architecture]))
-    grid = Grid(ratios or (), windows or (), contexts, engines, kv_cache_dtype or (None,), weights_dtype or (None,))
+    grid = grid_search.Grid(
+        ratios or (), windows or (), contexts, engines, kv_cache_dtype or (None,), weights_dtype or (None,)
+    )
     for ratio in grid.ratios:
         if ratio.hint is not None:
             question.say(f"hint: {ratio.hint}")
     walk = grid_search.Walk(
         architecture,
-        _base(model, grid),
+        search_tables.base(model, grid),
         grid,
         tensor_parallel_size=tensor_parallel_size,
         encoder_tokens=encoder_tokens,
         draft=question.read_draft(draft),
     )
-    shared = _flags(batch_size, tensor_parallel_size, encoder_tokens, draft)
-    asked = Asked(architecture.name, grid, batch_size, room, label, shared)
+    shared = search_tables.flags(batch_size, tensor_parallel_size, encoder_tokens, draft)
+    asked = search_tables.Asked(architecture.name, grid, batch_size, room, label, shared)
     with interruptible() as stopped:
         watch = Progress(grid.size, "candidates", stopped)
         if every:
             target.write(
-                Document("", (), (), _stream(walk, asked, watch), "search", {"search": {"candidates": grid.size}})
+                Document(
+                    "",
+                    (),
+                    (),
+                    search_tables.stream(walk, asked, watch),
+                    "search",
+                    {"search": {"candidates": grid.size}},
+                )
             )
             watch.close()
             return 130 if stopped() else 0
@@ -133,7 +138,7 @@ def search(
     shown = found.front if pareto else sorted([*others, *found.front])
     models = {each.configuration.reference: each.configuration.setup.architecture for each in shown}
     document = Document(
-        title=_title(model, label, grid.size, found),
+        title=search_tables.title(model, label, grid.size, found),
         assumptions=asked.assumptions(found),
         sections=tuple(search_tables.sections(shown, front, grid, pareto)),
         records=(asked.record(each.configuration, each.context, each.number in front) for each in shown),
@@ -163,41 +168,3 @@ def search(
     if found.interrupted:
         return 130
     return 1 if room is not None and not found.fitting else 0
-
-
-def _stream(walk: grid_search.Walk, asked: Asked, go_on: Callable[[int], bool]) -> Iterator[FoundRecord]:
-    """Every candidate for programs, until somebody stops it."""
-    walked = 0
-    for configuration in walk.configurations():
-        for context in asked.grid.contexts:
-            if walked % 100 == 0 and not go_on(walked):
-                return
-            walked += 1
-            yield asked.record(configuration, context, None)
-
-
-def _title(model: str, label: str, size: int, found: Found) -> str:
-    """How many candidates the answer is about: of an interrupted walk, those it came to."""
-    where = f" in {label}" if label else ""
-    if found.interrupted:
-        return f"{found.walked:,} of {size:,} candidates for {model}{where}: interrupted, the best so far"
-    return f"{counted(size, 'candidate')} for {model}{where}"
-
-
-def _base(model: str, grid: Grid) -> str:
-    base, variant = split_variant(model)
-    if variant is None or not (grid.ratios or grid.windows):
-        return model
-    raise InputError("the model has a layout, and the search varies it", hint=f"kvcalc search {base} --ratios ...")
-
-
-def _flags(batch_size: int, tensor_parallel_size: int, encoder_tokens: int, draft: str | None) -> list[str]:
-    """What every row's command has in common, defaults left out."""
-    flags = []
-    for flag, value, default in (
-        ("-b", batch_size, 1),
-        ("-tp", tensor_parallel_size, 1),
-        ("--encoder-tokens", encoder_tokens, 0),
-    ):
-        flags += [flag, str(value)] if value != default else []
-    return [*flags, *(["--draft", draft] if draft is not None else [])]

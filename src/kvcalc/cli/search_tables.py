@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvcalc.cli import pictures
+from kvcalc.errors import InputError
 from kvcalc.fitting import Memory, fits
 from kvcalc.footprints import footprint_of
 from kvcalc.report.document import Chart, Column, Live, Section, Series
-from kvcalc.search import Candidate, Configuration, Found, Grid
+from kvcalc.search import Candidate, Configuration, Found, Grid, Walk
+from kvcalc.sources.resolve import split_variant
+from kvcalc.units import counted
 
 if TYPE_CHECKING:
     from kvcalc.report.shapes import FoundRecord
@@ -191,3 +194,42 @@ def notes(asked: Asked, found: Found, shown: Sequence[Candidate]) -> Iterator[st
         )
     if shown:
         yield f"to see a row: {asked.command(shown[0].configuration, shown[0].context)}"
+
+
+def stream(walk: Walk, asked: Asked, go_on: Callable[[int], bool]) -> Iterator[FoundRecord]:
+    """Every candidate for programs, until somebody stops it."""
+    walked = 0
+    for configuration in walk.configurations():
+        for context in asked.grid.contexts:
+            if walked % 100 == 0 and not go_on(walked):
+                return
+            walked += 1
+            yield asked.record(configuration, context, None)
+
+
+def title(model: str, label: str, size: int, found: Found) -> str:
+    """How many candidates the answer is about: of an interrupted walk, those it came to."""
+    where = f" in {label}" if label else ""
+    if found.interrupted:
+        return f"{found.walked:,} of {size:,} candidates for {model}{where}: interrupted, the best so far"
+    return f"{counted(size, 'candidate')} for {model}{where}"
+
+
+def base(model: str, grid: Grid) -> str:
+    """The model whose layouts are varied: one that has a layout already is a mistake."""
+    base, variant = split_variant(model)
+    if variant is None or not (grid.ratios or grid.windows):
+        return model
+    raise InputError("the model has a layout, and the search varies it", hint=f"kvcalc search {base} --ratios ...")
+
+
+def flags(batch_size: int, tensor_parallel_size: int, encoder_tokens: int, draft: str | None) -> list[str]:
+    """What every row's command has in common, defaults left out."""
+    flags = []
+    for flag, value, default in (
+        ("-b", batch_size, 1),
+        ("-tp", tensor_parallel_size, 1),
+        ("--encoder-tokens", encoder_tokens, 0),
+    ):
+        flags += [flag, str(value)] if value != default else []
+    return [*flags, *(["--draft", draft] if draft is not None else [])]
