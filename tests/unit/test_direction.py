@@ -5,6 +5,7 @@ from functools import cache
 from pathlib import Path
 
 import kvcalc
+from kvcalc.cli.app import COMMANDS
 
 PACKAGE = Path(kvcalc.__file__).parent
 #: What a module may import of ours, by the first part of its path; a package may import itself.
@@ -103,3 +104,17 @@ def test_only_the_hub_reader_can_open_sockets():
             modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             assert networks.isdisjoint(module.split(".")[0] for module in modules), path
+
+
+#: What a help page is made of; everything else is loaded by an answer.
+FOR_HELP = {"cli", "errors", "layout", "names", "report", "units"}
+
+
+def test_a_help_page_loads_no_engine_source_or_log():
+    for name in COMMANDS:
+        path = PACKAGE / "cli" / f"{name}.py"
+        loaded = [node for node in tree_of(path).body if isinstance(node, ast.ImportFrom)]
+        modules = [node.module for node in loaded if node.module and node.module.startswith("kvcalc.")]
+        assert {module.split(".")[1] for module in modules} <= FOR_HELP, name
+        tables = [alias.name for node in loaded for alias in node.names if alias.name.endswith(("_tables", "_words"))]
+        assert not tables, name

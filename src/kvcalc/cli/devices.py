@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvcalc.cli import complete, options, question
-from kvcalc.device import Device
 from kvcalc.errors import InputError, quote
 from kvcalc.names import within, words
 from kvcalc.report.document import Column, Document, Section
-from kvcalc.sources.devices import devices as all_devices
 from kvcalc.units import counted
 
 if TYPE_CHECKING:
+    from kvcalc.device import Device
     from kvcalc.report.shapes import DeviceRecord
 
 EXAMPLES = "kvcalc devices\nkvcalc devices h100\nkvcalc devices apple --json"
@@ -30,6 +29,8 @@ def devices(
     units: options.UnitsOption = "binary",
 ) -> int:
     """Devices with their memory, sources, aliases."""
+    from kvcalc.sources.devices import devices as all_devices
+
     target = question.target(format, output)
     rows = [_record(device) for device in all_devices() if word is None or _has(device, word)]
     if word is not None and not rows:

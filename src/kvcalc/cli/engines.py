@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kvcalc.cli import complete, options, question
-from kvcalc.engines import REGISTRY, engine_class, engine_name
-from kvcalc.engines.base import Engine
 from kvcalc.report.document import Column, Document, Section
 
 if TYPE_CHECKING:
+    from kvcalc.engines.base import Engine
     from kvcalc.report.shapes import EngineHelpRecord
 
 EXAMPLES = "kvcalc engines\nkvcalc engines vllm"
@@ -26,6 +25,8 @@ def engines(
     output: options.Output = None,
 ) -> int:
     """The engines, or one: options, formula, sources."""
+    from kvcalc.engines import REGISTRY, engine_class, engine_name
+
     target = question.target(format, output)
     if name is not None:
         target.write(_one(engine_class(engine_name(name))))

@@ -7,13 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 from kvcalc.cli import complete, options, question
-from kvcalc.engines import engine_name, engine_names
 from kvcalc.errors import InputError
-from kvcalc.page.data import page_data
-from kvcalc.page.render import render
 from kvcalc.report.files import check_outputs, write
-from kvcalc.sources.devices import devices, load_device
-from kvcalc.sources.preset import presets
 
 EXAMPLES = (
     "kvcalc page -o kvcalc.html\n"
@@ -35,6 +30,12 @@ def page(
     ] = None,
 ) -> int:
     """The calculator as one HTML file."""
+    from kvcalc.engines import engine_name, engine_names
+    from kvcalc.page.data import page_data
+    from kvcalc.page.render import render
+    from kvcalc.sources.devices import devices, load_device
+    from kvcalc.sources.preset import presets
+
     path = Path(output)
     if path.suffix.lower() not in (".html", ".htm"):
         raise InputError("a page is an HTML file", hint="-o kvcalc.html")

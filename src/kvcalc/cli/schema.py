@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from kvcalc.cli import complete, options
-from kvcalc.cli.schemas import schema_names, schema_of
 from kvcalc.report.files import write
 
 EXAMPLES = "kvcalc schema\nkvcalc schema show\nkvcalc schema spec -o spec.schema.json"
@@ -23,6 +22,8 @@ def schema(
     output: options.Output = None,
 ) -> int:
     """The JSON Schema of an answer, or of a file."""
+    from kvcalc.cli.schemas import schema_names, schema_of
+
     if name is None:
         text = "".join(f"{each}\n" for each in schema_names())
     else:

@@ -117,16 +117,8 @@ def search(
     with interruptible() as stopped:
         watch = Progress(grid.size, "candidates", stopped)
         if every:
-            target.write(
-                Document(
-                    "",
-                    (),
-                    (),
-                    search_tables.stream(walk, asked, watch),
-                    "search",
-                    {"search": {"candidates": grid.size}},
-                )
-            )
+            rows, extra = search_tables.stream(walk, asked, watch), {"search": {"candidates": grid.size}}
+            target.write(Document("", (), (), rows, "search", extra))
             watch.close()
             return 130 if stopped() else 0
         found = grid_search.search(walk, room, batch_size=batch_size, top=top, go_on=watch)

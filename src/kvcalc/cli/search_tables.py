@@ -225,11 +225,11 @@ def base(model: str, grid: Grid) -> str:
 
 def flags(batch_size: int, tensor_parallel_size: int, encoder_tokens: int, draft: str | None) -> list[str]:
     """What every row's command has in common, defaults left out."""
-    flags = []
+    words = []
     for flag, value, default in (
         ("-b", batch_size, 1),
         ("-tp", tensor_parallel_size, 1),
         ("--encoder-tokens", encoder_tokens, 0),
     ):
-        flags += [flag, str(value)] if value != default else []
-    return [*flags, *(["--draft", draft] if draft is not None else [])]
+        words += [flag, str(value)] if value != default else []
+    return [*words, *(["--draft", draft] if draft is not None else [])]
