@@ -283,6 +283,6 @@ class Ollama(EngineOptions):
         params = launch.params(context, batch_size)
         plan = setup.plan
         assert isinstance(plan, LlamaCppPlan)
-        in_f16 = device.platform in ("cuda", "rocm")
-        graph = Graph(params, True, None, False, True, in_f16)
+        on_cuda = device.platform in ("cuda", "rocm")
+        graph = Graph(params, True, None, False, True, on_cuda)
         return llama_cpp_working_memory(work, plan.model, Widths(setup.architecture), graph, device)

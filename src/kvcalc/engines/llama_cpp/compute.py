@@ -28,11 +28,10 @@ _ONE_ROW_MORE = frozenset({"afmoe", "cohere2", "cohere2_moe", "llama4", "nemotro
 _NORM_AFTER = frozenset({"exaone4", "olmo2", "olmo3"})
 #: The CUDA context and cuBLAS, outside of every buffer: 0.3 GiB (A40), 0.45 (RTX 4090), 0.70 to 0.75 (RTX PRO 6000).
 _CONTEXT, _CONTEXT_BAND = 45 * GiB // 100, 30 * GiB // 100
-#: How far a device's part is from the formula, in percent, by 1,500 contexts (0c1e57098 on an H100, b11739 through its
-#: RPC back end): with flash attention and an f16 cache, with another cache or without it, beside recurrent states.
-_FLASH_BAND, _PLAIN_BAND, _STATES_BAND = 1, 9, 16
-#: CUDA adds up narrow experts' outputs in place: these stay beside the scores, or the copies of K and V (0c1e57098).
-_EXPERTS_BAND = 23
+#: How far a device's part is from the formula, in percent, by 1,700 contexts (0c1e57098 on an H100, b11739 through its
+#: RPC back end): with flash attention and an f16 cache, with another cache or without it, beside recurrent states, and
+#: on CUDA of experts narrower than half the residual stream, whose outputs lie where room happens to be.
+_FLASH_BAND, _PLAIN_BAND, _STATES_BAND, _EXPERTS_BAND = 1, 9, 18, 25
 #: What to do where no formula holds.
 FIT_PARAMS = "run llama-fit-params: it asks llama.cpp's own allocator"
 _GRAPH = "llama.cpp src/llama-graph.cpp"
@@ -48,7 +47,7 @@ class Graph:
         n_outputs: the most rows of logits that a micro-batch has; None is one a sequence.
         keeps_inputs: inputs are never overwritten, and each token has room for an embedding (b11739).
         on_device: the layers are on a device, the embedding of each token is made on the host.
-        copies_to_f16: attention's kernels read K and V in f16, so others are converted first (CUDA, flash attention).
+        on_cuda: that device is ggml's CUDA back end, whose kernels keep more alive than the graph alone.
     """
 
     params: ContextParams
@@ -56,7 +55,7 @@ class Graph:
     n_outputs: int | None
     keeps_inputs: bool
     on_device: bool = False
-    copies_to_f16: bool = False
+    on_cuda: bool = False
 
 
 def compute_buffer(work: Derivation, model: ModelCache, widths: Widths, graph: Graph) -> None:
@@ -109,8 +108,8 @@ def llama_cpp_working_memory(
 
 
 def _percent_off(widths: Widths, model: ModelCache, graph: Graph) -> int:
-    converts = graph.copies_to_f16 and {model.k_type, model.v_type} != {"f16"}
-    if _has_narrow_experts(widths) and (converts or not graph.flash_attn):
+    converts = graph.on_cuda and {model.k_type, model.v_type} != {"f16"}
+    if graph.on_cuda and _has_narrow_experts(widths):
         return _EXPERTS_BAND
     if _states(widths):
         return _STATES_BAND
@@ -151,12 +150,12 @@ def _derive_feed_forward(work: Derivation, widths: Widths, graph: Graph) -> str:
     rows = 4 + (widths.architecture.model_type in _ONE_ROW_MORE)
     beside = f"{rows} * E"
     if not graph.keeps_inputs:  # the result of attention lies where a row would: as wide as all heads are
-        rows -= 1 + graph.on_device
+        gates_shared = bool(_roles(widths, "mlp.shared_expert_gate"))
+        rows -= 1 + graph.on_device - gates_shared
         beside = f"{rows} * E" + ("" if _states(widths) else f" + {_attention_width(widths)}")
     inner = _dense(widths)
     if widths.experts_per_token:
-        # Their outputs fit where gate and up were, unless the experts are narrow.
-        outputs = f" + {widths.experts_per_token} * E" if _has_narrow_experts(widths) else ""
+        outputs = f" + {_copies_of_outputs(widths, graph) * widths.experts_per_token} * E"
         inner = f"max({inner}, {_experts(widths)}{outputs})"
     work.let("ffn", "feed-forward of one token", f"4 * ({inner} + {beside})", "bytes", _GRAPH)
     return "ffn"
@@ -168,6 +167,18 @@ def _dense(widths: Widths) -> str:
 
 def _experts(widths: Widths) -> str:
     return f"{3 if widths.is_gated else 1} * {widths.experts_per_token} * {widths.expert_intermediate}"
+
+
+def _copies_of_outputs(widths: Widths, graph: Graph) -> int:
+    """How many times the outputs of a token's experts lie beyond their gate and up projections.
+
+    They fit where those were, unless the experts are narrow. CUDA weighs and adds them up in one kernel, so that they
+    stay beside the weighted ones (ggml-cuda.cu:4543); these fit where gate, up and their product were, or do not.
+    """
+    if not _has_narrow_experts(widths):
+        return 0
+    inner = (3 if widths.is_gated else 1) * widths.expert_intermediate
+    return 1 + (graph.on_cuda and widths.hidden > inner)
 
 
 def _has_narrow_experts(widths: Widths) -> bool:
@@ -190,7 +201,7 @@ def _derive_attention(work: Derivation, widths: Widths, graph: Graph) -> list[st
         wide = _query_width(widths) > widths.hidden
         rows -= 0 if graph.keeps_inputs else wide + graph.on_device
         rows -= widths.architecture.model_type in _NORM_AFTER
-        heads = f"{1 + wide} * {_query_width(widths)}"
+        heads = f"{1 + wide + _gates_attention(widths)} * {_query_width(widths)}"
     scores = "" if graph.flash_attn else f" + {widths.query_heads} * cells"
     work.let("attn", "attention of one token", f"4 * ({rows} * E + {heads}{scores})", "bytes", _GRAPH)
     return ["attn"]
@@ -208,7 +219,7 @@ def _derive_recurrent(work: Derivation, widths: Widths, graph: Graph) -> list[st
     if out is None or not (scans or "linear_attn.out_proj" in named):
         return []
     state = states[0]
-    projected = f"{named['mamba.in_proj'].rows} + " if scans else ""
+    projected = f"{named['mamba.in_proj'].rows + (out.columns if graph.on_cuda else 0)} + " if scans else ""
     rows, copies = (4, 2) if graph.keeps_inputs else (2, 2 - scans)
     held = f"{copies} * {state.recurrent_elements} + {_conv_elements(state)}"
     work.let("state", "numbers of one sequence's states, and of the copy", held)
@@ -237,7 +248,7 @@ def _derive_f16_copies(work: Derivation, model: ModelCache, widths: Widths, grap
     Llama 3.1 8B, 131,072 cells in q8_0: 2 x 2 x 131,072 x 1,024 = 512 MiB of the 672 MiB that a CUDA build plans.
     Source: llama.cpp 0c1e57098 ggml/src/ggml-cuda/fattn.cu:722 (ggml_cuda_flash_attn_ext_get_alloc_size).
     """
-    if not graph.copies_to_f16:
+    if not (graph.on_cuda and graph.flash_attn):
         return []
     latent = _latent(widths)
     work.let("k_copied", "1 where K is not f16, else 0", str(int(model.k_type != "f16")))
@@ -261,7 +272,7 @@ def _derive_f16_copies(work: Derivation, model: ModelCache, widths: Widths, grap
         return ["converted"]
     wide = _query_width(widths) > widths.hidden
     more = 2 * graph.keeps_inputs if wide else graph.keeps_inputs
-    rows = f"{2 + more} * E + 2 * {_query_width(widths)}"
+    rows = f"{2 + more} * E + {5 if _gates_attention(widths) else 2} * {_query_width(widths)}"
     if widths.architecture.model_type in _ONE_ROW_MORE:  # the feed-forward beside attention is alive too
         rows += f" + E + {_dense(widths)}"
     elif _has_narrow_experts(widths):
@@ -273,13 +284,18 @@ def _derive_f16_copies(work: Derivation, model: ModelCache, widths: Widths, grap
 
 def _query_width(widths: Widths) -> int:
     """Numbers of all queries of one token in the widest layer."""
-    return max((tensor.rows for tensor in _mixers(widths, "self_attn.q_proj")), default=0)
+    return max((tensor.rows for tensor in _roles(widths, "self_attn.q_proj")), default=0)
+
+
+def _gates_attention(widths: Widths) -> bool:
+    return bool(_roles(widths, "self_attn.gate_proj"))
 
 
 def _attention_width(widths: Widths) -> int:
     """Numbers of attention's result for one token, of all heads, in the widest layer."""
-    return max((tensor.columns for tensor in _mixers(widths, "self_attn.o_proj")), default=widths.hidden)
+    return max((tensor.columns for tensor in _roles(widths, "self_attn.o_proj")), default=widths.hidden)
 
 
-def _mixers(widths: Widths, role: str) -> list[Tensor]:
-    return [each for layer in widths.architecture.layers for each in layer.mixer if each.role.endswith(role)]
+def _roles(widths: Widths, role: str) -> list[Tensor]:
+    layers = widths.architecture.layers
+    return [each for layer in layers for each in (*layer.mixer, *layer.rest) if each.role == role]

@@ -296,8 +296,8 @@ class LlamaCpp(EngineOptions):
         launch, work = self._launch(), Derivation(context, batch_size)
         launch.derive(work)
         params = launch.params(context, batch_size)
-        in_f16 = self.flash_attn and device.platform in ("cuda", "rocm")
-        graph = Graph(params, self.flash_attn, self.n_outputs_max, self.followed_version == NEWEST, True, in_f16)
+        on_cuda = device.platform in ("cuda", "rocm")
+        graph = Graph(params, self.flash_attn, self.n_outputs_max, self.followed_version == NEWEST, True, on_cuda)
         plan = setup.plan
         assert isinstance(plan, LlamaCppPlan)
         return llama_cpp_working_memory(work, plan.model, Widths(setup.architecture), graph, device)
