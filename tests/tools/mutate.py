@@ -20,6 +20,7 @@ import ast
 import compileall
 import importlib
 import importlib.util
+import json
 import multiprocessing
 import os
 import shutil
@@ -184,14 +185,14 @@ MODULES = [module for path in sorted(PACKAGE.rglob("*.py")) if tests_of(module :
 
 @dataclass(frozen=True)
 class Mutant:
-    """The change at `index` of all changes of a module; index None is the module as it is."""
+    """The change at `index` of all changes of a module."""
 
     module: str
-    index: int | None
-    kind: str = ""
-    line: int = 0
-    change: str = ""
-    source: str = ""
+    index: int
+    kind: str
+    line: int
+    change: str
+    source: str
 
     @property
     def words(self) -> tuple[str, str]:
@@ -298,19 +299,59 @@ def mutated(text: str, mutant: Mutant) -> str:
     return ast.unparse(ast.fix_missing_locations(tree))
 
 
-def tests_pass(copy: Path, module: str, seconds: int) -> bool:
-    """Whether a module's tests, and its own examples, pass against a copy of the package within some seconds."""
+class Tracer:
+    """A plugin of pytest that writes down which test functions run each line of a file."""
+
+    def __init__(self, path: Path, table: Path) -> None:
+        import coverage
+
+        self.path, self.table = path, table
+        self.coverage = coverage.Coverage(data_file=None, include=[str(path)], config_file=False)
+        self.coverage.start()
+
+    def pytest_runtest_logstart(self, nodeid: str) -> None:
+        self.coverage.switch_context(nodeid.partition("[")[0])
+
+    def pytest_sessionfinish(self) -> None:
+        self.coverage.stop()
+        contexts = self.coverage.get_data().contexts_by_lineno(str(self.path))
+        self.table.write_text(json.dumps({line: sorted({*tests} - {""}) for line, tests in contexts.items()}))
+
+
+def tests_by_line(module: str, seconds: int) -> dict[int, list[str]] | None:
+    """The tests of a module that run each of its lines; None where one of them fails."""
+    path, table = _copy / "src/kvcalc" / module, _copy / "lines.json"
+    if not passed(all_tests(module), seconds, trace=(path, table)):
+        return None
+    return {int(line): tests for line, tests in json.loads(table.read_text()).items()}
+
+
+def tests_of_line(text: str, line: int, by_line: dict[int, list[str]]) -> list[str]:
+    """The tests that run the statement that a line belongs to."""
+    statements = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt))
+    around = (range(node.lineno, (node.end_lineno or node.lineno) + 1) for node in statements)
+    lines = min((each for each in around if line in each), key=len)
+    return sorted({test for each in lines for test in by_line.get(each, ())})
+
+
+def all_tests(module: str) -> list[str]:
+    """A module's tests, and its own examples."""
+    return [*(name for name in tests_of(module) if (ROOT / name).exists()), f"src/kvcalc/{module}"]
+
+
+def passed(tests: list[str], seconds: int, trace: tuple[Path, Path] | None = None) -> bool:
+    """Whether tests pass against the worker's copy of the package within some seconds."""
     child = os.fork()
     if child == 0:
-        _run_tests(copy, module, seconds)
+        _run_tests(tests, seconds, trace)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
     if code not in (0, 1, 2, -signal.SIGALRM):  # pytest: 1 a failure, 2 a file that cannot be imported
-        raise RuntimeError(f"the tests of {module} did not run: exit status {code}")
+        raise RuntimeError(f"the tests did not run, exit status {code}: {' '.join(tests)}")
     return code == 0
 
 
-def _run_tests(copy: Path, module: str, seconds: int) -> None:
+def _run_tests(tests: list[str], seconds: int, trace: tuple[Path, Path] | None) -> None:
     signal.alarm(seconds)  # nobody handles it: the process ends
     sink = os.open(os.devnull, os.O_WRONLY)
     os.dup2(sink, 1)
@@ -329,15 +370,15 @@ def _run_tests(copy: Path, module: str, seconds: int) -> None:
         suppress_health_check=list(hypothesis.HealthCheck),
     )
     hypothesis.settings.load_profile("mutate")
-    package = copy / "src"
+    package = _copy / "src"
     os.environ["PYTHONPATH"] = str(package)
     sys.path.insert(0, str(package))
-    os.chdir(copy)
-    options = ["-x", "-p", "no:cacheprovider", f"--rootdir={copy}", "-c", "pyproject.toml"]
+    os.chdir(_copy)
+    options = ["-x", "-p", "no:cacheprovider", f"--rootdir={_copy}", "-c", "pyproject.toml"]
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # the tools are loaded, on purpose
     code = 4
     try:
-        code = int(pytest.main([*options, *filter(os.path.exists, tests_of(module)), f"src/kvcalc/{module}"]))
+        code = int(pytest.main([*options, *tests], plugins=[Tracer(*trace)] if trace else []))
     finally:
         os._exit(code)  # 4 after an exception, which the parent reports
 
@@ -360,13 +401,14 @@ def _start_worker(folder: str) -> None:
         importlib.import_module(tool)
 
 
-def survives(mutant: Mutant, seconds: int) -> bool:
-    """Whether the tests of a mutant's module pass in spite of it."""
+def survives(mutant: Mutant, by_line: dict[int, list[str]], seconds: int) -> bool:
+    """Whether the tests of a mutant's module pass in spite of it; those that run its line come first."""
     path = _copy / "src/kvcalc" / mutant.module
     text = path.read_text(encoding="utf-8")
+    first = tests_of_line(text, mutant.line, by_line)
     try:
         path.write_text(mutated(text, mutant), encoding="utf-8")
-        return tests_pass(_copy, mutant.module, seconds)
+        return (not first or passed(first, seconds)) and passed(all_tests(mutant.module), seconds)
     finally:
         path.write_text(text, encoding="utf-8")
 
@@ -442,11 +484,12 @@ def drawn(found: list[Mutant], count: int | None, seed: int) -> list[Mutant]:
 def run(pool: Any, module: str, found: list[Mutant], whole: bool) -> bool:
     """Print what survives of a module's mutants; whether that is what equivalent_mutants.toml says."""
     start = time.perf_counter()
-    if not pool.apply(survives, (Mutant(module, None), 600)):
+    by_line = pool.apply(tests_by_line, (module, 600))
+    if by_line is None:
         raise SystemExit(f"the tests of {module} fail without a mutant")
     seconds = 30 + 3 * round(time.perf_counter() - start)
     listed, alive = equivalents(module), Counter[tuple[str, str]]()
-    for mutant, lives in zip(found, pool.imap(partial(survives, seconds=seconds), found), strict=True):
+    for mutant, lives in zip(found, pool.imap(partial(survives, by_line=by_line, seconds=seconds), found), strict=True):
         if lives:
             alive[mutant.words] += 1
             if alive[mutant.words] > listed[mutant.words]:
