@@ -243,6 +243,14 @@ def test_the_columns_of_a_convolution_have_the_caches_format() -> None:
     assert exact == 20 * (256 * 4 * 2 * (2 * 256 + 8 * 128) + 2 * (2048 + 4096)) == 63_160_320
 
 
+def test_recurrentgemma_caches_one_head_whatever_its_configuration_says() -> None:
+    layer = laid_out("any", "recurrent_gemma", [sliding(2048, num_kv_heads=2)])
+    assert (
+        cache_of(layer, 100).bytes
+        == cache_of(laid_out("any", "recurrent_gemma", [sliding(2048, num_kv_heads=1)]), 100).bytes
+    )
+
+
 def test_a_model_that_mlx_lm_has_no_class_for_says_so() -> None:
     assert "mlx-lm 0.32.2 has no class for bamba" in cache_of(published("bamba-9b"), 4096).notes[0]
 

@@ -92,6 +92,47 @@ def test_eager_attention_writes_out_every_score() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "attention", "percent"),
+    [("llama-3.1-8b", "sdpa", 1), ("llama-3.1-8b", "eager", 3), ("gemma-3-1b", "sdpa", 3), ("phi-4", "sdpa", 20)],
+)
+def test_the_band_is_the_contexts_and_a_part_of_the_peak(name: str, attention: str, percent: int) -> None:
+    working = kvcalc.working_memory(
+        kvcalc.load(name),
+        context=8192,
+        device="h100-80gb",
+        engine="transformers",
+        engine_options={"attn_implementation": attention},
+    )
+    assert working.runtime_bytes == 512 * 2**20
+    assert working.band_bytes == 256 * 2**20 + 12 * 2**20 + working.activation_bytes * percent // 100
+
+
+def test_the_shortest_window_of_a_model_decides_when_a_mask_is_made() -> None:
+    """Two masks of 16 x (16 + 16) once the shortest window is reached; without attention no head's tables."""
+    geometry = (1, 8, 8)
+    kinds = (Sliding(20, *geometry), Sliding(40, *geometry))
+    model = Architecture("m", "m", tuple(map(Layer, kinds)), (0, 1), 64, 1000)
+    assert evaluate(peak(Widths(model), Forward(16, 0, 1, 2)).quantities)["masks"] == 0
+    assert evaluate(peak(Widths(model), Forward(20, 0, 1, 2)).quantities)["masks"] == 20 * 20
+
+
+def test_a_latent_has_no_table_of_rotary_positions_here() -> None:
+    model = Architecture("m", "m", (Layer(Latent(512, 64, 16, 128, 128)),), (0,), 64, 1000)
+    assert evaluate(peak(Widths(model), Forward(8, 0, 1, 2)).quantities)["tables"] == 8 * 8 + 8 * 8
+
+
+def test_a_dense_block_beside_experts_is_one_row_more() -> None:
+    """10 tokens of 2 bytes: (4 + 1) x 64, and 2 experts of max(4 x 64, 4 x 8 + 64); 41 bytes a choice, 2 an expert."""
+    dense = Tensor("feed_forward", 64, 16, role="mlp.down_proj", linear=True)
+    gate = Tensor("feed_forward", 16, 64, role="mlp.gate_proj", linear=True)
+    experts = Tensor("experts", 64, 8, 4, role="mlp.experts.down_proj", linear=True, active=2)
+    for rest, rows in (((experts,), 4), ((experts, dense, gate), 5)):
+        model = Architecture("m", "m", (Layer(Full(1, 8, 8), (), rest),), (0,), 64, 1000)
+        found = evaluate(peak(Widths(model), Forward(10, 0, 1, 2)).quantities)["feed_forward"]
+        assert found == 10 * (2 * (rows * 64 + 2 * 4 * 64) + 41 * 2 + 2 * 4) + 1024
+
+
+@pytest.mark.parametrize(
     ("kind", "device", "reason"),
     [
         (State(recurrent_elements=8), "h100-80gb", "kernels that are installed"),

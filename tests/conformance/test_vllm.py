@@ -33,6 +33,7 @@ from kvcalc.derivation import evaluate
 from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines import make_engine
 from kvcalc.engines.vllm import Vllm, VllmPlan, versions
+from kvcalc.engines.vllm.blocks import Blocks
 from kvcalc.engines.vllm.versions import READ, SPANS
 from kvcalc.errors import InputError, KVCalcError, NotModelledError, RefusalError, UnsupportedError
 from kvcalc.setup import Setup
@@ -909,6 +910,34 @@ def test_turboquant_leaves_the_outer_layers_of_a_model_without_states_alone() ->
     assert llama.bytes_per_block == 64 * (28 * 8 * 134 + 4 * 4096)
     with pytest.raises(NotModelledError, match="layers of several kinds"):
         plan(GEMMA_4_31B, "turboquant_4bit_nc")
+
+
+@pytest.mark.parametrize(("layers", "packed"), [(1, 1), (2, 0), (3, 1), (5, 1), (6, 2)])
+def test_the_packed_block_of_turboquant_grows_also_where_it_leaves_every_layer_alone(layers: int, packed: int) -> None:
+    """A packed token takes 52 bytes, one of a skipped layer 128: 48 packed ones, 3 x 16, cover 16 of those."""
+    block = 48 if layers > 1 else 16
+    planned = plan(model((full(1, 32), layers)), "turboquant_k8v4")
+    assert planned.bytes_per_block == block * (packed * 52 + (layers - packed) * 128)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "most"),
+    [
+        # A window of 18 keeps 16 tokens before the oldest under way: a block, one more where they start inside of it,
+        # and the one token under way opens a third for one of the two sequences.
+        (Blocks("sliding", 16, window=18), 2 * 2 + 1),
+        (Blocks("sliding", 16, window=17), 2 * 2),
+        (Blocks("sliding", 16, window=19), 2 * 3),
+        (Blocks("sliding", 16, window=18, lookahead=1), 2 * 3),
+        # A chunk of 16 keeps 15 tokens from the edge of a block; one of 17 or 20 may begin inside of one.
+        (Blocks("chunked", 16, window=16), 2 * 1),
+        (Blocks("chunked", 16, window=17), 2 * 2 + 1),
+        (Blocks("chunked", 16, window=20), 2 * 3),
+    ],
+)
+def test_the_most_blocks_that_two_sequences_hold_with_one_token_under_way(blocks: Blocks, most: int) -> None:
+    assert blocks.most(1000, 2, 1) == most
+    assert blocks.most(16, 2, 1) == 2
 
 
 def test_vllm_runs_a_float32_model_in_bfloat16() -> None:

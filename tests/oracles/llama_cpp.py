@@ -9,7 +9,7 @@ That wheel ships libllama of b11739 (commit 0ce8cd114, ggml 0.27.0). A model is 
 (``llama_model_init_from_user`` with ``no_alloc``), its bytes are those of ``llama_get_memory_breakdown``; both run
 in a child of their own, because ggml ends the process where it refuses a tensor.
 
-``--record FILE`` writes the contexts and their bytes (tests/data/llama_cpp_b11739.json is ``200 --seed 1``);
+``--record FILE`` writes the contexts and their bytes (tests/data/llama_cpp_b11739.json is ``260 --seed 1``);
 ``--fault`` adds one byte to a rule of kvcalc, which must be found.
 """
 

@@ -61,7 +61,11 @@ CONFIGS = (
     "tests/unit/test_config_files.py",
     "tests/unit/test_families.py",
     "tests/unit/test_config_counts.py",
+    "tests/unit/test_config_kinds.py",
+    "tests/unit/test_stored_besides.py",
+    "tests/unit/test_towers.py",
     "tests/conformance/test_published_models.py",
+    "tests/conformance/test_working_memory.py",
     "tests/property/test_config_laws.py",
 )
 FITTING = (

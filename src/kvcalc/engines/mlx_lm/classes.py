@@ -65,5 +65,8 @@ FLOAT32_STATE = frozenset(
     """.split()
 )
 
+#: Their K and V are projected to one head, whatever the configuration says (recurrent_gemma.py:236).
+ONE_KV_HEAD = frozenset({"recurrent_gemma"})
+
 #: Their classes slide by ``layer_types`` alone, and a model whose layers all slide declares none.
 SLIDES_BY_LAYER_TYPES = frozenset({"ministral3", "mistral"})

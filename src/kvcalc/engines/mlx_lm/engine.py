@@ -156,7 +156,8 @@ class MlxLm(EngineOptions):
         match kind:
             case Full() | Sliding() | Chunked():
                 window = self._window(model, kind)
-                cost = self._heads(model, kind, (kind.num_kv_heads, kind.head_dim, kind.v_head_dim), window, setup)
+                heads = 1 if model.model_type in classes.ONE_KV_HEAD else kind.num_kv_heads
+                cost = self._heads(model, kind, (heads, kind.head_dim, kind.v_head_dim), window, setup)
                 index_key = key * kind.indexer_dim if isinstance(kind, Full) else 0
                 if index_key and model.model_type not in classes.WITH_INDEX_KEYS:
                     raise _no_class(model, "index keys beside full attention")

@@ -530,9 +530,9 @@ def _skipping_boundaries(engine: Vllm, setup: Setup, owned: list[Owned]) -> list
     plain = replace(setup, k_dtype=model_format, v_dtype=model_format)
     whole = {each.position: each.spec for each in owned_caches(engine, plain)}
     skipped = {at for at in whole if at < edge or layers - edge <= at < layers}
-    packed = next((each.spec for each in owned if each.position not in skipped), None)
+    packed = next((each.spec for each in owned if each.position < layers), None)
     if packed is None or not skipped:
-        return [replace(each, spec=whole[each.position]) if each.position in skipped else each for each in owned]
+        return owned
     unit = max(KERNEL_BLOCK, packed.block_size)
     largest = max(whole[at].token_bytes for at in skipped)
     block_size = max(packed.block_size, unit * ceil_div(largest * KERNEL_BLOCK, unit * packed.token_bytes))
