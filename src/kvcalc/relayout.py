@@ -128,26 +128,18 @@ def _laid_out(model: Architecture, layer: Layer, slides: bool, layout: Layout, d
 
 
 def _slide(kind: LayerKind, window: int | None) -> LayerKind:
-    assert isinstance(kind, Full | Sliding | Chunked)
     if is_local(kind) and window is None:
         return kind
     assert window is not None
-    return Sliding(
-        window=window,
-        num_kv_heads=kind.num_kv_heads,
-        head_dim=kind.head_dim,
-        v_head_dim=kind.v_head_dim,
-        extra_state_bytes=kind.extra_state_bytes,
-    )
+    return Sliding(window, **_geometry(kind))
 
 
 def _widen(kind: LayerKind) -> LayerKind:
+    return kind if isinstance(kind, Full) else Full(**_geometry(kind))
+
+
+def _geometry(kind: LayerKind) -> dict[str, int]:
+    """What full, sliding and chunked attention have in common."""
     assert isinstance(kind, Full | Sliding | Chunked)
-    if isinstance(kind, Full):
-        return kind
-    return Full(
-        num_kv_heads=kind.num_kv_heads,
-        head_dim=kind.head_dim,
-        v_head_dim=kind.v_head_dim,
-        extra_state_bytes=kind.extra_state_bytes,
-    )
+    heads = {"num_kv_heads": kind.num_kv_heads, "head_dim": kind.head_dim, "v_head_dim": kind.v_head_dim}
+    return {**heads, "extra_state_bytes": kind.extra_state_bytes}
