@@ -1,4 +1,8 @@
-"""The command line: a thin shell around the library."""
+"""The command line: a thin shell around the library.
+
+A command is a module of its name: its options, and what it asks the library. What an answer alone needs (engines,
+sources, logs, the command's own ``NAME_tables``) is imported inside the function: a help page is made without it.
+"""
 
 from __future__ import annotations
 
