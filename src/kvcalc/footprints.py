@@ -226,14 +226,13 @@ def kv_cache_bytes(
     3120562176
     """
     setup: Setup | None = None
-    if type(context) is type(batch_size) is int and 0 < context <= MAX_TOKENS and 0 < batch_size <= MAX_TOKENS:
-        # prepare() finds it likewise, and takes longer than the answer.
-        try:
-            setup = architecture.derived.get(tuple(options.items()))  # type: ignore[union-attr]
-        except (AttributeError, TypeError):  # a model's name, or an option that is no part of a key
-            setup = None
-    else:
+    if not (type(context) is type(batch_size) is int and 0 < context <= MAX_TOKENS and 0 < batch_size <= MAX_TOKENS):
         context, batch_size = check_count(context, "context"), check_count(batch_size, "batch_size")
+    elif isinstance(architecture, Architecture):
+        try:  # as prepare() finds it, which takes longer than the answer
+            setup = architecture.derived.get(tuple(options.items()))
+        except TypeError:  # options of an engine, or a mistake
+            setup = None
     return (setup or prepare(architecture, **options)).plan.kv_bytes(context, batch_size)
 
 
