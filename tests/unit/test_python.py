@@ -104,3 +104,8 @@ def test_five_devices_for_32_heads_are_no_answer(kvcalc, engine):
     ran = kvcalc("fit", "gemma-3-27b", "--device", "h100-80gb", "-tp", "5", "-e", engine, "-c", "32k")
     assert (ran.code, ran.out) == (2, "")
     assert "1, 2, 4, 8, 16, 32" in ran.err
+
+
+def test_an_argument_that_no_setup_has_is_named_as_python_does():
+    with pytest.raises(TypeError, match="a setup has no argument 'contxt'; it has engine, engine_options, "):
+        kvcalc.footprint("gemma-3-1b", context=1024, contxt=2048)
