@@ -13,7 +13,7 @@ from kvcalc.derivation import Derivation, evaluate
 from kvcalc.engines import make_engine
 from kvcalc.engines.llama_cpp.compute import Graph, compute_buffer
 from kvcalc.engines.llama_cpp.models import ModelCache, model_cache
-from kvcalc.engines.llama_cpp.placement import placement
+from kvcalc.engines.llama_cpp.placement import placement, places_of
 from kvcalc.engines.llama_cpp.plan import ContextParams
 from kvcalc.errors import InputError, NotModelledError
 from kvcalc.setup import prepare
@@ -132,9 +132,17 @@ def test_a_server_at_32k_takes_what_was_measured(model: str, flash_attn: bool, m
     working = kvcalc.working_memory(kvcalc.load(model), context=32768, device="rtx-4090", engine="llama.cpp")
     assert working.activation_bytes / MiB == pytest.approx(mib, abs=0.06)
     assert working.runtime_bytes == 45 * GiB // 100 and working.graph_bytes == 0
+    assert working.band_bytes == 30 * GiB // 100 + working.activation_bytes // 100
     values = evaluate(working.quantities)
     assert (values["activation_bytes"], values["runtime_bytes"]) == (working.activation_bytes, working.runtime_bytes)
     assert working.share_bytes == working.total_bytes and setup.engine.name == "llama.cpp"
+
+
+def test_a_device_without_cuda_has_no_context_of_a_driver() -> None:
+    working = kvcalc.working_memory(
+        kvcalc.load("llama-3.1-8b"), context=32768, device="apple-m4-max-64gb", engine="llama.cpp"
+    )
+    assert (working.runtime_bytes, working.band_bytes) == (0, 256 * MiB + working.activation_bytes // 100)
 
 
 def test_all_rows_of_logits_cost_their_vocabulary() -> None:
@@ -213,6 +221,14 @@ def test_a_layers_cache_lies_with_its_weights() -> None:
     assert sum(place["parameters"] for place in placed) == 27_009_346_304 + embedding  # the tied head is a copy
     assert f"32 layers and {placed[0]['kv_bytes']:,} bytes of the cache lie in host memory" in cache.notes
     assert "placement" not in prepare(model, engine="llama.cpp").plan.report(32768, 1, 0)
+
+
+def test_prediction_layers_are_placed_behind_the_others_and_a_device_may_have_no_part() -> None:
+    model = kvcalc.load("llama-3.1-8b")
+    model = model.changed(mtp_layers=(model.layers[0], model.layers[0]))
+    host, first = places_of(model, 3, [1])  # the output and the last two layers
+    assert (host.layers, first.layers, first.has_output) == (tuple(range(32)), (32, 33), True)
+    assert make_engine("llama.cpp", {"tensor_split": "1,0"}).tensor_split == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("parts", ["", "a", "0,0", "-1,2", ",".join(["1"] * 17)])

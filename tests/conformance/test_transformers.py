@@ -129,6 +129,13 @@ def test_a_release_that_was_not_read_follows_the_nearest_older_one_with_a_note(
     assert not any("releases read" in note for note in cache_of(published("deepseek-v3"), 1000).notes)
 
 
+@pytest.mark.parametrize(
+    "version", ["4.57.1", "5.0.0", *(f"5.{at}.0" for at in (12, 13, 14, 15, 17, 18, 20, 22, 23, 24))]
+)
+def test_a_release_that_was_read_is_followed_without_a_remark(version: str) -> None:
+    assert not [note for note in cache_of(published("gemma-3-1b"), 8, version=version).notes if "releases read" in note]
+
+
 #: The CUDA allocator's count of two layers in bfloat16 on an H100, transformers 5.17.0, one forward: batch, tokens.
 MEASURED_INDEXED = {(1, 1024): 21_495_808, (1, 8192): 171_966_464, (3, 1024): 64_487_424, (2, 2048): 85_983_232}
 

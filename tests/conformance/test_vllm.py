@@ -357,6 +357,51 @@ def test_a_version_that_was_not_read_follows_the_nearest_older_one_and_says_so(v
     )
 
 
+_READ = "0.11.0 0.11.2 0.12.0 0.14.0 0.17.1 0.18.0 0.19.0 0.20.0 0.20.1 0.20.2 0.22.0 0.24.0 0.25.1 0.26.0 0.27.1"
+
+
+@pytest.mark.parametrize("version", [*_READ.split(), *(f"0.{minor}.0" for minor in range(28, 34))])
+def test_a_version_that_was_read_is_followed_without_a_remark(version: str) -> None:
+    assert not [note for note in plan(QWEN_27B, version=version).notes if "releases read" in note]
+
+
+#: The last version with a class of these types (_PREVIOUSLY_SUPPORTED_MODELS of 0.33.0), and the one after it.
+DROPPED = {
+    ("0.10.2", "0.11.0"): "phi4flash motif mllama",
+    ("0.22.0", "0.23.0"): "jais",
+    ("0.23.0", "0.24.0"): "bamba baichuan dots1 internlm minimax minimax_m1 minimax_text_01 qwen xverse",
+    ("0.24.0", "0.25.0"): "grok-1",
+    ("0.25.0", "0.26.0"): "persimmon fuyu",
+    ("0.26.0", "0.27.0"): "ouro plamo2",
+    ("0.28.0", "0.29.0"): "arctic chameleon mpt",
+}
+
+
+@pytest.mark.parametrize(
+    ("last", "after", "model_type"),
+    [(*versions, each) for versions, types in DROPPED.items() for each in types.split()],
+)
+def test_a_type_that_vllm_dropped_is_planned_as_its_last_version_did(last: str, after: str, model_type: str) -> None:
+    layers = model((full(8, 128), 2), model_type=model_type)
+    note = f"vllm has no class of its own for this model after {last}: planned as that version did"
+    assert (note in plan(layers, version=after).notes, note in plan(layers, version=last).notes) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("tp", "ranks", "devices"), [(4, 2, 16), (8, 2, 16), (16, 2, None), (16, 4, 32), (32, 4, None), (8, 1, None)]
+)
+def test_context_parallelism_wants_as_many_devices_for_each_head(tp: int, ranks: int, devices: int | None) -> None:
+    notes = plan(model((full(8, 128), 2)), tp=tp, decode_context_parallel_size=ranks).notes
+    said = [note.rpartition(": ")[2] for note in notes if note.startswith("vllm starts decode context parallelism")]
+    assert said == ([] if devices is None else [f"{devices} devices for 8 heads and {ranks} ranks"])
+
+
+def test_sequences_decode_a_token_each_though_a_step_has_fewer_tokens() -> None:
+    """A window of 18 keeps 16 tokens in 2 blocks, the next opens a third; of two tokens each one such is over."""
+    planned = plan(model((sliding(18, 8, 128), 2)), max_num_batched_tokens=64, max_num_seqs=64)
+    assert planned.blocks(4096, 3000) == 3000 * 2 + 3000 + 3000 // 16
+
+
 def _short(version: str) -> str:
     return {"0.13": "0.13.0", "v0.29.1rc1": "0.29.1"}.get(version, version)
 

@@ -170,3 +170,51 @@ def test_a_gptq_checkpoint_has_zero_biases_by_its_writer():
     assert older.bytes - newer.bytes == 2 * (4 * 512 + 2 * 1024 + 512)  # a bias of two bytes for every output
     assert not any("estimated" in note for note in newer.notes)
     assert any("does not tell which writer" in note for note in shipped().notes)
+
+
+def groups(scheme, form=None):
+    table = {"quant_method": "compressed-tensors", "config_groups": {"a": {"weights": scheme, "targets": ["Linear"]}}}
+    return table if form is None else table | {"format": form}
+
+
+@pytest.mark.parametrize(
+    ("table", "name", "bits_of_a_number", "group", "tile"),
+    [
+        (
+            groups({"type": "float", "strategy": "channel"}),
+            "fp8_channel",
+            8,
+            (),
+            (1, 1),
+        ),  # eight bits unless it says so
+        (groups({"num_bits": 8, "group_size": 128}, "pack-quantized"), "int8_g128", 8, ((128, 2),), (1, 1)),
+        (groups({"num_bits": 4, "group_size": 128}), "int4_g128", 4, ((128, 2),), (1, 1)),
+        (groups({"num_bits": 8, "type": "float", "strategy": "block"}), "fp8_block", 8, (), (128, 128)),
+        (
+            groups({"num_bits": 8, "type": "float", "strategy": "block", "block_structure": [64, 32]}),
+            "fp8_block",
+            8,
+            (),
+            (64, 32),
+        ),
+        ({"quant_method": "fp8", "weight_block_size": [64, 128]}, "fp8_block", 8, (), (64, 128)),
+        ({"quant_method": "mlx"}, "mlx_4bit", 4, ((64, 4),), (1, 1)),
+        ({"quant_method": "mlx", "mode": "affine", "bits": 8}, "mlx_8bit", 8, ((64, 4),), (1, 1)),
+    ],
+)
+def test_what_a_table_does_not_say_is_the_usual(table, name, bits_of_a_number, group, tile):
+    declared = read_quantization(table, "llama").weights
+    packing = declared.packing
+    assert (declared.name, packing.bits, packing.groups, packing.tile) == (name, bits_of_a_number, group, tile)
+
+
+@pytest.mark.parametrize(("bits", "dtype"), [(8, "fp8_e4m3"), (4, "nvfp4")])
+def test_a_cache_scheme_of_floats_is_known_by_its_bits(bits, dtype):
+    table = {"quant_method": "compressed-tensors", "kv_cache_scheme": {"type": "float", "num_bits": bits}}
+    assert read_quantization(table, "llama").cache.dtype == dtype
+
+
+def test_a_table_under_mlxs_own_key_needs_no_method():
+    assert declared_table({"quantization": {"bits": 4}})["quant_method"] == "mlx"
+    assert declared_table({"quantization_config": {"bits": 4, "group_size": 64}})["quant_method"] == "mlx"
+    assert "quant_method" not in declared_table({"quantization_config": {"bits": 4, "group_size": 64, "sym": True}})

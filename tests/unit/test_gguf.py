@@ -9,7 +9,7 @@ from gguf_writer import gguf_header, model_metadata, text, typed, write_gguf
 
 from kvcalc.errors import InputError, UnsupportedError
 from kvcalc.sources import gguf
-from kvcalc.sources.gguf import Skipped, parse_gguf, read_gguf
+from kvcalc.sources.gguf import TENSOR_TYPES, Skipped, parse_gguf, read_gguf
 
 SMALL = model_metadata("llama", block_count=2)
 TENSORS = [
@@ -27,27 +27,30 @@ def test_bytes_are_those_of_the_blocks(tmp_path):
     assert header.has_data
 
 
-@pytest.mark.parametrize(
-    ("dtype", "bits_times_block"),
-    # Bits a number as the formats' names and papers state them, times 256 numbers.
-    [
-        ("q4_0", 4.5 * 256),
-        ("q8_0", 8.5 * 256),
-        ("q6_k", 6.5625 * 256),
-        ("q2_k", 2.625 * 256),
-        ("iq1_s", 1.5625 * 256),
-        ("iq2_xxs", 2.0625 * 256),
-        ("iq3_s", 3.4375 * 256),
-        ("iq4_xs", 4.25 * 256),
-        ("tq1_0", 1.6875 * 256),
-        ("mxfp4", 4.25 * 256),
-        ("nvfp4", 4.5 * 256),
-        ("bf16", 16 * 256),
-    ],
-)
-def test_block_sizes_are_the_published_bits_per_weight(tmp_path, dtype, bits_times_block):
-    header = read_gguf(write_gguf(tmp_path / "m.gguf", SMALL, [("w", (256, 8), dtype)]))
-    assert header.tensors[0].bytes * 8 == bits_times_block * 8
+#: The numbers of ggml.h's enum, the formats' names, and bits a number as their names and papers state them.
+FORMATS = """
+0 f32 32, 1 f16 16, 2 q4_0 4.5, 3 q4_1 5, 6 q5_0 5.5, 7 q5_1 6, 8 q8_0 8.5, 9 q8_1 9, 10 q2_k 2.625, 11 q3_k 3.4375,
+12 q4_k 4.5, 13 q5_k 5.5, 14 q6_k 6.5625, 15 q8_k 9.125, 16 iq2_xxs 2.0625, 17 iq2_xs 2.3125, 18 iq3_xxs 3.0625,
+19 iq1_s 1.5625, 20 iq4_nl 4.5, 21 iq3_s 3.4375, 22 iq2_s 2.5625, 23 iq4_xs 4.25, 24 i8 8, 25 i16 16, 26 i32 32,
+27 i64 64, 28 f64 64, 29 iq1_m 1.75, 30 bf16 16, 34 tq1_0 1.6875, 35 tq2_0 2.0625, 39 mxfp4 4.25, 40 nvfp4 4.5,
+41 q1_0 1.125, 42 q2_0 2.25
+"""
+
+
+def test_formats_have_their_numbers_and_published_bits_per_weight():
+    formats = {number: (name, 8 * size / block) for number, (name, block, size) in TENSOR_TYPES.items()}
+    rows = [row.split() for row in FORMATS.split(",")]
+    assert formats == {int(number): (name, float(bits)) for number, name, bits in rows}
+
+
+def test_metadata_of_every_width_is_read(tmp_path):
+    values = {0: ("B", 200), 1: ("b", -5), 2: ("H", 258), 3: ("h", -258), 4: ("I", 2**31), 5: ("i", -(2**31))}
+    values |= {6: ("f", 0.5), 7: ("?", True), 10: ("Q", 2**63), 11: ("q", -(2**62)), 12: ("d", 0.1)}
+    header = b"GGUF" + struct.pack("<IQQ", 3, 0, len(values))
+    for number, (code, value) in values.items():
+        header += struct.pack("<Q3sI", 3, b"k%02d" % number, number) + struct.pack(f"<{code}", value)
+    (tmp_path / "m.gguf").write_bytes(header)
+    assert read_gguf(tmp_path / "m.gguf").metadata == {f"k{number:02d}": value for number, (_, value) in values.items()}
 
 
 def test_version_2_reads_as_version_3(tmp_path):

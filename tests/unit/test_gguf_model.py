@@ -81,6 +81,7 @@ def test_a_scalar_pattern_overrides_the_period_and_a_list_gives_the_layers(load)
         ("olmo2", {"block_count": 8, "attention__sliding_window": 4096}, "olmo3", "6 sliding (4096) + 2 full"),
         ("exaone4", {"block_count": 30, "attention__sliding_window": 4096}, "exaone4", "30 full"),
         ("exaone4", {"block_count": 64}, "exaone4", "48 sliding (4096) + 16 full"),
+        ("exaone-moe", {"block_count": 8}, "exaone_moe", "6 sliding (128) + 2 full"),
         ("llama4", {"block_count": 48}, "llama4", "36 chunked (8192) + 12 full"),
         ("llama4", {"block_count": 48, "attention__sliding_window": 0}, "llama4", "48 full"),
         (
