@@ -11,6 +11,9 @@ from typing import Annotated, Literal, NotRequired
 from pydantic import Field, with_config
 from typing_extensions import TypedDict  # pydantic reads no other TypedDict before Python 3.12
 
+from kvcalc.fitting import Point
+from kvcalc.paper import Claim, Evidence
+
 Count = Annotated[int, Field(ge=0)]
 
 
@@ -156,29 +159,11 @@ class ExhibitRecord(FootprintRecord):
     exhibit: Literal["Fig. 5", "Fig. 6"]
 
 
-class ClaimRecord(TypedDict):
-    """A sentence of the report held against the cost model."""
-
-    published: str
-    computed: str
-    holds: bool
-    assumption: str
-
-
-class EvidenceRecord(TypedDict):
-    """What the report published about quality."""
-
-    figure: str
-    varied: str
-    models: str
-    bound: float
-
-
 class PaperAnswer(_Answer):
     """``kvcalc paper``."""
 
-    claims: list[ClaimRecord]
-    evidence: list[EvidenceRecord]
+    claims: list[Claim]
+    evidence: list[Evidence]
     caveats: list[str]
     rows: list[ExhibitRecord]
 
@@ -405,14 +390,6 @@ class CapacityRecord(TypedDict):
     refusal: Annotated[str | None, Field(description="why the engine refuses to start with this pool")]
 
 
-class PointRecord(TypedDict):
-    """A workload that fits, where one sequence or one token more does not."""
-
-    context: int
-    batch_size: int
-    required_kv_memory: int
-
-
 class LeverRecord(TypedDict):
     """One change with which the workload fits."""
 
@@ -478,7 +455,7 @@ class FitAnswer(_Answer):
     verdict: Annotated[str, Field(description="the answer in a sentence")]
     pool: PoolRecord
     capacity: CapacityRecord
-    frontier: list[PointRecord]
+    frontier: list[Point]
     levers: list[LeverRecord]
     splits: list[SplitRecord]
     alternatives: list[AlternativeRecord]

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from kvcalc.budgets.baseline import Change
 from kvcalc.budgets.verdict import Verdict
-from kvcalc.report.shapes import BudgetRecord, ChangeRecord, JudgedRecord
+
+if TYPE_CHECKING:
+    from kvcalc.report.shapes import BudgetRecord, ChangeRecord, JudgedRecord
 
 
 def verdict_record(verdict: Verdict, units: Mapping[str, int]) -> BudgetRecord | JudgedRecord:
