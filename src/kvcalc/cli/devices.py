@@ -14,7 +14,6 @@ from kvcalc.units import counted
 
 if TYPE_CHECKING:
     from kvcalc.device import Device
-    from kvcalc.report.shapes import DeviceRecord
 
 EXAMPLES = "kvcalc devices\nkvcalc devices h100\nkvcalc devices apple --json"
 
@@ -32,23 +31,23 @@ def devices(
     from kvcalc.sources.devices import devices as all_devices
 
     target = question.target(format, output)
-    rows = [_record(device) for device in all_devices() if word is None or _has(device, word)]
-    if word is not None and not rows:
+    found = [device for device in all_devices() if word is None or _has(device, word)]
+    if word is not None and not found:
         raise InputError(f"no device with {quote(word)}", hint="see 'kvcalc devices'")
     columns = (
-        Column("device", lambda row: row["name"]),
-        Column("memory", lambda row: row["memory_bytes"], "bytes"),
-        Column("", lambda row: "" if row["measured"] else "not measured"),
-        Column("what it is", lambda row: row["title"], drop_order=1),
-        Column("where the figure comes from", lambda row: row["source"], drop_order=2),
-        Column("other names", lambda row: ", ".join(row["aliases"]), drop_order=3),
+        Column("device", lambda device: device.name),
+        Column("memory", lambda device: device.memory_bytes, "bytes"),
+        Column("", lambda device: "" if device.measured else "not measured"),
+        Column("what it is", lambda device: device.title, drop_order=1),
+        Column("where the figure comes from", lambda device: device.source, drop_order=2),
+        Column("other names", lambda device: ", ".join(device.aliases), drop_order=3),
     )
     named = "" if word is None else f" with {word!r}"
     document = Document(
-        title=f"{counted(len(rows), 'device')}{named}",
+        title=f"{counted(len(found), 'device')}{named}",
         assumptions=("memory as a program sees it: CUDA's or ROCm's total, Metal's working set",),
-        sections=(Section(columns, rows),),
-        records=rows,
+        sections=(Section(columns, found),),
+        records=[device.model_dump(mode="json") for device in found],
         schema="devices",
         units=units,
     )
@@ -59,15 +58,3 @@ def devices(
 def _has(device: Device, word: str) -> bool:
     asked = words(word)
     return any(within(asked, words(name)) for name in (device.name, device.title, *device.aliases))
-
-
-def _record(device: Device) -> DeviceRecord:
-    return {
-        "name": device.name,
-        "title": device.title,
-        "memory_bytes": device.memory_bytes,
-        "measured": device.measured,
-        "source": device.source,
-        "unified": device.unified,
-        "aliases": list(device.aliases),
-    }

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
         LeverRecord,
         NeighbourRecord,
         SplitRecord,
-        UsersRecord,
     )
 
 #: Devices that a table shows.
@@ -64,7 +63,7 @@ def records(decision: Decision, closes: Closes, points: Points) -> dict[str, obj
         "levers": [_lever_record(*each) for each in closes],
         "splits": _split_records(decision),
         "alternatives": [_alternative_record(each) for each in decision.alternatives],
-        "users": [_users_record(each) for each in decision.users],
+        "users": [vars(each) for each in decision.users],
         "beside": [_neighbour_record(each) for each in decision.neighbours],
     }
 
@@ -360,16 +359,6 @@ def _number(value: int | float | None, refusal: str) -> str:
     if value is None:
         return "not shared" if refusal else "no bound"
     return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"
-
-
-def _users_record(row: Users) -> UsersRecord:
-    return {
-        "context": row.context,
-        "shared_prefix": row.shared_prefix,
-        "sequences": row.sequences,
-        "printed": row.printed,
-        "refusal": row.refusal,
-    }
 
 
 def _neighbours_section(neighbours: Sequence[Neighbour]) -> Section:

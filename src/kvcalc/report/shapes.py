@@ -11,8 +11,10 @@ from typing import Annotated, Literal, NotRequired
 from pydantic import Field, with_config
 from typing_extensions import TypedDict  # pydantic reads no other TypedDict before Python 3.12
 
+from kvcalc.device import Device
 from kvcalc.fitting import Point
 from kvcalc.paper import Claim, Evidence
+from kvcalc.users import Users
 
 Count = Annotated[int, Field(ge=0)]
 
@@ -196,22 +198,10 @@ class ModelsAnswer(_Answer):
     rows: list[PresetRecord]
 
 
-class DeviceRecord(TypedDict):
-    """One device preset."""
-
-    name: str
-    title: str
-    memory_bytes: Annotated[Count, Field(description="the total that a program sees")]
-    measured: Annotated[bool, Field(description="a program printed the figure")]
-    source: str
-    unified: Annotated[bool, Field(description="the memory is shared with the processor")]
-    aliases: list[str]
-
-
 class DevicesAnswer(_Answer):
     """``kvcalc devices``."""
 
-    rows: list[DeviceRecord]
+    rows: list[Device]
 
 
 class OptionRecord(TypedDict):
@@ -427,16 +417,6 @@ class AlternativeRecord(TypedDict):
     not_modelled: Annotated[str | None, Field(description="why activations, runtime and graphs are not counted")]
 
 
-class UsersRecord(TypedDict):
-    """How many sequences run at a time, in one sense."""
-
-    context: Annotated[int, Field(description="tokens of each sequence, or of the average one")]
-    shared_prefix: Annotated[Count, Field(description="tokens at the beginning that are the same for all")]
-    sequences: Annotated[int | float | None, Field(description="null: nothing bounds them, or the engine refuses")]
-    printed: Annotated[str, Field(description="the engine's own word, where the figure is its own")]
-    refusal: str
-
-
 class NeighbourRecord(TypedDict):
     """Another model on the device."""
 
@@ -459,7 +439,7 @@ class FitAnswer(_Answer):
     levers: list[LeverRecord]
     splits: list[SplitRecord]
     alternatives: list[AlternativeRecord]
-    users: list[UsersRecord]
+    users: list[Users]
     beside: list[NeighbourRecord]
     server_command: Annotated[str | None, Field(description="the line that starts the server")]
     rows: list[FootprintRecord]
