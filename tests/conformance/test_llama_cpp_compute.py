@@ -76,8 +76,8 @@ def on_a_device(name: str, version: str) -> list[dict[str, Any]]:
     return [{"version": version, **dict(zip(recorded["columns"], row, strict=True))} for row in recorded["rows"]]
 
 
-#: A CUDA build's plans on an H100, and a later build's through its RPC back end, whose device keeps what the graph does;
-#: with a q8_0 cache it made room as CUDA does.
+#: A CUDA build's plans on an H100, and a later build's through its RPC back end, whose device keeps what the graph
+#: does; with a q8_0 cache it made room as CUDA does.
 ON_A_DEVICE = on_a_device("llama_cpp_cuda.json", "0c1e57098") + on_a_device("llama_cpp_device.json", "b11739")
 
 

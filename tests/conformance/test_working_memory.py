@@ -215,8 +215,8 @@ def test_a_pool_without_a_formula_says_why() -> None:
     pool = kvcalc.capacity(model, device="h100-80gb", context=8, engine="vllm").pool
     assert "beside recurrent layers" in pool.not_modelled
     assert pool.working_memory == WorkingMemory()
-    with pytest.raises(NotModelledError, match="working memory of mlx-lm"):
-        kvcalc.working_memory(kvcalc.load("llama-3.1-8b"), device="apple-m4-max-64gb", engine="mlx-lm")
+    with pytest.raises(NotModelledError, match="working memory of tensorrt-llm"):
+        kvcalc.working_memory(kvcalc.load("llama-3.1-8b"), device="h100-80gb", engine="tensorrt-llm")
 
 
 def test_a_profile_does_not_see_recurrent_kernels() -> None:
@@ -402,3 +402,50 @@ def test_a_log_that_prints_weights_has_what_loading_added() -> None:
     terms = Measured("server.log", weights_bytes=13 * GiB)
     pool = Memory(device=load_device("h100-80gb"), measured=(terms, setup)).pool(setup, 8, 1)
     assert (pool.weights_bytes, pool.loading_bytes) == (13 * GiB, 0)
+
+
+@pytest.mark.parametrize(
+    ("model", "context", "chunk", "gigabytes"),
+    [
+        # mlx-lm 0.31.3 on an M5 Max, Qwen3.8-27B in 4 bits (ml-explore/mlx-lm pull 1781), of the same widths.
+        ("qwen3.5-27b", 131072, 2048, 39.78),
+        ("qwen3.5-27b", 131072, 1024, 32.26),
+        ("qwen3.5-27b", 131072, 512, 28.54),
+        ("qwen3.5-27b", 131072, 256, 26.52),
+        # An M2 Ultra, Mistral 7B in 4 bits (ml-explore/mlx-lm pull 40).
+        ("mistral-7b-v0.3", 33898, 2048, 9.111),
+    ],
+)
+def test_mlx_has_the_peak_that_it_prints(model: str, context: int, chunk: int, gigabytes: float) -> None:
+    options = {"prefill_step_size": chunk}
+    setup = prepare(model, engine="mlx-lm", engine_options=options)
+    weights = setup.weights.parameters * 9 // 16  # 4 bits a number, a scale and a bias in two bytes for 64
+    cache = setup.plan.kv_bytes(context, 1)
+    working = setup.engine.working_memory(setup, load_device("apple-m4-max-64gb"), context, 1)
+    assert (weights + cache + working.activation_bytes) / 1e9 == pytest.approx(gigabytes, rel=0.01)
+    assert working.notes == (() if chunk <= 512 else working.notes)
+
+
+def test_mlx_writes_scores_where_no_kernel_is_fused() -> None:
+    def activation(model: str, **options: Any) -> int:
+        return kvcalc.working_memory(
+            model, device="apple-m4-max-64gb", context=3000, engine="mlx-lm", engine_options=options
+        ).activation_bytes
+
+    # The fullest chunk is the first: 2,048 tokens against as many keys, 32 heads, 2 bytes and a sixth.
+    assert activation("llama-3.1-8b", kv_bits=8) - activation("llama-3.1-8b") == 32 * 2048 * 2048 * 2 * 7 // 6
+    dense, sparse = 2 * 2048 * 2 * 4 * 2048, 2 * 2048 * 2 * 8 * (3 * 768 + 2048)
+    assert activation("qwen3-30b-a3b") == dense + sparse + 3000 * 2 * 4 * 256
+
+
+@pytest.mark.parametrize(
+    ("model", "device", "reason"),
+    [
+        ("deepseek-v3", "apple-m4-max-64gb", "latents and indexers"),
+        ("nemotron-nano-9b-v2", "apple-m4-max-64gb", "Mamba's scan"),
+        ("llama-3.1-8b", "h100-80gb", "on NVIDIA H100"),
+    ],
+)
+def test_what_mlx_was_not_seen_to_take_is_refused(model: str, device: str, reason: str) -> None:
+    with pytest.raises(NotModelledError, match=reason):
+        kvcalc.working_memory(model, device=device, context=8192, engine="mlx-lm")

@@ -489,10 +489,10 @@ def test_a_device_must_hold_what_the_engine_needs_to_start(budgets):
 
 
 def test_working_memory_that_is_not_modelled_is_said_in_the_verdict(budgets):
-    table = 'model = "gemma-3-1b"\ncontext = "8k"\ndevice = "h200"\nengine = "mlx-lm"'
+    table = 'model = "gemma-3-1b"\ncontext = "8k"\ndevice = "h200"\nengine = "tensorrt-llm"'
     verdict = judged(budgets(table))[0]
-    assert verdict.sentence().startswith("b0: without working memory 1.9 GiB of ")
-    assert verdict.check.not_modelled == "the working memory of mlx-lm is not modelled"
+    assert verdict.sentence().startswith("b0: without working memory 2.1 GiB of ")
+    assert verdict.check.not_modelled == "the working memory of tensorrt-llm is not modelled"
 
 
 def test_the_message_is_for_those_who_fail(budgets):

@@ -58,7 +58,7 @@ def test_working_memory_without_a_context_is_that_of_the_longest() -> None:
 
 
 def test_a_pool_whose_working_memory_nobody_models_says_what_to_do() -> None:
-    setup = prepare(kvcalc.load("gemma-3-1b"), engine="mlx-lm")
+    setup = prepare(kvcalc.load("gemma-3-1b"), engine="tensorrt-llm")
     pool = Memory(device=find_device("h200", None)).pool(setup, 8192, 1)
     assert pool.advice.startswith("leave a tenth of the device free with --reserve")
 

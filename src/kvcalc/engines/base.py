@@ -98,6 +98,18 @@ class WorkingMemory:
     notes: tuple[str, ...] = ()
 
     @classmethod
+    def ended(cls, work: Derivation, band: str, notes: tuple[str, ...] = ()) -> Self:
+        """The figures of a derivation of activations and runtime alone: no graphs, and all of it counts.
+
+        Args:
+            band: the formula of how far it may be off.
+        """
+        work.let("graph_bytes", "captured graphs", "0", "bytes")
+        work.let("share_bytes", "all of it", "activation_bytes + runtime_bytes", "bytes")
+        work.let("band_bytes", "how far it may be off", band, "bytes")
+        return cls.derived(work, notes)
+
+    @classmethod
     def derived(cls, work: Derivation, notes: tuple[str, ...] = ()) -> Self:
         """The figures that a derivation ends with."""
         return cls(

@@ -87,15 +87,12 @@ def transformers_working_memory(
     derived = [peak(widths, each) for each in forwards(context, chunk, one)]
     work = max(derived, key=lambda each: each["activation_bytes"])
     work.let("runtime_bytes", "the CUDA context", str(_CONTEXT), "bytes", "0.25 to 0.75 GiB")
-    work.let("graph_bytes", "captured graphs", "0", "bytes")
-    work.let("share_bytes", "all of it", "activation_bytes + runtime_bytes", "bytes")
     percent = 3 if one.keeps_scores or _attention(widths).window is not None else 1
     if widths.architecture.model_type in _FUSED_PROJECTIONS:
         percent = 20
     band = f"{_CONTEXT_BAND + _ROUNDING} + activation_bytes * {percent} // 100"
-    work.let("band_bytes", "how far it may be off", band, "bytes")
     notes = ("generate keeps the logits of one token; all of them cost 4 to 8 bytes per entry of the vocabulary",)
-    return WorkingMemory.derived(work, notes)
+    return WorkingMemory.ended(work, band, notes)
 
 
 def _check(widths: Widths, device: Device) -> None:

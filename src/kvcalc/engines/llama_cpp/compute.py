@@ -100,11 +100,8 @@ def llama_cpp_working_memory(
     runtime, band = (_CONTEXT, _CONTEXT_BAND) if device.platform in ("cuda", "rocm") else (0, 256 * MiB)
     held = "context of the driver and BLAS, outside of every buffer"
     work.let("runtime_bytes", held, str(runtime), "bytes", "recorded logs: 0.3 to 0.75 GiB on CUDA")
-    work.let("graph_bytes", "captured graphs", "0", "bytes")
-    work.let("share_bytes", "all of it", "activation_bytes + runtime_bytes", "bytes")
     percent = _percent_off(widths, model, graph)
-    work.let("band_bytes", "how far it may be off", f"{band} + activation_bytes * {percent} // 100", "bytes")
-    return WorkingMemory.derived(work)
+    return WorkingMemory.ended(work, f"{band} + activation_bytes * {percent} // 100")
 
 
 def _percent_off(widths: Widths, model: ModelCache, graph: Graph) -> int:

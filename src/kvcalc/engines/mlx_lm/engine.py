@@ -23,17 +23,21 @@ from kvcalc.architecture import (
     State,
     kind_label,
 )
-from kvcalc.dtypes import BFLOAT16, FLOAT16, FLOAT32
-from kvcalc.engines.base import Loads, Server, refuse_tensor_parallel
+from kvcalc.derivation import Derivation
+from kvcalc.dtypes import BFLOAT16, FLOAT16, FLOAT32, parse_dtype
+from kvcalc.engines.base import Loads, Server, WorkingMemory, refuse_tensor_parallel
 from kvcalc.engines.mlx_lm import classes
+from kvcalc.engines.mlx_lm.memory import mlx_lm_working_memory
 from kvcalc.engines.mlx_lm.plan import LayerCost, MlxLmPlan
 from kvcalc.engines.mlx_lm.slots import Growth
 from kvcalc.engines.options import EngineOptions
 from kvcalc.engines.releases import note_on, release, text
 from kvcalc.errors import UnsupportedError
 from kvcalc.units import MAX_TOKENS
+from kvcalc.widths import Widths
 
 if TYPE_CHECKING:
+    from kvcalc.device import Device
     from kvcalc.setup import Setup
 
 #: Releases whose source was read.
@@ -150,6 +154,13 @@ class MlxLm(EngineOptions):
             is_simple=not has_chunked and not (self.kv_bits is not None and self.quantized_kv_start),
             notes=self._notes(architecture, costs),
         )
+
+    def working_memory(self, setup: Setup, device: Device, context: int, batch_size: int) -> WorkingMemory:
+        """The peak of a prefill chunk."""
+        element = parse_dtype(setup.architecture.dtype).block_bytes
+        work, quantises = Derivation(context, batch_size), self.kv_bits is not None
+        widths = Widths(setup.architecture)
+        return mlx_lm_working_memory(widths, work, self.prefill_step_size, element, quantises, device)
 
     def _cost(self, model: Architecture, kind: LayerKind, count: int, setup: Setup) -> LayerCost:
         key = setup.k_dtype.block_bytes
