@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from kvcalc.device import Device, Platform
+from kvcalc.engines import engine_class
 from kvcalc.errors import RefusalError
 from kvcalc.fitting import Capacity, Memory, capacity_of, fits
 from kvcalc.setup import Setup
@@ -17,14 +18,6 @@ from kvcalc.setup import Setup
 GROUPS = (1, 2, 4, 8)
 #: The engine that people use on a platform where they name none.
 _USUAL: dict[Platform, str] = {"metal": "mlx-lm"}
-#: Engines that run on a platform; all of them run on CUDA.
-_RUNS_ON: dict[Platform, frozenset[str]] = {
-    "cuda": frozenset({"vllm", "sglang", "tensorrt-llm", "lmdeploy", "transformers", "llama.cpp", "ollama"}),
-    "rocm": frozenset({"vllm", "sglang", "transformers", "llama.cpp", "ollama"}),
-    "metal": frozenset({"mlx-lm", "transformers", "llama.cpp", "ollama"}),
-    "gaudi": frozenset({"vllm", "transformers"}),
-    "tpu": frozenset({"vllm", "sglang", "transformers"}),
-}
 
 
 @dataclass(frozen=True)
@@ -65,7 +58,8 @@ def usual_engine(device: Device | None) -> str:
 
 def runs_on(engine: str, device: Device | None) -> bool:
     """Whether an engine runs on a device at all; without one, everything does but the accounting."""
-    return engine != "ideal" and (device is None or engine in _RUNS_ON[device.platform])
+    platforms = engine_class(engine).platforms
+    return bool(platforms) if device is None else device.platform in platforms
 
 
 def in_engines(

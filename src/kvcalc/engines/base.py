@@ -18,7 +18,7 @@ from kvcalc.quantization import TOWERS
 from kvcalc.units import format_bytes
 
 if TYPE_CHECKING:
-    from kvcalc.device import Device
+    from kvcalc.device import Device, Platform
     from kvcalc.quantization import WeightsFormat
     from kvcalc.setup import Setup
 
@@ -215,6 +215,8 @@ class Engine:
     formula: ClassVar[str]
     sources: ClassVar[tuple[str, ...]]
     not_modelled: ClassVar[tuple[str, ...]] = ()
+    #: Where it runs; the report's accounting runs nowhere.
+    platforms: ClassVar[frozenset[Platform]] = frozenset()
     evidence: ClassVar[str] = ""
     #: Whose declared cache format is this engine's default (see ``DeclaredCache``).
     follows_cache_of: ClassVar[frozenset[str]] = frozenset()

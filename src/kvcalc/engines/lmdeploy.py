@@ -39,6 +39,7 @@ from kvcalc.errors import UnsupportedError
 from kvcalc.units import MiB, ceil_div, round_up, smallest_reaching
 
 if TYPE_CHECKING:
+    from kvcalc.device import Platform
     from kvcalc.setup import Setup
 
 _VERSION = "0.18.0"
@@ -306,6 +307,7 @@ class LMDeploy(EngineOptions):
         "TurboQuant (quant_policy 42), drafts of another geometry, cross-attention, context parallelism",
         "flash-attention for MLA is taken as there (Hopper): without it blocks have 32 tokens",
     )
+    platforms: ClassVar[frozenset[Platform]] = frozenset({"cuda"})
     evidence: ClassVar[str] = (
         "against its own cache plans, built from random models (tests/oracles/lmdeploy.py); no server was run"
     )

@@ -39,7 +39,7 @@ from kvcalc.units import MAX_TOKENS
 from kvcalc.widths import Widths
 
 if TYPE_CHECKING:
-    from kvcalc.device import Device
+    from kvcalc.device import Device, Platform
     from kvcalc.engines.base import WorkingMemory
     from kvcalc.setup import Setup
 
@@ -191,6 +191,7 @@ class Ollama(EngineOptions):
         "the smaller batch that it falls back to where memory is short, or on CUDA without flash attention",
         "its MLX runner",
     )
+    platforms: ClassVar[frozenset[Platform]] = frozenset({"cuda", "rocm", "metal"})
     evidence: ClassVar[str] = "read from source; reproduces recorded Ollama logs"
     releases: ClassVar[tuple[tuple[str, ...], ...]] = ((DELEGATES,), (OWN_ENGINE,))
     frugal_options: ClassVar[Mapping[str, tuple[Any, ...]]] = {"num_batch": (512, 256)}

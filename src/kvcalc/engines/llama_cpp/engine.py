@@ -24,7 +24,7 @@ from kvcalc.units import MAX_TOKENS
 from kvcalc.widths import Widths
 
 if TYPE_CHECKING:
-    from kvcalc.device import Device
+    from kvcalc.device import Device, Platform
     from kvcalc.engines.base import WorkingMemory
     from kvcalc.setup import Setup
 
@@ -159,6 +159,7 @@ class LlamaCpp(EngineOptions):
         "CUDA's padding of quantised rows that are no multiple of 512 numbers (hundreds of bytes)",
         "prompt caches in host memory",
     )
+    platforms: ClassVar[frozenset[Platform]] = frozenset({"cuda", "rocm", "metal"})
     evidence: ClassVar[str] = (
         "680 recorded contexts of 17 models, to the byte and to the printed line; "
         "1,500 random contexts of 54 architectures through the library of b11739: 1,202 equal, 0 different"

@@ -37,7 +37,7 @@ from kvcalc.units import MAX_TOKENS
 from kvcalc.widths import Widths
 
 if TYPE_CHECKING:
-    from kvcalc.device import Device
+    from kvcalc.device import Device, Platform
     from kvcalc.setup import Setup
 
 #: Releases whose source was read.
@@ -76,6 +76,7 @@ class MlxLm(EngineOptions):
         "speculative decoding with a draft model, and a prompt cache loaded from a file",
         "a RecurrentGemma whose lru_width is not its hidden_size (the class takes the hidden_size)",
     )
+    platforms: ClassVar[frozenset[Platform]] = frozenset({"metal"})
     evidence: ClassVar[str] = (
         "every recorded cache of mlx-lm 0.32.2 to the byte; its own models of the published configurations with random "
         "prompts, chunks and options (tests/oracles/mlx_lm.py): 0 bytes of difference"

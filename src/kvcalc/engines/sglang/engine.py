@@ -44,7 +44,7 @@ from kvcalc.engines.sglang.states import SLOTS_PER_REQUEST, StatePool
 from kvcalc.errors import InputError, NotModelledError, UnsupportedError
 
 if TYPE_CHECKING:
-    from kvcalc.device import Device
+    from kvcalc.device import Device, Platform
     from kvcalc.setup import Setup
 
 _ALLOW_LIST = f"sglang {VERSION} configs/model_config.py:2651"
@@ -99,6 +99,7 @@ class SGLang(EngineOptions):
         "what is needed beside weights and pools: 'fit' says what its rule sets aside (mem_fraction_static)",
         "models that only their configuration marks with is_hybrid_swa: they are priced in full",
     )
+    platforms: ClassVar[frozenset[Platform]] = frozenset({"cuda", "rocm", "tpu"})
     evidence: ClassVar[str] = (
         "exact on what SGLang's own pool functions and pools answer to random models and servers, drafts among them; "
         "no GPU server was run"

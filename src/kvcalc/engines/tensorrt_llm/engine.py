@@ -17,6 +17,7 @@ from kvcalc.errors import KVCalcError, UnsupportedError
 from kvcalc.units import MAX_TOKENS, parse_counts
 
 if TYPE_CHECKING:
+    from kvcalc.device import Platform
     from kvcalc.setup import Setup
 
 _DTYPES = frozenset({"bfloat16", "float16", "float32", "fp8_e4m3", "int8", "nvfp4"})
@@ -53,6 +54,7 @@ class TensorRTLLM(EngineOptions):
         "what a prefill chunk holds before a window (V2), snapshots of states, drafts beside states",
         "the caches of AutoDeploy where they are no plain blocks",
     )
+    platforms: ClassVar[frozenset[Platform]] = frozenset({"cuda"})
     evidence: ClassVar[str] = (
         "read from the source, never run; one server's printed figures (MLA, fp8) agree to the last printed digit"
     )

@@ -41,7 +41,7 @@ from kvcalc.units import MAX_TOKENS, ceil_div
 from kvcalc.widths import Widths
 
 if TYPE_CHECKING:
-    from kvcalc.device import Device
+    from kvcalc.device import Device, Platform
     from kvcalc.setup import Setup
 
 CacheClass = Literal["dynamic", "static", "quantized", "offloaded", "offloaded_static", "dynamic_unconfigured"]
@@ -120,6 +120,7 @@ class Transformers(EngineOptions):
         "a sequence that generate() ends: its last token is never cached, so P prompt and G new tokens are P + G - 1",
         "multi-token-prediction layers: transformers does not run them",
     )
+    platforms: ClassVar[frozenset[Platform]] = frozenset({"cuda", "rocm", "metal", "gaudi", "tpu"})
     evidence: ClassVar[str] = (
         "every recorded cache of transformers 5.23.0 to the byte, held and logical (5.24.0 has the same rules by its "
         "source); its own models and caches at random (tests/oracles/transformers.py): 0 bytes of difference; the CUDA "

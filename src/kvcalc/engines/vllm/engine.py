@@ -41,7 +41,7 @@ from kvcalc.units import MAX_TOKENS, GiB, ceil_div
 from kvcalc.widths import Widths
 
 if TYPE_CHECKING:
-    from kvcalc.device import Device
+    from kvcalc.device import Device, Platform
     from kvcalc.setup import Setup
 
 # vllm 0.33.0 config/vllm.py:2236: a config with attention_chunk_size turns the hybrid KV cache manager off.
@@ -112,6 +112,7 @@ class Vllm(EngineOptions):
         "KV connectors that move blocks while steps run: they keep those of ended sequences a step longer",
         "windows widened by multi-module speculation; sink tokens; HiSparse; ReplaySSM; Octave formats (ROCm)",
     )
+    platforms: ClassVar[frozenset[Platform]] = frozenset({"cuda", "rocm", "gaudi", "tpu"})
     evidence: ClassVar[str] = (
         "checked against every recorded row of vLLM's own planner (0.33.0, 0.14.0), of its KV cache manager driven "
         "with one request and with several, against the planner of 0.33.0 on random models of every kind of layer "
