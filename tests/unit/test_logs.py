@@ -4,6 +4,7 @@ import io
 import json
 
 import pytest
+from bounded import calls_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -181,6 +182,11 @@ def test_a_long_line_is_cut_and_its_rest_is_skipped():
     assert [(len(line), cut) for line, cut in lines] == [(LONGEST_LINE, True), (len(figure), False)]
 
 
+def test_an_empty_line_is_looked_at_once():
+    steps = [calls_of(lambda count=count: read(bounded_lines(io.BytesIO(b" \r\n" * count)))) for count in (100, 1100)]
+    assert steps[1] - steps[0] <= 5 * 1000  # its bytes, its text, whether it is empty
+
+
 def test_any_number_of_lines_leaves_bounded_memory_behind():
     line = "llama_kv_cache: size = 1.00 MiB ( 256 cells, 1 layers, 1/1 seqs)"
     start = "llama_context: constructing llama_context"
@@ -253,12 +259,13 @@ def test_colours_are_no_part_of_a_number(line):
     assert printed(last_run(line)) == {"pool_tokens": "620944"}
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xfe\xff"])
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-8-sig"])
-def test_a_log_of_another_encoding(encoding):
+def test_a_log_of_another_encoding(encoding, mark):
     text = f"loading 模型\r\n{POOL}\r\n" * 3
     data = text.encode(encoding)
     if encoding == "utf-16-be":
-        data = b"\xfe\xff" + data
+        data = mark + data
     report = read(bounded_lines(io.BytesIO(data)))
     assert report.lines == 6
     assert printed(report.starts[-1]) == {"pool_tokens": "620944"}

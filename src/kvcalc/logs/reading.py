@@ -67,7 +67,7 @@ def read_log(
     number = cut = 0
     for number, (text, was_cut) in enumerate(lines, start=1):
         cut += was_cut
-        if any(repeated in text for repeated in _REPEATED):
+        if text.isspace() or any(repeated in text for repeated in _REPEATED):
             continue
         for plain in _messages(text):
             _read(reader, plain, number, markers)
