@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +11,6 @@ from kvcalc.report.document import Column, Document, Section
 
 if TYPE_CHECKING:
     from kvcalc.engines.base import Engine
-    from kvcalc.report.shapes import EngineHelpRecord
 
 EXAMPLES = "kvcalc engines\nkvcalc engines vllm"
 
@@ -46,6 +45,8 @@ def _one(engine: type[Engine]) -> Document:
     """Everything that is known of one engine."""
     row = _record(engine)
     facts = [("follows", row["follows"]), ("evidence", row["evidence"])]
+    if row["platforms"]:
+        facts.append(("runs on", ", ".join(row["platforms"])))
     facts += [("formula", line) for line in row["formula"].splitlines()]
     facts += [("source", source) for source in row["sources"]]
     facts += [("not modelled", left_out) for left_out in row["not_modelled"]]
@@ -61,17 +62,13 @@ def _one(engine: type[Engine]) -> Document:
     return Document(f"{row['name']}: {row['summary']}", (), tuple(sections), [row], "engines")
 
 
-def _record(engine: type[Engine]) -> EngineHelpRecord:
+#: What an engine says of itself, by its own names and those of the JSON.
+_STATED = ("name", "summary", "follows", "evidence", "formula", "sources", "not_modelled")
+
+
+def _record(engine: type[Engine]) -> dict[str, Any]:
     return {
-        "name": engine.name,
-        "summary": engine.summary,
-        "follows": engine.follows,
-        "evidence": engine.evidence,
-        "formula": engine.formula,
-        "sources": list(engine.sources),
-        "not_modelled": list(engine.not_modelled),
-        "options": [
-            {"name": option.name, "default": option.default, "description": option.description}
-            for option in engine.option_help()
-        ],
+        **{each: getattr(engine, each) for each in _STATED},
+        "platforms": sorted(engine.platforms),
+        "options": [vars(option) for option in engine.option_help()],
     }

@@ -12,6 +12,7 @@ from pydantic import Field, with_config
 from typing_extensions import TypedDict  # pydantic reads no other TypedDict before Python 3.12
 
 from kvcalc.device import Device
+from kvcalc.engines.base import OptionHelp
 from kvcalc.fitting import Point
 from kvcalc.paper import Claim, Evidence
 from kvcalc.users import Users
@@ -204,14 +205,6 @@ class DevicesAnswer(_Answer):
     rows: list[Device]
 
 
-class OptionRecord(TypedDict):
-    """One option of an engine."""
-
-    name: str
-    default: object
-    description: str
-
-
 class EngineHelpRecord(TypedDict):
     """One engine with its rule."""
 
@@ -222,7 +215,8 @@ class EngineHelpRecord(TypedDict):
     formula: str
     sources: list[str]
     not_modelled: list[str]
-    options: list[OptionRecord]
+    platforms: Annotated[list[str], Field(description="what it runs on; empty for an accounting")]
+    options: list[OptionHelp]
 
 
 class EnginesAnswer(_Answer):
