@@ -89,13 +89,7 @@ def vllm_working_memory(version: tuple[int, int], widths: Widths, step: Step, de
     if indexer and version >= _SCORES:  # before the feed-forward of its layer
         layer = f"max({layer}, {512 * MiB} + 4 * T * H * b)"
     work.let("forward", "the widest layer", layer, "bytes", "gpu_model_runner.py:6072")
-    formula = f"B * V * (b + {_FUSED_SAMPLER if fused else _SORTED_SAMPLER}) + T * H * b"
-    if fused:
-        meaning = "rows of the top-k kernel's buffer: a power of two of the multiprocessors it uses"
-        rows = "min(power_of_two(min(multiprocessors, B)), multiprocessors)"
-        work.let("rows", meaning, rows, "rows", "topk_topp_triton.py:1688")
-        formula += " + rows * V * 4"
-    work.let("logits", "the sampler's copies of the logits", formula, "bytes", "gpu_model_runner.py:5866")
+    _work_logits(work, fused)
     terms = ["max(forward, logits)"]
     if step.pipeline_stages > 1:
         # A stage that is not the last has no logits, and keeps what it sends and receives; the largest stage counts.
@@ -114,9 +108,7 @@ def vllm_working_memory(version: tuple[int, int], widths: Widths, step: Step, de
     work.let("activation_bytes", "the profiled peak", " + ".join(terms), "bytes", "fitted: +-0.05 GiB")
     runtime, runtime_band = _runtime(version, step)
     work.let("runtime_bytes", "outside of torch: driver, NCCL, kernels", runtime, "bytes", "median of start-ups")
-    layers = widths.architecture.num_layers
-    graph_formula = f"{GiB // 2} + {layers} * {13 * GiB} // 1000" if step.takes_graphs else "0"
-    graphs = work.let("graph_bytes", "CUDA graphs of the default sizes", graph_formula, "bytes", "fitted: +-0.4 GiB")
+    graphs = _work_graphs(work, step, widths.architecture.num_layers)
     deducted = version >= _DEDUCTS_GRAPHS
     share = "activation_bytes + runtime_bytes" + (" + graph_bytes" if deducted else "")
     work.let("share_bytes", "the part that vllm takes out of its own share", share, "bytes")
@@ -126,6 +118,28 @@ def vllm_working_memory(version: tuple[int, int], widths: Widths, step: Step, de
     work.let("band_bytes", "how far it may be off", str(band), "bytes")
     notes = [f"vllm before 0.21 captures its CUDA graphs, about {graphs / GiB:.1f} GiB, beside its share"]
     return WorkingMemory.derived(work, (*(notes if graphs and not deducted else ()), *_beside_profile(step, widths)))
+
+
+def _work_logits(work: Derivation, fused: bool) -> None:
+    """The sampler's copies of the logits, and from 0.17 on the buffer of its top-k kernel."""
+    formula = f"B * V * (b + {_FUSED_SAMPLER if fused else _SORTED_SAMPLER}) + T * H * b"
+    if fused:
+        meaning = "rows of the top-k kernel's buffer: a power of two of the multiprocessors it uses"
+        rows = "min(power_of_two(min(multiprocessors, B)), multiprocessors)"
+        work.let("rows", meaning, rows, "rows", "topk_topp_triton.py:1688")
+        formula += " + rows * V * 4"
+    work.let("logits", "the sampler's copies of the logits", formula, "bytes", "gpu_model_runner.py:5866")
+
+
+def _work_graphs(work: Derivation, step: Step, layers: int) -> int:
+    """CUDA graphs: a tenth of a GiB, and what all 51 sizes take, by how many of them so many sequences have."""
+    work.let("largest", "sequences of the largest graph", "min(2 * max_num_seqs, 512)", "sequences", "config/vllm.py")
+    steps = "min(largest, 255) // 8 + ((largest - 240) // 16 if largest >= 256 else 0)"
+    work.let("sizes", "1, 2, 4, and from 8 on every eighth, from 256 on every sixteenth", f"3 + {steps}", "graphs")
+    always, at_all_sizes = GiB // 10, GiB // 2 - GiB // 10
+    of_sizes = f"{always} + {at_all_sizes} * sizes // 51 + {layers} * {13 * GiB} // 1000 * sizes // 51"
+    formula = of_sizes if step.takes_graphs else "0"
+    return work.let("graph_bytes", "CUDA graphs of these sizes", formula, "bytes", "fitted: +-0.4 GiB")
 
 
 def _work_indexer(work: Derivation, version: tuple[int, int], step: Step, widths: Widths) -> list[str]:
