@@ -6,11 +6,13 @@ The scripts of tests/oracles have this here, because a file there may have the n
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, given, seed, settings
@@ -34,6 +36,13 @@ def say(*lines: object) -> None:
     """Write lines to the standard output at once."""
     sys.stdout.write("".join(f"{line}\n" for line in lines))
     sys.stdout.flush()
+
+
+def write_rows(path: Path, data: Mapping[str, Any]) -> None:
+    """Write a file of tests/data: a line for each of its ``rows``, and one for all that stands around them."""
+    rows = ",\n".join(map(json.dumps, data["rows"]))
+    text = json.dumps({**data, "rows": []}).replace('"rows": []', f'"rows": [\n{rows}\n]')
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def shape_of(error: object) -> str:

@@ -32,7 +32,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from comparison import Different, add_options, run, table
+from comparison import Different, add_options, run, table, write_rows
 from hypothesis import strategies as st
 
 from kvcalc.architecture import (
@@ -724,10 +724,10 @@ def record(library: Library, count: int, seed: int, path: Path) -> None:
     rnd = Random(seed)
     drawn = [draw_case(rnd) for _ in range(count)]
     answers = [(case, engine_bytes(library, case)) for case in drawn]
-    lines = [json.dumps(_row(case, answer[0])) for case, answer in answers if not isinstance(answer, str)]
-    head = {"version": "b11739", "made_by": "tests/oracles/llama_cpp.py", "cases": count, "seed": seed}
-    head["sha256"] = sha256("\n".join(lines).encode()).hexdigest()
-    path.write_text(json.dumps({**head, "rows": []}).removesuffix("]}") + "\n" + ",\n".join(lines) + "\n]}\n")
+    rows = [_row(case, answer[0]) for case, answer in answers if not isinstance(answer, str)]
+    data = {"version": "b11739", "made_by": "tests/oracles/llama_cpp.py", "cases": count, "seed": seed}
+    checksum = sha256("\n".join(map(json.dumps, rows)).encode()).hexdigest()
+    write_rows(path, data | {"sha256": checksum, "rows": rows})
 
 
 def _row(case: Case, kv_bytes: int) -> dict[str, Any]:

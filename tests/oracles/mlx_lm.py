@@ -10,6 +10,8 @@ On a bare machine (Linux or macOS, no GPU), in this repository::
     $ python tests/oracles/mlx_lm.py
     python tests/oracles/mlx_lm.py 200 --types gemma3,minimax_m3_vl --seed 7
 
+``python tests/oracles/mlx_lm.py --record FILE`` asks the cache classes for the rows of tests/data/mlx_lm.json anew.
+
 The last lines are the counts; where the two differ, the smallest case that differs stands above them. ``--fault`` makes
 one of kvcalc's slots a byte too wide, which has to be found.
 """
@@ -24,6 +26,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,12 +36,12 @@ sys.path[:] = [each for each in sys.path if str(Path(each).resolve()) != HERE]  
 sys.path.insert(0, str(Path(HERE).parent))
 
 import mlx.core as mx
-from comparison import Different, add_options, run, say, shape_of, table
+from comparison import Different, add_options, run, say, shape_of, table, write_rows
 from configs import read
 from hypothesis import strategies as st
 from mlx_lm.generate import maybe_quantize_kv_cache
 from mlx_lm.models.base import BaseModelArgs
-from mlx_lm.models.cache import make_prompt_cache
+from mlx_lm.models.cache import ChunkedKVCache, KVCache, RotatingKVCache, make_prompt_cache
 from mlx_lm.utils import MODEL_REMAPPING, _get_classes
 
 from kvcalc import read_config
@@ -172,6 +175,30 @@ def asked(case: Case) -> dict[str, int]:
     return {"bytes": most, "steady_bytes": held}
 
 
+def recorded(kind: str, size: int | None, prompt: int, step: int, decode_tokens: int) -> tuple[int | None, int, int]:
+    """Slots of a layer with one head of 64 after the prefill (a rotating buffer) and at the end, and its bytes then."""
+    makers = {"rotating": partial(RotatingKVCache, max_size=size), "chunked": partial(ChunkedKVCache, size)}
+    cache = [makers.get(kind, KVCache)()]
+    fed = [min(step, prompt - 1 - start) for start in range(0, prompt - 1, step)]
+    slots: list[int] = []
+    for count in (*fed, *[1] * (1 + decode_tokens)):
+        if kind == "chunked":
+            cache[0].maybe_trim_front()
+        cache[0].update_and_fetch(*[mx.zeros((1, 1, count, 64), mx.float16)] * 2)
+        if kind == "quantized":
+            maybe_quantize_kv_cache(cache, 0, 64, size)
+        keys = cache[0].keys
+        slots.append((keys[0] if isinstance(keys, tuple | list) else keys).shape[2])
+    return slots[len(fed) - 1] if kind == "rotating" else None, slots[-1], cache[0].nbytes
+
+
+def record(path: Path) -> None:
+    """Write tests/data/mlx_lm.json with what the installed version answers to its rows."""
+    data = read("mlx_lm.json")
+    rows = [[*row[:5], *recorded(*row[:5])] for row in data["rows"]]
+    write_rows(path, data | {"mlx_lm": version("mlx-lm"), "rows": rows})
+
+
 def told(case: Case) -> dict[str, int]:
     """The same of kvcalc.
 
@@ -249,7 +276,11 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(arguments, cases=2000, fault="make a slot of kvcalc's a byte too wide")
     arguments.add_argument("--types", default="", help="model types with commas between them (default: all)")
+    arguments.add_argument("--record", type=Path, help="write the rows of mlx_lm.json here, and compare nothing")
     asked_for = arguments.parse_args()
+    if asked_for.record is not None:
+        record(asked_for.record)
+        return 0
     if asked_for.fault:
         right = MlxLm._heads
         MlxLm._heads = lambda *given: replace(  # type: ignore[method-assign]

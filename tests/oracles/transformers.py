@@ -11,6 +11,8 @@ On a bare machine, in this repository::
     $ python tests/oracles/transformers.py
     python tests/oracles/transformers.py 100 --types qwen3_next,gemma3n_text --seed 7
 
+``python tests/oracles/transformers.py --record FILE`` asks for the rows of tests/data/transformers.json anew.
+
 The last lines are the counts; where the two differ, the smallest case that differs stands above them. ``--fault`` makes
 one of kvcalc's slots a byte too wide, which has to be found.
 """
@@ -40,7 +42,8 @@ from hypothesis import strategies as st
 
 sys.path += [str(Path(HERE).parent), HERE]
 
-from comparison import Different, add_options, run, say, shape_of, table
+from comparison import Different, add_options, run, say, shape_of, table, write_rows
+from configs import read
 from parameters import BY_DEFINITION, KNOBS, build, plain, reads_an_encoder, types
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -189,8 +192,8 @@ def running(case: Case) -> Callable[[Any, int], Any]:
     name = next(name for name in ("cache", "past_key_values", "cache_params") if name in parameters_of(model))
 
     def new_cache() -> Any:
-        if case.cache == "dynamic":
-            return None  # the model makes its own, as generate() does
+        if case.cache == "dynamic":  # the model makes its own, as generate() does; RecurrentGemma would not return it
+            return transformers.DynamicCache(config=config) if name == "cache" else None
         made = [
             transformers.StaticCache(config=config, max_cache_len=tokens)
             if case.cache == "static"
@@ -203,8 +206,9 @@ def running(case: Case) -> Callable[[Any, int], Any]:
         ids = torch.ones((case.batch_size, count), dtype=torch.long, device="meta")
         encoder_ids = torch.ones((case.batch_size, case.encoder_tokens), dtype=torch.long, device="meta")
         texts = {"input_ids": encoder_ids, "decoder_input_ids": ids} if seq2seq else {"input_ids": ids}
-        output = model(**texts, **{name: new_cache() if kept is None else kept}, use_cache=True)
-        return getattr(output, name)
+        given = new_cache() if kept is None else kept
+        output = model(**texts, **{name: given}, use_cache=True)
+        return getattr(output, name, given)
 
     return feed
 
@@ -287,6 +291,27 @@ def offloading(case: Case) -> Callable[[Any, int], Any]:
         return kept
 
     return feed
+
+
+@torch.inference_mode()
+def recorded(file: Mapping[str, Any], cache_class: str, held_after: str, tokens: int, batch_size: int) -> list[int]:
+    """Bytes of a published model's cache by its tensors' shapes, and of the storage behind them."""
+    text = {**file, **file.get("text_config", {})}
+    usual = {key: value for key, value in defaults(text["model_type"]).items() if key in SMALL}
+    changes = tuple((usual | {key: value for key, value in text.items() if key != "text_config"}).items())
+    case = Case(text["model_type"], changes, cache_class, "bfloat16", batch_size, tokens, None, 0)
+    feed, kept = running(case), None
+    for count in (tokens - 1, 1) if held_after == "decode" else (tokens,):
+        kept = feed(kept, count)
+    storage, logical = held(kept)
+    return [logical, storage]
+
+
+def record(path: Path) -> None:
+    """Write tests/data/transformers.json with what the installed version answers to the rows of its models."""
+    data, files = read("transformers.json"), read("configs.json")
+    rows = [[*row[:5], *recorded(files[row[0]], *row[1:5])] for row in data["rows"]]
+    write_rows(path, data | {"transformers": transformers.__version__, "rows": rows})
 
 
 def told(case: Case) -> dict[str, int]:
@@ -395,8 +420,12 @@ def main() -> int:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(arguments, cases=2000, fault="make a slot of kvcalc's a byte too wide")
     arguments.add_argument("--types", default="", help="model types with commas between them (default: all)")
+    arguments.add_argument("--record", type=Path, help="write the rows of transformers.json here, and compare nothing")
     asked_for = arguments.parse_args()
     torch.set_num_threads(1)
+    if asked_for.record is not None:
+        record(asked_for.record)
+        return 0
     if asked_for.fault:
         right = Part.__init__
         Part.__init__ = lambda self, slots, slot_bytes, *rest, **more: right(self, slots, slot_bytes + 1, *rest, **more)  # type: ignore[method-assign]
