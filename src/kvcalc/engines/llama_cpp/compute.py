@@ -30,7 +30,8 @@ _NORM_AFTER = frozenset({"exaone4", "olmo2", "olmo3"})
 _CONTEXT, _CONTEXT_BAND = 45 * GiB // 100, 30 * GiB // 100
 #: How far a device's part is from the formula, in percent, by 1,700 contexts (0c1e57098 on an H100, b11739 through its
 #: RPC back end): with flash attention and an f16 cache, with another cache or without it, beside recurrent states, and
-#: on CUDA of experts narrower than half the residual stream, whose outputs lie where room happens to be.
+#: on CUDA of experts narrower than half the residual stream, whose outputs lie where room happens to be (and phi-3's
+#: logits, where all are kept).
 _FLASH_BAND, _PLAIN_BAND, _STATES_BAND, _EXPERTS_BAND = 1, 9, 18, 25
 #: What to do where no formula holds.
 FIT_PARAMS = "run llama-fit-params: it asks llama.cpp's own allocator"
@@ -81,7 +82,9 @@ def compute_buffer(work: Derivation, model: ModelCache, widths: Widths, graph: G
     widest = f"max({', '.join(moments)})" if len(moments) > 1 else moments[0]
     work.let("layers", "the widest moment of a layer", f"ub * ({widest} + inputs + mask)", "bytes", _GRAPH)
     # Rows of the last hidden state, its norm and their copies beside the logits.
-    kept = "4 * outputs * (V + 4 * E) + ub * (inputs + mask)" if graph.keeps_inputs else "4 * outputs * (V + 2 * E)"
+    kept = f"4 * outputs * (V + {2 - graph.on_device} * E)"
+    if graph.keeps_inputs:
+        kept = "4 * outputs * (V + 4 * E) + ub * (inputs + mask)"
     work.let("logits", "the logits", kept, "bytes", _GRAPH)
     source = "llama.cpp src/llama-context.cpp:615-770"
     moments = ["layers", "logits", *_derive_f16_copies(work, model, widths, graph)]
@@ -106,7 +109,7 @@ def llama_cpp_working_memory(
 
 def _percent_off(widths: Widths, model: ModelCache, graph: Graph) -> int:
     converts = graph.on_cuda and {model.k_type, model.v_type} != {"f16"}
-    if graph.on_cuda and _has_narrow_experts(widths):
+    if graph.n_outputs is not None or (graph.on_cuda and _has_narrow_experts(widths)):
         return _EXPERTS_BAND
     if _states(widths):
         return _STATES_BAND
