@@ -9,6 +9,7 @@ import pytest
 from kvcalc import kv_cache_bytes
 from kvcalc.errors import NotModelledError, UnsupportedError
 from kvcalc.sources.config import read_config
+from kvcalc.sources.config.originals import as_transformers
 from kvcalc.weights import weights
 
 LLAMA = {
@@ -129,6 +130,8 @@ def test_experts_of_a_dense_type_are_read_and_said() -> None:
     assert weights(model, None).parameters == WHOLE + 32 * (7 * 3 * 4096 * 14336 + 8 * 4096)
     assert any("weights estimated" in note for note in model.provenance.notes)
     assert parameters(LLAMA | {"num_experts": 1}) == WHOLE
+    two = LLAMA | {"num_experts": 2, "num_experts_per_tok": 1}
+    assert parameters(two) == WHOLE + 32 * (3 * 4096 * 14336 + 2 * 4096)
 
 
 PARAMS = {"dim": 4096, "n_layers": 32, "head_dim": 128, "hidden_dim": 14336, "n_heads": 32, "n_kv_heads": 8}
@@ -140,6 +143,7 @@ PARAMS = {"dim": 4096, "n_layers": 32, "head_dim": 128, "hidden_dim": 14336, "n_
         (PARAMS | {"vocab_size": 32000, "sliding_window": 4096}, 7_241_732_096),
         (PARAMS | {"vocab_size": 32000, "moe": {"num_experts": 8, "num_experts_per_tok": 2}}, 46_702_792_704),
         ({"dim": 4096, "n_layers": 32, "n_heads": 32, "multiple_of": 256, "vocab_size": -1}, 6_738_415_616),
+        ({"dim": 4096, "n_layers": 32, "n_heads": 32, "ffn_dim_multiplier": 1, "vocab_size": -1}, 6_738_415_616),
         (
             {"dim": 8192, "n_layers": 80, "n_heads": 64, "n_kv_heads": 8, "multiple_of": 4096, "vocab_size": 32000}
             | {"ffn_dim_multiplier": 1.3},
@@ -155,6 +159,13 @@ PARAMS = {"dim": 4096, "n_layers": 32, "head_dim": 128, "hidden_dim": 14336, "n_
 )
 def test_files_of_other_programs_name_no_model_type(config: dict[str, Any], count: int) -> None:
     assert parameters(config) == count
+
+
+@pytest.mark.parametrize(
+    "config", [{"dim": 64}, {"dim": 64, "n_layers": 2}, {"n_layers": 2, "n_heads": 4}, {"ssm_cfg": {}}]
+)
+def test_a_file_that_lacks_their_keys_is_none_of_other_programs(config: dict[str, Any]) -> None:
+    assert as_transformers(config) is config
 
 
 def test_latents_are_plain_attention_where_the_file_has_none() -> None:
@@ -295,6 +306,10 @@ def test_an_unknown_type_whose_keys_change_nothing_is_a_plain_decoder(more: dict
 def test_a_dspark_draft_has_tables_from_token_to_token_and_a_confidence() -> None:
     draft = SMALL | {"model_type": "qwen3", "head_dim": 16, "dflash_config": {"target_layer_ids": [0, 1, 2]}}
     plain = parameters(draft | {"architectures": ["DFlashDraftModel"]})
+    layers = parameters(draft | {"tie_word_embeddings": True}) - 500 * 64  # embedding and head are the target's
+    assert plain == layers + 3 * 64 * 64 + 64
+    untapped = draft | {"architectures": ["DFlashDraftModel"], "dflash_config": {"target_layer_ids": []}}
+    assert parameters(untapped) == layers + 2 * 64 * 64 + 64  # as many taps as layers
     settings = {"markov_rank": 8, "enable_confidence_head": True, "confidence_head_with_markov": True}
     dspark = draft | {"architectures": ["DSparkDraftModel"]}
     dspark["dflash_config"] = draft["dflash_config"] | settings
