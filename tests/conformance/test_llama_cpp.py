@@ -350,6 +350,20 @@ def test_n_ctx_and_n_seq_max_replace_the_workload_and_say_so() -> None:
         "4 of 8 sequences run at a time, the others wait",
     )
     assert configured.allocate(8192, 4).notes == ()
+    unified = plan(model, n_ctx=8192, n_seq_max=2, kv_unified=True)
+    assert unified.allocate(4096, 2).notes == ()
+    assert unified.allocate(5000, 2).notes[0].startswith("n_ctx leaves 4,096 cells to a sequence: ")
+
+
+@pytest.mark.parametrize(("options", "pads"), [({}, True), ({"kv_unified": True}, False)])
+def test_slots_of_one_size_are_as_long_as_the_longest_request(options: dict[str, bool], pads: bool) -> None:
+    assert make_engine("llama.cpp", options).pads_to_longest is pads
+
+
+def test_a_model_whose_layers_all_slide_has_no_other_cache() -> None:
+    layers = model_of("m", "olmo3", [Sliding(128, 2, 64, 64)] * 2)
+    report = plan(layers).report(4096, 1, 2**40)
+    assert (report["kv_base_bytes"], report["kv_swa_bytes"]) == (0, plan(layers).kv_bytes(4096, 1))
     assert make_engine("llama.cpp", {"n_ctx": 32768, "n_seq_max": 4}).context_limit == 8192
     assert make_engine("llama.cpp").context_limit is None
 

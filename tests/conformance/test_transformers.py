@@ -80,6 +80,12 @@ def test_a_shorter_last_chunk_does_not_hide_the_full_chunk_before_it() -> None:
     assert cache_of(model, 9001, prefill_chunk=1000).steady_bytes == 256 * 512
 
 
+def test_a_last_chunk_of_one_token_does_not_hide_the_chunk_before_it_where_layers_are_offloaded() -> None:
+    model = laid_out("sliding", "mistral", [sliding(4)] * 3)
+    # The layer under way has 4 tokens behind the 3 that it kept; of the next one the 3 that it shows are fetched.
+    assert cache_of(model, 9, cache="offloaded", prefill_chunk=4).bytes == 256 * (3 + 4 + 3)
+
+
 def test_chunks_of_one_token_at_ten_million_tokens_are_the_steady_state() -> None:
     predicted = cache_of(laid_out("mixed", "gemma3", [sliding(1024), full()]), 10 * 2**20, prefill_chunk=1)
     assert predicted.bytes == predicted.steady_bytes == 256 * (1024 + 10 * 2**20)
