@@ -45,7 +45,7 @@ def footprint(setup: Setup, parts: Sequence[Part]) -> Footprint:
     made = footprint_of(setup, all_at_once.context, all_at_once.batch_size)
     if len(parts) == 1 or setup.engine.pads_to_longest:
         return made
-    first, *added = _largest_first(setup, parts, setup.plan.kv_bytes)
+    first, *added = _largest_first(parts, setup.plan.kv_bytes)
     cache = setup.plan.allocate(first.context, first.batch_size)
     for part in added:
         more = setup.plan.allocate(part.context, part.batch_size + _RUNNING)
@@ -58,11 +58,11 @@ def _sum(setup: Setup, parts: Sequence[Part], size: Callable[[int, int], int]) -
     if len(parts) == 1 or setup.engine.pads_to_longest:
         part = whole(parts)
         return size(part.context, part.batch_size)
-    first, *added = _largest_first(setup, parts, size)
+    first, *added = _largest_first(parts, size)
     return size(first.context, first.batch_size) + sum(_added(part, size) for part in added)
 
 
-def _largest_first(setup: Setup, parts: Sequence[Part], size: Callable[[int, int], int]) -> list[Part]:
+def _largest_first(parts: Sequence[Part], size: Callable[[int, int], int]) -> list[Part]:
     """The parts; first the one that, with what an engine holds once, makes the mix largest."""
 
     def held_once(part: Part) -> int:

@@ -20,8 +20,8 @@ from kvcalc.cli.words import COMMAND, option_name, usual
 from kvcalc.errors import KVCalcError, did_you_mean, printable
 from kvcalc.sources.files import READ
 
-#: Every command by what it is for, in the order of the help page, and what it says in a line; each is a function of its
-#: name in a module of its name.
+#: Every command by what it is for, in the order of the help page, and what it does in a line; each is a function of its
+#: name in a module of its name, which has no other text.
 PURPOSES = {
     "Ask": {
         "show": "What one model takes: weights, KV cache, total.",
@@ -34,7 +34,7 @@ PURPOSES = {
         "paper": "Section 5.2 of the Gemma 3 report, published beside computed.",
     },
     "Guard": {
-        "check": "Memory budgets in CI.",
+        "check": "Memory budgets in CI: exit 1 if one fails.",
         "audit": "An engine's log against the prediction.",
     },
     "Look up": {
@@ -45,7 +45,7 @@ PURPOSES = {
         "schema": "The JSON Schema of an answer, or of a file.",
     },
 }
-COMMANDS = tuple(name for names in PURPOSES.values() for name in names)
+COMMANDS = {name: says for names in PURPOSES.values() for name, says in names.items()}
 _EXAMPLES = (
     "kvcalc gemma-3-27b                                    what it takes\n"
     "kvcalc fit llama-3.1-8b --gpu rtx-4090 -e llama.cpp   does it fit my card\n"
@@ -73,7 +73,7 @@ class _Commands(CommandGroup):
 def _command(name: str) -> TyperCommand:
     module = import_module(f"kvcalc.cli.{name}")
     alone = typer.Typer(rich_markup_mode=None, add_completion=False)
-    alone.command(name, epilog=module.EXAMPLES, cls=Command)(getattr(module, name))
+    alone.command(name, help=COMMANDS[name], epilog=module.EXAMPLES, cls=Command)(getattr(module, name))
     found = typer.main.get_command(alone)
     assert isinstance(found, TyperCommand)
     return found

@@ -51,7 +51,6 @@ def audit(
     format: options.CheckFormat = None,  # noqa: A002 - the option's name
     output: options.Output = None,
 ) -> int:
-    """An engine's log against the prediction."""
     from kvcalc.cli import audit_tables
     from kvcalc.logs.base import LONGEST_LINE, Given
     from kvcalc.logs.verdict import audit as audit_log

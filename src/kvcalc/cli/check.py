@@ -44,7 +44,6 @@ def check(
     explain: options.Explain = False,
     units: options.UnitsOption = "binary",
 ) -> int:
-    """Memory budgets in CI: exit 1 if one fails."""
     from kvcalc.budgets.baseline import load_baseline
     from kvcalc.budgets.checking import check_files
     from kvcalc.budgets.file import find_files

@@ -44,7 +44,6 @@ def compare(
     explain: options.Explain = False,
     units: options.UnitsOption = "binary",
 ) -> int:
-    """Side by side: models, layouts, engines, formats."""
     from kvcalc.fitting import Memory
     from kvcalc.footprints import footprint_of
 

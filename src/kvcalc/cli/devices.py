@@ -27,7 +27,6 @@ def devices(
     output: options.Output = None,
     units: options.UnitsOption = "binary",
 ) -> int:
-    """Devices with their memory, sources, aliases."""
     from kvcalc.sources.devices import devices as all_devices
 
     target = question.target(format, output)

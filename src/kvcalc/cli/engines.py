@@ -23,7 +23,6 @@ def engines(
     format: options.Format = None,  # noqa: A002 - the option's name
     output: options.Output = None,
 ) -> int:
-    """The engines, or one: options, formula, sources."""
     from kvcalc.engines import REGISTRY, engine_class, engine_name
 
     target = question.target(format, output)

@@ -98,7 +98,6 @@ def fit(
     explain: options.Explain = False,
     units: options.UnitsOption = "binary",
 ) -> int:
-    """Whether it fits, and what would make it fit."""
     from kvcalc.beside import left_by
     from kvcalc.cli import fit_question, fit_tables, fit_words
     from kvcalc.deciding import Workload, choose, closing, decide

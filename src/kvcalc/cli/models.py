@@ -36,7 +36,6 @@ def models(
     format: options.Format = None,  # noqa: A002 - the option's name
     output: options.Output = None,
 ) -> int:
-    """The models that are shipped, or one of them."""
     from kvcalc.cli import models_tables as tables
     from kvcalc.sources import shipped
     from kvcalc.sources.preset import find_preset, preset_text

@@ -29,7 +29,6 @@ def page(
         list[str] | None, options.option("--device", "DEVICE", "Only this one; repeatable.", offer=complete.devices)
     ] = None,
 ) -> int:
-    """The calculator as one HTML file."""
     from kvcalc.engines import engine_name, engine_names
     from kvcalc.page.data import page_data
     from kvcalc.page.render import render

@@ -30,7 +30,6 @@ def paper(
     explain: options.Explain = False,
     units: options.UnitsOption = "decimal",
 ) -> int:
-    """Gemma 3's section 5.2, published and computed."""
     from kvcalc.cli import paper_tables
 
     target = question.target(format, output, plot)

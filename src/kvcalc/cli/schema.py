@@ -21,7 +21,6 @@ def schema(
     ] = None,
     output: options.Output = None,
 ) -> int:
-    """The JSON Schema of an answer, or of a file."""
     from kvcalc.cli.schemas import schema_names, schema_of
 
     if name is None:

@@ -77,7 +77,6 @@ def search(
     explain: options.Explain = False,
     units: options.UnitsOption = "binary",
 ) -> int:
-    """Layouts and formats that fit a memory."""
     from kvcalc import search as grid_search
     from kvcalc.cli import search_tables
     from kvcalc.cli.progress import Progress, interruptible

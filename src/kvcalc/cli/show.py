@@ -41,7 +41,6 @@ def show(
     explain: options.Explain = False,
     units: options.UnitsOption = "binary",
 ) -> int:
-    """What one model takes: weights, KV cache, total."""
     from kvcalc.fitting import Memory
     from kvcalc.footprints import footprint_of
 

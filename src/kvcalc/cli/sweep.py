@@ -48,7 +48,6 @@ def sweep(
     explain: options.Explain = False,
     units: options.UnitsOption = "binary",
 ) -> int:
-    """The KV cache over the context, as a curve."""
     from kvcalc.footprints import footprint_of
     from kvcalc.growth import growth
 

@@ -6,7 +6,7 @@ memory (``kvcalc gemma-3-27b``). Each of these is turned into the one spelling t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextvars import ContextVar
 
 from kvcalc.errors import NotModelledError
@@ -85,7 +85,7 @@ def option_name(name: str) -> str:
     return _OPTIONS.get(name, name)
 
 
-def usual(typed: Sequence[str], commands: Sequence[str]) -> list[str]:
+def usual(typed: Sequence[str], commands: Collection[str]) -> list[str]:
     """The command line as the commands take it.
 
     Raises:
@@ -111,12 +111,12 @@ def usual(typed: Sequence[str], commands: Sequence[str]) -> list[str]:
         rest = rest[1:]
     elif first in _LISTS and rest[:1] == ["export"]:
         rest = [*rest[1:], "--spec"]
-    if first not in commands and not first.startswith("-") and _looks_like_a_model(first, commands):
+    if first not in commands and not first.startswith("-") and _looks_like_a_model(first):
         return ["show", first, *rest]
     return [first, *rest]
 
 
-def _looks_like_a_model(word: str, commands: Sequence[str]) -> bool:
+def _looks_like_a_model(word: str) -> bool:
     """Whether a first word that is no command is meant as a model: one that is known, or written like one."""
     from kvcalc.sources.preset import find_preset
 
