@@ -100,12 +100,20 @@ def test_the_estimate_counts_every_layer_of_other_models_in_full() -> None:
     assert estimate("llama-3.1-8b") == 512 * MiB
     assert estimate("llama-3.1-8b", "q4_0") == 128 * MiB  # half a byte for each number, without the scales
     assert estimate("gpt-oss-20b") == (12 * (4096 + 512) + 12 * 4096) * 2 * 8 * 64 * 2
+    # 6 layers of attention; 10 convolutions of 2,048 channels keep 2 columns of 4 bytes.
+    assert estimate("lfm2-1.2b") == 6 * 4096 * 2 * 8 * 64 * 2 + 10 * 4 * 2048 * 2
     assert estimate("deepseek-v2-lite") == 27 * 4096 * (512 + 64 + 512) * 2
 
 
 @pytest.mark.parametrize(
     ("version", "followed", "note"),
-    [("0.6.3", "0.13", ""), ("v0.13.1", "0.13", ""), ("0.20.0", "0.13", "after"), ("fb30760996", "fb30760996", "")],
+    [
+        ("0.6.3", "0.13", ""),
+        ("v0.13.1", "0.13", ""),
+        ("0.14.0", "0.13", "after"),
+        ("0.5.13", "0.13", "before"),
+        ("fb30760996", "fb30760996", ""),
+    ],
 )
 def test_releases_of_2025_follow_the_rule_of_their_own_engine(version: str, followed: str, note: str) -> None:
     setup = prepare(kvcalc.load("gemma-3-1b"), engine="ollama", engine_options={"version": version})

@@ -88,6 +88,7 @@ WEIGHTS = (
 # at the first failure.
 PATTERNS: dict[str, tuple[str, ...]] = {
     "engines/ideal.py": (
+        "tests/unit/test_rare_cases.py",
         "tests/property/test_ideal_laws.py",
         "tests/conformance/test_published_models.py",
         *ANY_ENGINE,

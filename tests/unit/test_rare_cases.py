@@ -173,3 +173,8 @@ def test_sglang_shows_its_state_slots_and_one_more() -> None:
     values = {each.symbol: each.value for each in setup.plan.explain(4096, 1)}
     # 8 full layers of 4 heads of 256 in bfloat16; page size 1, so one token of padding.
     assert values["kv_bytes"] == 4097 * 8 * 2 * 4 * 256 * 2 + 41 * 51_511_296 == setup.plan.kv_bytes(4096, 1)
+
+
+def test_the_reports_accounting_divides_kv_heads_over_devices() -> None:
+    whole, part = (kvcalc.kv_cache_bytes("llama-3.1-8b", context=1000, tensor_parallel_size=tp) for tp in (1, 4))
+    assert (whole, part) == (32 * 1000 * 2 * 8 * 128 * 2, 32 * 1000 * 2 * 2 * 128 * 2)
