@@ -13,6 +13,7 @@ from kvcalc.derivation import evaluate
 from kvcalc.engines.transformers_memory import Forward, forwards, peak, transformers_working_memory
 from kvcalc.errors import NotModelledError
 from kvcalc.sources.devices import load_device
+from kvcalc.units import GiB, MiB
 from kvcalc.widths import Widths
 
 RECORDED = json.loads((Path(__file__).parent.parent / "data" / "transformers_peaks.json").read_text(encoding="utf-8"))
@@ -157,3 +158,65 @@ def test_a_model_without_projections_is_its_residuals_and_tables() -> None:
     model = Architecture("m", "m", (Layer(Full(8, 128, 128)),), (0,), 64, 1000)
     working = kvcalc.working_memory(model, context=8, device="h100-80gb", engine="transformers")
     assert working.activation_bytes == 8 * 4 * 64 * 2 + 8 * (4 * 128 + 8 + 8)
+
+
+NET = {"linear_key_head_dim": 128, "linear_value_head_dim": 128, "linear_conv_kernel_dim": 4}
+WIDE = {"hidden_size": 5120, "intermediate_size": 17408, "num_attention_heads": 24, "num_key_value_heads": 4}
+EXPERTS = {"moe_intermediate_size": 512, "shared_expert_intermediate_size": 512, "num_experts": 16}
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "keys", "further", "working_bytes"),
+    [
+        # One prefill of 4,096 tokens with torch 2.11 and transformers 5.17.0 on an H100, no kernels installed.
+        ("qwen3_5_text", 16, 16, {}, 498507776),
+        ("qwen3_5_text", 32, 16, {}, 987541504),
+        ("qwen3_5_text", 48, 16, {}, 1442496512),
+        ("qwen3_5_text", 64, 16, {}, 1898500096),
+        ("qwen3_5_text", 48, 16, WIDE, 1510129664),
+        ("qwen3_5_moe_text", 32, 16, {**EXPERTS, "num_experts_per_tok": 8}, 987541504),
+        ("qwen3_next", 32, 16, {**EXPERTS, "num_experts_per_tok": 10}, 1088729088),
+        ("qwen3_next", 16, 16, {**EXPERTS, "num_experts_per_tok": 10}, 757867520),
+    ],
+)
+def test_a_gated_delta_net_is_thirteen_tensors_of_its_values(
+    kind: str, values: int, keys: int, further: dict[str, Any], working_bytes: int
+) -> None:
+    shape = {"hidden_size": 2048, "intermediate_size": 6144, "num_attention_heads": 16, "num_key_value_heads": 2}
+    heads = {"head_dim": 256, "linear_num_value_heads": values, "linear_num_key_heads": keys}
+    of = {"model_type": kind, "vocab_size": 32000, "num_hidden_layers": 4, **shape, **heads, **NET, **further}
+    model = kvcalc.read_config({**of, "torch_dtype": "bfloat16", "max_position_embeddings": 2**20})
+    assert peak(Widths(model), Forward(4096, 0, 1, 2))["activation_bytes"] == pytest.approx(working_bytes, rel=0.005)
+    working = kvcalc.working_memory(model, context=4096, device="h100-80gb", engine="transformers")
+    assert "flash-linear-attention" in working.notes[-1]
+
+
+def test_types_have_rules_of_their_own() -> None:
+    """Each by one measured forward of 2,048 tokens: a short convolution, norms behind, and scores in two bytes."""
+    shape = {"num_hidden_layers": 4, "vocab_size": 32000, "num_key_value_heads": 8, "torch_dtype": "bfloat16"}
+    lfm2 = {"model_type": "lfm2", "hidden_size": 2048, "intermediate_size": 12288, "num_attention_heads": 32}
+    lfm2 |= {"layer_types": ["conv", "conv", "full_attention", "conv"], "block_auto_adjust_ff_dim": False}
+    olmo2 = {"model_type": "olmo2", "hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32}
+    olmo2 |= {"num_key_value_heads": 32}
+    oss = {"model_type": "gpt_oss", "hidden_size": 2880, "intermediate_size": 2880, "num_attention_heads": 64}
+    oss |= {"head_dim": 64, "num_local_experts": 32, "num_experts_per_tok": 4, "sliding_window": 128}
+    for config, eager, measured in ((lfm2, False, 185106432), (olmo2, False, 190873600), (oss, True, 1715765248)):
+        widths = Widths(kvcalc.read_config({**shape, **config}))
+        found = peak(widths, Forward(2048, 0, 1, 2, eager))["activation_bytes"]
+        assert found == pytest.approx(measured, rel=0.025), config["model_type"]
+    assert kvcalc.working_memory("lfm2-1.2b", context=2048, device="h100-80gb", engine="transformers").activation_bytes
+
+
+def test_a_net_of_unknown_widths_and_several_residual_streams_are_refused() -> None:
+    bare = Architecture("m", "qwen3_5", (Layer(State(recurrent_elements=8)),), (0,), 64, 1000)
+    for model, reason in ((bare, "kernels that are installed"), ("gemma-4-e4b", "per-layer embeddings")):
+        with pytest.raises(NotModelledError, match=reason):
+            kvcalc.working_memory(model, context=8, device="h100-80gb", engine="transformers")
+    latent = kvcalc.working_memory(
+        "deepseek-v3",
+        context=8,
+        device="h100-80gb",
+        engine="transformers",
+        engine_options={"attn_implementation": "eager"},
+    )
+    assert latent.band_bytes - GiB // 4 - 12 * MiB == latent.activation_bytes * 17 // 100

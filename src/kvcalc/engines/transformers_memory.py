@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from kvcalc.architecture import Chunked, Full, Parallel, Sliding
+from kvcalc.architecture import Chunked, Full, Layer, Parallel, Sliding, State
 from kvcalc.derivation import Derivation
 from kvcalc.device import Device
 from kvcalc.engines.base import WorkingMemory
@@ -28,6 +28,13 @@ _FUSED_GATE_UP = frozenset({"phi3", "glm", "glm4"})
 _FUSED_PROJECTIONS = _FUSED_GATE_UP | {"gpt_neox"}
 #: Types whose experts' outputs are weighted in float32.
 _FLOAT32_ROUTING = frozenset({"deepseek_v2", "deepseek_v3"})
+#: Types whose softmax over scores stays in the activations' format: bytes of one score in it, ten elsewhere.
+_BYTES_OF_SCORE = {"gpt_oss": 6}
+#: Types whose norms come after attention and feed-forward, so that the residual stream is what these read.
+_NORM_AFTER = frozenset({"exaone4", "olmo2", "olmo3"})
+#: Types with a gated delta net, where no kernels of flash-linear-attention are installed; and those of them whose
+#: projection is taken apart, so that it stays beside its parts.
+_DELTA_NETS, _PACKED = frozenset({"qwen3_next", "qwen3_5", "qwen3_5_moe"}), frozenset({"qwen3_next"})
 #: A CUDA context with cuBLAS's and cuDNN's own memory.
 _CONTEXT, _CONTEXT_BAND = GiB // 2, GiB // 4
 #: What the allocator's own rounding moves a peak by.
@@ -80,32 +87,51 @@ def transformers_working_memory(
     """The largest peak of a prefill's forwards, and the CUDA context.
 
     Raises:
-        NotModelledError: recurrent states (their peak depends on the kernels that are installed), layers of an
-            indexer, or a device that is not a CUDA device.
+        NotModelledError: Mamba's and other states (their peak depends on the kernels that are installed), layers of an
+            indexer, several residual streams, or a device that is not a CUDA device.
     """
     _check(widths, device)
     derived = [peak(widths, each) for each in forwards(context, chunk, one)]
     work = max(derived, key=lambda each: each["activation_bytes"])
     work.let("runtime_bytes", "the CUDA context", str(_CONTEXT), "bytes", "0.25 to 0.75 GiB")
-    percent = 3 if one.keeps_scores or _attention(widths).window is not None else 1
-    if widths.architecture.model_type in _FUSED_PROJECTIONS:
-        percent = 20
+    percent = _percent_off(widths, one)
     band = f"{_CONTEXT_BAND + _ROUNDING} + activation_bytes * {percent} // 100"
-    notes = ("generate keeps the logits of one token; all of them cost 4 to 8 bytes per entry of the vocabulary",)
-    return WorkingMemory.ended(work, band, notes)
+    notes = ["generate keeps the logits of one token; all of them cost 4 to 8 bytes per entry of the vocabulary"]
+    if _net(widths) is not None:
+        notes.append("without the kernels of flash-linear-attention: with them a prefill takes less")
+    return WorkingMemory.ended(work, band, tuple(notes))
+
+
+def _percent_off(widths: Widths, one: Forward) -> int:
+    model = widths.architecture
+    if model.model_type in _FUSED_PROJECTIONS:
+        return 20
+    if model.has_latents and one.keeps_scores:
+        return 17
+    return (
+        3 if one.keeps_scores or model.has_latents or model.has_states or _attention(widths).window is not None else 1
+    )
 
 
 def _check(widths: Widths, device: Device) -> None:
+    states = any(isinstance(layer.cache, Parallel) for layer in widths.architecture.layers)
+    states |= any(state.recurrent_elements > 0 for state in _with_states(widths))
     reason = ""
     if device.platform not in ("cuda", "rocm"):
         reason = f"transformers' memory on {device.title} is not modelled"
-    elif widths.architecture.has_states:
+    elif states and _net(widths) is None:
         reason = "the memory of recurrent layers depends on the kernels that are installed, and is not modelled"
     elif widths.architecture.has_indexers:
         reason = "the memory of sparse-attention indexers is not modelled"
+    elif any("per_layer" in tensor.role for tensor in widths.architecture.tensors):
+        reason = "the memory of transformers beside per-layer embeddings is not modelled"
     if reason:
         hint = "leave room with --reserve, and read torch.cuda.max_memory_allocated()"
         raise NotModelledError(reason, hint=hint)
+
+
+def _with_states(widths: Widths) -> list[State]:
+    return [layer.cache for layer in widths.architecture.layers if isinstance(layer.cache, State)]
 
 
 def _attention(widths: Widths) -> _Attention:
@@ -142,14 +168,41 @@ def peak(widths: Widths, forward: Forward) -> Derivation:
         copies = "2 * B * (P + T) * Q * b" if attention.repeats else "0"
         work.let("repeated", "K and V once for each query head", copies, "bytes", "sdpa_attention.py")
         if forward.keeps_scores:
-            formula = f"10 * B * {attention.heads} * mask + repeated + B * T * b * (3 * H + Q) + masks"
+            of_score = _BYTES_OF_SCORE.get(widths.architecture.model_type, 10)
+            formula = f"{of_score} * B * {attention.heads} * mask + repeated + B * T * b * (3 * H + Q) + masks"
         else:
             formula = "B * T * b * 5 * H + repeated + masks + 2 * B * mask + 1536"
         work.let("attention", "scores, and masks in the activations' format", formula, "bytes", "sdpa_attention.py")
         terms.append("attention" if forward.keeps_scores else "(attention if masks else 0)")
+    net = _net(widths)
+    if net is not None:
+        terms.append(_delta_net(work, net, packed=widths.architecture.model_type in _PACKED))
     largest = f"max({', '.join(terms)})" if len(terms) > 1 else terms[0]
     work.let("activation_bytes", "the peak of one forward", f"{largest} + tables", "bytes", "measured on an H100")
     return work
+
+
+def _net(widths: Widths) -> Layer | None:
+    """A layer with a gated delta net of a known type, or None."""
+    if widths.architecture.model_type not in _DELTA_NETS:
+        return None
+    nets = (each for each in widths.architecture.layers if any("in_proj_z" in tensor.role for tensor in each.mixer))
+    return next(nets, None)
+
+
+def _delta_net(work: Derivation, net: Layer, packed: bool) -> str:
+    """A gated delta net in float32: thirteen and a half tensors as wide as all values, by eight shapes on an H100.
+
+    Queries and keys stay beside their repeats, where they have fewer heads than values.
+    """
+    state, rows = net.cache, {tensor.role: tensor.rows for tensor in net.mixer}
+    assert isinstance(state, State)
+    values = rows["linear_attn.in_proj_z"]
+    keys = state.conv_channels - values
+    copied = keys * (keys < 2 * values) + (state.conv_channels + values) * packed
+    formula = f"B * T * (54 * {values} + 5 * H * b // 2 + {copied} * b) + 4 * B * {state.recurrent_elements}"
+    work.let("delta", "a gated delta net in float32", formula, "bytes", "modeling_qwen3_next.py")
+    return "delta + masks"
 
 
 def _masks(attention: _Attention, keeps_scores: bool) -> str:
@@ -168,7 +221,8 @@ def _feed_forward(work: Derivation, widths: Widths) -> str:
         dense = 2 if not widths.is_gated else 4 if widths.architecture.model_type in _FUSED_GATE_UP else 3
     work.let("I", "width of the dense feed-forward", str(widths.intermediate))
     if not widths.experts_per_token:
-        return f"B * T * b * ({dense} * I + 4 * H)"
+        rows = 3 if widths.architecture.model_type in _NORM_AFTER else 4
+        return f"B * T * b * ({dense} * I + {rows} * H)"
     work.let("k", "experts that one token reads", str(widths.experts_per_token))
     work.let("m", "width of one expert", str(widths.expert_intermediate))
     work.let("E", "experts", str(widths.num_experts))
