@@ -24,8 +24,9 @@ TESTS = Path(__file__).parents[1]
 sys.path[:0] = [str(TESTS), str(TESTS / "conformance")]
 
 from startups import STARTUPS, predicted
+from test_llama_cpp_compute import ON_A_DEVICE, computed
 from test_llama_cpp_compute import ROWS as BUFFERS
-from test_llama_cpp_compute import computed
+from test_llama_cpp_compute import predicted as on_device
 from test_transformers_memory import ROWS as PEAKS
 from test_transformers_memory import predicted as peak_of
 
@@ -55,6 +56,13 @@ def main() -> None:
             errors = [abs(computed(row, caches) - row["compute_mib"] * MiB) / GiB for row in rows]
             held = [row["compute_mib"] * MiB / GiB for row in rows]
             _line(f"llama.cpp {build}, compute buffer, {'all' if outputs else 'a slot of'} outputs", errors, held)
+    for build in ("b11739", "0c1e57098"):
+        for cache in ("f16", "q8_0"):
+            rows = [
+                row for row in ON_A_DEVICE if (row["version"], row["type_k"], row["flash_attn"]) == (build, cache, 1)
+            ]
+            errors = [abs(on_device(row).activation_bytes - row["device"]) / GiB for row in rows]
+            _line(f"llama.cpp {build} on a device, {cache} cache", errors, [row["device"] / GiB for row in rows])
     errors = [abs(peak_of(row) - row["working_bytes"]) / GiB for row in PEAKS]
     _line("transformers, peak of a prefill", errors, [row["working_bytes"] / GiB for row in PEAKS])
 

@@ -58,7 +58,11 @@ def mlx_lm_working_memory(
     work.let("activation_bytes", "the peak of a chunk", "2 * layer + scores + replaced", "bytes")
     work.let("runtime_bytes", "part of the device that Metal does not hand out", "0", "bytes")
     band = f"{_BAND} + activation_bytes * {_PERCENT} // 100"
-    notes = ("--prefill-step-size 512 takes a quarter of the activations, and is as fast",) if chunk > 512 else ()
+    notes = (
+        ("activations are in proportion to --prefill-step-size: 512 was as fast where it was measured",)
+        if chunk > 512
+        else ()
+    )
     return WorkingMemory.ended(work, band, notes)
 
 
