@@ -66,6 +66,7 @@ BY_DEFINITION = {
     "phi4_multimodal": "the class keeps its towers inside the decoder",
     "pi0": "an unknown type, estimated with a note",
     "qwen2_5_omni": "the class holds the talker and its tower",
+    "t5gemma2": "the class's encoder holds the image tower",
     "zamba2": "untied, the class builds its shared blocks anew for each use",
     "unlimited_ocr": "the separator of images is part of the text here",
 }

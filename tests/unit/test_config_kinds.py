@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kvcalc import kv_cache_bytes
+from kvcalc import footprint, kv_cache_bytes
 from kvcalc.errors import NotModelledError, UnsupportedError
 from kvcalc.sources.config import read_config
 from kvcalc.sources.config.originals import as_transformers
@@ -342,3 +342,21 @@ def test_the_compression_of_image_tokens_changes_no_layer():
     assert kv_cache_bytes(read_config(plain), context=1024) == kv_cache_bytes(read_config(LLAMA), context=1024)
     with pytest.raises(NotModelledError):
         read_config(plain | {"use_compression": True})
+
+
+T5GEMMA2 = {
+    "model_type": "t5gemma2",
+    "encoder": {"model_type": "t5gemma2_encoder", "text_config": {}, "vision_config": {"hidden_size": 768}},
+    "decoder": {"model_type": "t5gemma2_decoder", "num_hidden_layers": 26},
+}
+
+
+@pytest.mark.parametrize(("tied", "whole"), [(True, 4_747_846_400), (False, 5_956_103_168)])
+def test_a_decoder_that_attends_to_both_sides_at_once_has_one_set_of_projections(tied: bool, whole: int) -> None:
+    """T5Gemma2ForConditionalGeneration on the meta device, its image tower of 94,654,464 parameters among them."""
+    model = read_config(T5GEMMA2 | {"tie_word_embeddings": tied})
+    counted = weights(model, "bf16")
+    assert counted.parameters == whole - 94_654_464
+    assert counted.beside == {"vision": 2 * 94_654_464}
+    cached = footprint(model, context=100, encoder_tokens=50).kv_cache.ideal_bytes
+    assert cached == 26 * 150 * 2 * 4 * 256 * 2

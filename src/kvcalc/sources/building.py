@@ -278,8 +278,9 @@ class _Builder:
         if spec.encoder is not None and entry.kind in _ATTENTION_KINDS:
             heads = self.heads(entry)
             cross = _cross(heads)
-            source = spec.encoder.hidden_size or spec.hidden_size
-            mixer = (*mixer, *blocks.attention(spec.hidden_size, heads, source_size=source))
+            if not spec.encoder.merged:
+                source = spec.encoder.hidden_size or spec.hidden_size
+                mixer = (*mixer, *blocks.attention(spec.hidden_size, heads, source_size=source))
         rest += [_extra(each) for each in spec.extra if each.layers in ("all", entry.kind, block)]
         return Layer(cache=cache, mixer=mixer, rest=tuple(rest), cross=cross)
 

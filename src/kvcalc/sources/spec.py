@@ -159,6 +159,7 @@ class EncoderSpec(Table):
     norms_per_layer: SmallCount = 4
     norms: SmallCount = Field(1, description="norms outside the layers: behind the last one, behind the embedding")
     embedding: bool = Field(True, description="a table of its own, not the decoder's")
+    merged: bool = Field(False, description="decoder layers read its output through their own K and V projections")
     learned_positions: WidthOrZero = Field(0, description="rows of a table of learned positions")
 
 

@@ -73,6 +73,19 @@ def _t5gemma(config: Config, fields: Fields) -> None:
     }
 
 
+def _t5gemma2(config: Config, fields: Fields) -> None:
+    """One attention over the decoder's tokens and the encoder's: one set of projections, two caches."""
+    encoder = config.outer.get("encoder")
+    text = encoder.get("text_config") if isinstance(encoder, Mapping) else None
+    config.outer = {"encoder": text}
+    _t5gemma(config, fields)
+    tied = fields["tie_embeddings"]
+    fields["encoder"] |= {"embedding": not tied, "merged": True}
+    # The end of an image has a vector of its own beside each table.
+    end = {"role": "embed_tokens.eoi_embedding", "part": "embedding", "rows": fields["hidden_size"], "count": 2 - tied}
+    fields["extra"] = (end,)
+
+
 def _mimo(config: Config, fields: Fields) -> None:
     """Sliding layers have heads of their own, where the file says nothing twice the KV heads of the full ones."""
     attention = _block(fields, "attention")
@@ -388,6 +401,7 @@ def _zamba2(config: Config, fields: Fields) -> None:
 SPECIAL: dict[str, Callable[[Config, Fields], None]] = {
     "gemma4": _gemma4,
     "t5gemma": _t5gemma,
+    "t5gemma2": _t5gemma2,
     "mimo": _mimo,
     "glm4_moe": _glm4_moe,
     "falcon": _falcon,

@@ -91,6 +91,8 @@ def tower_parameters(config: Mapping[str, Any], text_width: int) -> tuple[dict[s
     >>> tower_parameters({"model_type": "gemma3", "vision_config": {"vision_use_head": False}}, 2304)
     ({'vision': 87567360}, [])
     """
+    if isinstance(encoder := config.get("encoder"), Mapping):  # T5Gemma 2 keeps its tower there
+        config = encoder
     towers, notes = {}, []
     for sense, places in _PLACES.items():
         stated = next((config[key] for key in places if isinstance(config.get(key), Mapping) and config[key]), None)
