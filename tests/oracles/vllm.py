@@ -705,7 +705,9 @@ def driven(planner: Planner, case: Case, answer: dict[str, Any], batch_size: int
         enable_caching=False,
         dcp_world_size=dcp,
     )
-    lookahead = config.num_speculative_tokens
+    speculated = config.num_speculative_tokens
+    # A drafter writes K and V of its own ahead of a step; n-grams have none (v1/core/sched/scheduler.py).
+    lookahead = speculated if case.draft else 0
     waiting = deque(
         SimpleNamespace(
             request_id=str(number),
@@ -733,9 +735,10 @@ def driven(planner: Planner, case: Case, answer: dict[str, Any], batch_size: int
             running.append(waiting.popleft())
         budget, step = engine.max_num_batched_tokens, []
         for request in running:
-            count = min(request.target - request.num_computed_tokens, budget)
-            if request.num_computed_tokens >= request.num_prompt_tokens:
-                count = min(count, 1 + lookahead)
+            left = request.num_prompt_tokens - request.num_computed_tokens
+            if left <= 0:  # the prompt is through: a token and those speculated in each step
+                left = min(request.target - request.num_computed_tokens, 1 + speculated)
+            count = min(left, budget)
             if count > 0:
                 given = manager.allocate_slots(request, count, num_lookahead_tokens=lookahead)
                 assert given is not None, "the pool is full"

@@ -483,7 +483,7 @@ def test_the_blocks_that_vllm_profiles_its_graphs_with_are_no_flag():
         (1319, POOL_8, "0.19.0"),
         (1710, POOL_8, "0.20.1"),
         (1711, POOL_8, "0.20.0"),
-        (2000, POOL_8, "0.22.0"),
+        (2000, POOL_8, "0.23.0"),
         # One line with both figures is of 0.28 and later.
         (1879, f"{POOL_8}, Maximum concurrency for 8,192 tokens per request: 8.00x", "0.28.0"),
     ],

@@ -144,7 +144,7 @@ LATENT = {"rank": 512, "rope_dim": 64, "num_heads": 16, "nope_dim": 128, "v_head
 @pytest.mark.parametrize(
     ("engine", "kind", "reason"),
     [
-        ("vllm", Full(2, 64, 64, extra_state_bytes=64), "fixed state of model's attention layers"),
+        ("vllm", Full(2, 64, 64, extra_state_bytes=64), "fixed state beside K and V, as model's"),
         ("vllm", Compressed(width=64, window=128), "known for DeepSeek V4's widths only"),
     ],
 )

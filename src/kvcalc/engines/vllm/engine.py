@@ -93,7 +93,8 @@ class Vllm(EngineOptions):
         "  chunked ceil(min(C + F, T) / block_size); state 1 + speculative tokens (+ 1 with prefix caching);\n"
         "  cross-attention ceil(max_num_batched_tokens / block_size)\n"
         "several sequences share the F tokens of the steps under way: a window holds its own tokens for each of them,\n"
-        "  and F once for all; everything else is held for each\n"
+        "  and F once for all; everything else is held for each; F is then of more steps, because a sequence that has\n"
+        "  ended holds its last ones until their output arrives: 2 x (stages + 1 if async_scheduling) - 1 steps\n"
         "F = (pipeline stages + 1 if async_scheduling) x max_num_batched_tokens; before 0.26.0 one batch"
     )
     loads: ClassVar[Loads | None] = Loads(
@@ -104,7 +105,7 @@ class Vllm(EngineOptions):
     sources: ClassVar[tuple[str, ...]] = (
         "vllm 0.33.0 v1/core/kv_cache_planning.py, v1/kv_cache_interface.py, v1/core/single_type_kv_cache_manager.py",
         "vllm 0.33.0 platforms/interface.py, model_executor/layers/mamba/mamba_utils.py, models/deepseek_v4",
-        "vllm 0.11.0 to 0.32.0, twenty releases, for what changed",
+        "vllm 0.11.0 to 0.32.0, twenty-three releases, for what changed",
     )
     not_modelled: ClassVar[tuple[str, ...]] = (
         "activations, CUDA graphs and what else vLLM profiles: the KV memory is an input",
@@ -280,6 +281,21 @@ class Vllm(EngineOptions):
     def tokens_in_flight(self) -> int:
         """The F of the formulas: tokens that may be under way beside a window."""
         return self.batches_in_flight * self.max_num_batched_tokens
+
+    @property
+    def steps_of_several(self) -> int:
+        """Steps whose tokens several sequences may hold beside their windows at once.
+
+        A sequence gives blocks back when it is scheduled. One that ended keeps what its last step found under way until
+        the output of that step arrives: a prompt in two steps of 8192 tokens still holds both of them, while the next
+        prompt is in its first. (vllm 0.33.0 v1/core/sched/scheduler.py:801, v1/engine/core.py:708)
+        """
+        return self.batches_in_flight + self.pipeline_parallel_size + self.steps_ahead - 1
+
+    @property
+    def tokens_of_several(self) -> int:
+        """The F of the formulas for several sequences."""
+        return self.steps_of_several * self.max_num_batched_tokens
 
     def block_size_for(self, model: Architecture, dtype: DType) -> int:
         """The block that is asked for, or the one that the model's attention kernels need."""

@@ -358,8 +358,9 @@ def _specs(engine: Vllm, setup: Setup, kind: LayerKind) -> Iterator[Spec]:
             return
         case Full() | Sliding() | Chunked() | Cross():
             if not isinstance(kind, Cross) and kind.extra_state_bytes:
-                raise NotModelledError(
-                    f"how vllm keeps the fixed state of {model.name}'s attention layers is not known"
+                raise UnsupportedError(
+                    f"vllm has no attention that keeps a fixed state beside K and V, as {model.name}'s does: no "
+                    "release from 0.11.0 to 0.33.0 has a class for Baichuan-M1 (model_executor/models/registry.py)"
                 )
             refuse_latent_formats(kind, dtype)
             heads = max(1, kind.num_kv_heads // setup.tensor_parallel_size)

@@ -93,7 +93,7 @@ class VllmPlan:
 
     def _tokens_under_way(self, batch_size: int) -> int:
         """The steps' tokens, at least one for each sequence in this step and in the one under way."""
-        return max(self.engine.tokens_in_flight, batch_size * self._decoding_tokens)
+        return max(self.engine.tokens_of_several, batch_size * self._decoding_tokens)
 
     @property
     def _decoding_tokens(self) -> int:
@@ -310,8 +310,8 @@ class VllmPlan:
             formula = f"{engine.batches_in_flight} * max_num_batched_tokens"
             meaning = "tokens of the steps under way: batches x max_num_batched_tokens"
             if not one:
-                formula = f"max({formula}, B * {self._decoding_tokens})"
-                meaning += ", for all sequences together"
+                formula = f"max({engine.steps_of_several} * max_num_batched_tokens, B * {self._decoding_tokens})"
+                meaning = "tokens of the steps under way, and of those before them that ended sequences hold still"
             work.let("F", meaning, formula, "tokens", f"vllm {NEWEST} config/vllm.py:588")
         names = []
         for number, (rule, count) in enumerate(self.groups, start=1):

@@ -89,8 +89,8 @@ _0_11 = Rules(
 )
 _0_12 = replace(_0_11, first=(0, 12, 0), padding_percent=125, shards_prefill=True, caches_all_states=True)
 _0_14 = replace(_0_12, first=(0, 14, 0), check="first group")
-_0_17 = replace(_0_14, first=(0, 17, 0), counts_speculation=True, aligns_states=True)
-_0_18 = replace(_0_17, first=(0, 18, 0), padding_percent=150)
+_0_15 = replace(_0_14, first=(0, 15, 0), counts_speculation=True, aligns_states=True)
+_0_18 = replace(_0_15, first=(0, 18, 0), padding_percent=150)
 _0_19 = replace(_0_18, first=(0, 19, 0), check="groups")
 _0_20 = replace(
     _0_19,
@@ -101,7 +101,8 @@ _0_20 = replace(
     counts_state_blocks=True,
 )
 _0_20_1 = replace(_0_20, first=(0, 20, 1), tokens_by_group=False)
-_0_24 = replace(_0_20_1, first=(0, 24, 0), pads_attention=True, packing="slots")
+_0_23 = replace(_0_20_1, first=(0, 23, 0), packing="slots")
+_0_24 = replace(_0_23, first=(0, 24, 0), pads_attention=True)
 _0_26 = replace(
     _0_24,
     first=(0, 26, 0),
@@ -117,7 +118,24 @@ _0_32 = replace(_0_29, first=(0, 32, 0), checkpoints_mamba2=True)
 _0_33 = replace(_0_32, first=(0, 33, 0), checkpoints_gdn=True)
 
 #: The spans, oldest first; each ends where the next begins.
-SPANS = (_0_11, _0_12, _0_14, _0_17, _0_18, _0_19, _0_20, _0_20_1, _0_24, _0_26, _0_27, _0_28, _0_29, _0_32, _0_33)
+SPANS = (
+    _0_11,
+    _0_12,
+    _0_14,
+    _0_15,
+    _0_18,
+    _0_19,
+    _0_20,
+    _0_20_1,
+    _0_23,
+    _0_24,
+    _0_26,
+    _0_27,
+    _0_28,
+    _0_29,
+    _0_32,
+    _0_33,
+)
 
 #: The releases whose planner was read, oldest first.
 READ: tuple[Release, ...] = (
@@ -125,6 +143,8 @@ READ: tuple[Release, ...] = (
     (0, 11, 2),
     (0, 12, 0),
     (0, 14, 0),
+    (0, 15, 1),
+    (0, 16, 0),
     (0, 17, 1),
     (0, 18, 0),
     (0, 19, 0),
@@ -132,6 +152,7 @@ READ: tuple[Release, ...] = (
     (0, 20, 1),
     (0, 20, 2),
     (0, 22, 0),
+    (0, 23, 0),
     (0, 24, 0),
     (0, 25, 1),
     (0, 26, 0),
