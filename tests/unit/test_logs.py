@@ -532,3 +532,68 @@ def test_a_device_gives_what_the_engine_chooses_there_and_weights_as_it_holds_th
     graphs = "(EngineCore pid=7) INFO Estimated CUDA graph memory: 0.0 GiB total"
     found = judged(eager, graphs, AVAILABLE, POOL_8, CONCURRENCY_8, device=load_device("rtx-4090"))
     assert [term.predicted_bytes for term in found.terms if term.name == "graph_bytes"] == [0]
+
+
+# ---- LMDeploy; a block of Llama 3.1 8B is 32 x 64 x 2 x 8 x 128 x 2 B = 8 MiB ----
+
+LMDEPLOY = """\
+2026-06-01 - lmdeploy - INFO - async_engine.py:133 - input backend=pytorch, backend_config=PytorchEngineConfig(\
+dtype='auto', tp=1, session_len=32768, max_batch_size=256, cache_max_entry_count=0.8, block_size=64, \
+num_gpu_blocks=0, quant_policy=<QuantPolicy.NONE: 0>, max_prefill_token_num=8192)
+2026-06-01 - lmdeploy - DEBUG - base.py:346 - minimal free gpu memory: 60000 mb
+2026-06-01 - lmdeploy - DEBUG - base.py:388 - estimated max runtime memory: {reserve} mb
+CacheConfig(max_batches=256, block_size=64, num_cpu_blocks=0, num_gpu_blocks={blocks}, kernel_block_size=64, \
+cache_max_entry_count=0.8, max_prefill_token_num=8192, quant_policy=<QuantPolicy.NONE: 0>, num_state_caches=None).
+"""
+
+
+def test_lmdeploy_prints_its_blocks_and_what_it_reserves():
+    # (8192 + 2 x 256) x 128,256 x 2 B of logits are 2,129 MiB; 0.8 of the rest are 5,787 blocks of 8 MiB.
+    agrees = judged(LMDEPLOY.format(reserve=2129, blocks=5787))
+    assert (agrees.question.engine, agrees.verdict, len(agrees.rows)) == ("lmdeploy", "agrees", 2)
+    for figures in ({"reserve": 2130, "blocks": 5787}, {"reserve": 2129, "blocks": 5788}):
+        assert judged(LMDEPLOY.format(**figures)).verdict == "disagrees"
+
+
+def test_the_memory_that_lmdeploy_prints_is_cut_to_whole_mib():
+    # 60,003.99 MiB give 5,788 blocks and 60,003 MiB 5,787: either may stand beside the 60003 that is printed.
+    for blocks, verdict in ((5786, "disagrees"), (5787, "agrees"), (5788, "agrees"), (5789, "disagrees")):
+        log = LMDEPLOY.replace("60000", "{free}").format(free=_free_before(5788), reserve=2129, blocks=blocks)
+        assert judged(log).verdict == verdict
+
+
+def _free_before(blocks):
+    """The MiB within which the memory of so many blocks begins."""
+    reserve = (8192 + 2 * 256) * 128_256 * 2
+    return int((blocks * 2**23 / 0.8 + reserve) // 2**20)
+
+
+def test_turbomind_prints_a_block_and_a_session():
+    block = "[TM][INFO] [BlockManager] block_size = {} MB"
+    count = "[TM][INFO] [BlockManager] max_block_count = 6000"
+    session = "`session_len` truncated to {} due to limited KV cache memory"
+    agrees = judged(block.format("8.000"), count, session.format(384_000))
+    assert [row.verdict for row in agrees.rows] == ["agrees", "not checked", "agrees"]
+    assert judged(block.format("8"), count).verdict == "agrees"  # older versions print whole MiB
+    assert judged(block.format("8.001"), count).verdict == "disagrees"
+    assert judged(block.format("8.000"), count, session.format(400_000)).verdict == "disagrees"
+
+
+def test_turbomind_gives_its_cache_a_part_of_the_free_memory():
+    budget = "[TM][INFO] Object cache budget: {} MB from free 60000.00 MB and ratio 0.800"
+    session = "lmdeploy serve api_server meta-llama/Llama-3.1-8B-Instruct --session-len 8192"
+    assert judged(session, budget.format("48000.00"), model=None).verdict == "agrees"
+    assert judged(session, budget.format("48100.00"), model=None).verdict == "disagrees"
+
+
+def test_lmdeploy_keeps_a_state_slot_for_each_sequence_and_two_more():
+    for slots, verdict in ((258, "agrees"), (256, "disagrees")):
+        line = f"CacheConfig(max_batches=256, block_size=64, num_gpu_blocks=9, num_state_caches={slots})."
+        assert judged(line, model="qwen3-next-80b-a3b").verdict == verdict
+
+
+def test_a_log_of_lmdeploy_without_blocks_or_a_session_asks_for_a_context():
+    with pytest.raises(InputError, match="states neither blocks nor a session"):
+        judged("estimated max runtime memory: 2065 mb")
+    # (8192 + 2 x 128) x 128,256 x 2 B, by the default of 128 sequences
+    assert judged("estimated max runtime memory: 2066 mb", given=Given(context=8192)).verdict == "agrees"

@@ -28,7 +28,7 @@ def audit(
     log: Annotated[
         str,
         typer.Argument(
-            metavar="LOG", help="A log of vLLM, llama.cpp, Ollama, SGLang, TensorRT-LLM, MLX-LM; - for stdin."
+            metavar="LOG", help="A log of vLLM, llama.cpp, Ollama, SGLang, TensorRT-LLM, MLX-LM, LMDeploy; - for stdin."
         ),
     ],
     model: Annotated[

@@ -15,7 +15,7 @@ from itertools import combinations
 from kvcalc.architecture import Architecture
 from kvcalc.device import Device
 from kvcalc.errors import InputError, KVCalcError, NotModelledError, quote
-from kvcalc.logs import llama_cpp, mlx_lm, ollama, sglang, tensorrt_llm, vllm
+from kvcalc.logs import llama_cpp, lmdeploy, mlx_lm, ollama, sglang, tensorrt_llm, vllm
 from kvcalc.logs.base import (
     COMMON,
     UNIT_BYTES,
@@ -39,7 +39,8 @@ from kvcalc.units import GiB, ceil_div
 
 #: How the log of each engine is understood; the markers of the first ones are looked for first.
 LOGS: Mapping[str, EngineLog] = {
-    log.engine: log for log in (vllm.LOG, ollama.LOG, llama_cpp.LOG, sglang.LOG, tensorrt_llm.LOG, mlx_lm.LOG)
+    log.engine: log
+    for log in (vllm.LOG, ollama.LOG, llama_cpp.LOG, sglang.LOG, tensorrt_llm.LOG, mlx_lm.LOG, lmdeploy.LOG)
 }
 MARKERS: tuple[Marker, ...] = (*(marker for log in LOGS.values() for marker in log.markers), *COMMON)
 
