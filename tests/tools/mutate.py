@@ -119,7 +119,6 @@ PATTERNS: dict[str, tuple[str, ...]] = {
         "tests/conformance/test_llama_cpp.py",
         "tests/unit/test_arguments.py",
         "tests/unit/test_what_fits.py",
-        "tests/unit/test_travel.py",
     ),
     "dtypes.py": (
         "tests/unit/test_dtypes.py",
