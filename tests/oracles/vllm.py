@@ -58,7 +58,7 @@ from kvcalc.architecture import (
 )
 from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines.vllm import Vllm, VllmPlan
-from kvcalc.engines.vllm.groups import Spec
+from kvcalc.engines.vllm.specs import Spec
 from kvcalc.errors import KVCalcError
 from kvcalc.setup import Setup
 from kvcalc.units import ceil_div

@@ -11,7 +11,8 @@ import kvcalc
 from kvcalc.dtypes import DTYPES, parse_dtype
 from kvcalc.engines.ollama import estimated_kv_bytes
 from kvcalc.engines.vllm import Vllm
-from kvcalc.engines.vllm.groups import Spec, _unified
+from kvcalc.engines.vllm.groups import _unified
+from kvcalc.engines.vllm.specs import Spec
 from kvcalc.fitting import Memory, frontier
 from kvcalc.levers import _with_option
 from kvcalc.setup import prepare

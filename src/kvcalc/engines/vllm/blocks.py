@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from kvcalc.engines.vllm.groups import Form as SpecForm
+from kvcalc.engines.vllm.specs import Form as SpecForm
 from kvcalc.units import ceil_div
 
 #: A spec's form, or the states of every block.

@@ -20,7 +20,7 @@ from kvcalc.architecture import (
     window_of,
 )
 from kvcalc.engines.releases import Release, note_on, release, text
-from kvcalc.engines.vllm.groups import model_dtype
+from kvcalc.engines.vllm.specs import model_dtype
 from kvcalc.engines.vllm.versions import READ
 from kvcalc.errors import InputError, UnsupportedError
 

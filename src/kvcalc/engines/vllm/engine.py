@@ -19,20 +19,9 @@ from kvcalc.engines.options import EngineOptions
 from kvcalc.engines.releases import release
 from kvcalc.engines.vllm.blocks import Blocks
 from kvcalc.engines.vllm.checks import hybrid_off_note, notes_on, refuse
-from kvcalc.engines.vllm.groups import (
-    Groups,
-    Owned,
-    RaisedBlock,
-    Spec,
-    block_of,
-    bytes_of,
-    grouped,
-    model_dtype,
-    owned_caches,
-    promoted,
-    with_raised_block,
-)
+from kvcalc.engines.vllm.groups import Groups, block_of, bytes_of, grouped, promoted
 from kvcalc.engines.vllm.plan import VllmPlan
+from kvcalc.engines.vllm.specs import Owned, RaisedBlock, Spec, model_dtype, owned_caches, with_raised_block
 from kvcalc.engines.vllm.versions import NEWEST, Rules, releases_by_rules, rules_of
 from kvcalc.engines.vllm_loading import loading as added_by_loading
 from kvcalc.engines.vllm_memory import Step, vllm_working_memory

@@ -21,7 +21,7 @@ from kvcalc.architecture import LayerKind, kind_label, window_of
 from kvcalc.derivation import Derivation, Quantity
 from kvcalc.engines.base import KVCache, LayerBytes
 from kvcalc.engines.vllm.blocks import Blocks
-from kvcalc.engines.vllm.groups import RaisedBlock, Spec
+from kvcalc.engines.vllm.specs import RaisedBlock, Spec
 from kvcalc.engines.vllm.versions import NEWEST, Rules
 from kvcalc.units import MAX_BYTES, ceil_div, largest
 
