@@ -1,7 +1,7 @@
 """What the caches of a model's layers are to vLLM: a spec for each, and the attention block beside states.
 
-Source: vllm 0.33.0 v1/kv_cache_interface.py, model_executor/layers/attention, models/deepseek_v4; what older versions do
-otherwise stands in :mod:`kvcalc.engines.vllm.versions`.
+Source: vllm 0.33.0 v1/kv_cache_interface.py, model_executor/layers/attention, models/deepseek_v4; what older versions
+do otherwise stands in :mod:`kvcalc.engines.vllm.versions`.
 """
 
 from __future__ import annotations
