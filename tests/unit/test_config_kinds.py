@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from kvcalc import footprint, kv_cache_bytes
-from kvcalc.errors import NotModelledError, UnsupportedError
+from kvcalc.errors import InputError, NotModelledError, UnsupportedError
 from kvcalc.sources.config import read_config
 from kvcalc.sources.config.originals import as_transformers
 from kvcalc.weights import weights
@@ -86,6 +86,16 @@ def test_encoder_decoders_keep_what_the_decoder_reads(config: dict[str, Any], co
 def test_a_language_model_is_found_under_any_usual_name(around: str) -> None:
     assert parameters({"model_type": "my_wrapper", around: LLAMA, "vision_config": {"hidden_size": 8}}) == WHOLE
     assert parameters({"model_type": "my_wrapper", around: {"model_type": "llava", "text_config": LLAMA}}) == WHOLE
+
+
+@pytest.mark.parametrize("around", ["text_config", "thinker_config"])
+def test_a_language_model_is_found_four_tables_deep(around: str) -> None:
+    config: dict[str, Any] = LLAMA
+    for _ in range(4):
+        config = {around: config}
+    assert parameters(config) == WHOLE
+    with pytest.raises(InputError):
+        read_config({around: config})
 
 
 def test_a_vision_backbone_is_no_language_model() -> None:
