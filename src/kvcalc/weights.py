@@ -116,13 +116,10 @@ def _weights(architecture: Architecture, dtype: str | None, tp: int, stages: int
     parameters = sum(parts.values())
     provenance = architecture.provenance
     stored = format_of(architecture, dtype)
-    # The same on every number of devices, and most of the time that weights take.
-    key = ("placed", dtype, stages, loaded)
-    placed = architecture.memo(key, lambda: stage_tensors(architecture, stored, stages, loaded))
-    rows = _largest(placed, tp)
+    rows = _largest(placed(architecture, dtype, stages, loaded), tp)
     size = sum(rows.values())
-    whole = placed if stages == 1 and loaded >= _beside(architecture) else stage_tensors(architecture, stored, 1)
-    shipped = sum(_largest(whole, 1).values())
+    everything = loaded if loaded >= _beside(architecture) else EVERYTHING
+    shipped = sum(_largest(placed(architecture, dtype, 1, everything), 1).values())
     name, exact_parameters = stored.name, provenance.exact_parameters
     exact = exact_parameters and not stored.estimated
     own = architecture.quantization
@@ -174,17 +171,23 @@ def _outside(architecture: Architecture) -> list[Tensor]:
     return tensors
 
 
-def _largest(placed: list[list[Stored]], tp: int) -> dict[str, int]:
+def _largest(stages: list[list[Stored]], tp: int) -> dict[str, int]:
     """Bytes by row of the stage that holds most."""
     rows: dict[str, int] = {}
-    for each in largest_stage(placed, tp):
+    for each in largest_stage(stages, tp):
         rows[each.row] = rows.get(each.row, 0) + each.count * each.bytes(tp)
     return rows
 
 
-def largest_stage(placed: list[list[Stored]], tp: int) -> list[Stored]:
+def largest_stage(stages: list[list[Stored]], tp: int) -> list[Stored]:
     """The tensors of the stage that holds most."""
-    return max(placed, key=lambda stage: sum(each.count * each.bytes(tp) for each in stage))
+    return max(stages, key=lambda stage: sum(each.count * each.bytes(tp) for each in stage))
+
+
+def placed(architecture: Architecture, dtype: str | None, stages: int, loaded: frozenset[str]) -> list[list[Stored]]:
+    """The tensors on each pipeline stage in a format, counted once: the same on every number of devices."""
+    key = ("placed", dtype, stages, loaded)
+    return architecture.memo(key, lambda: stage_tensors(architecture, format_of(architecture, dtype), stages, loaded))
 
 
 def stage_tensors(
@@ -196,7 +199,7 @@ def stage_tensors(
     """
     packer, held = stored.packer(architecture), loaded & stored.holds
     predicted = architecture.mtp_layers if PREDICTION in held and architecture.mtp_shipped else ()
-    placed = []
+    found = []
     for stage, (first, last) in enumerate(stage_bounds(architecture.num_layers, stages)):
         positions_of: dict[int, list[int | None]] = {}
         for at in range(first, last):
@@ -219,14 +222,14 @@ def stage_tensors(
                 tensors.append((tensor, [None], tensor.part, None))
         if stage == 0:
             tensors += [(tensor, [None], tensor.part, None) for tensor in _outside(architecture) if tensor.part in held]
-        placed.append(
+        found.append(
             [
                 Stored(tensor, packing, count, row, layer)
                 for tensor, positions, row, layer in tensors
                 for packing, count in packer(tensor, positions)
             ]
         )
-    return placed
+    return found
 
 
 def _has_head(architecture: Architecture) -> bool:

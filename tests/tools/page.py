@@ -75,9 +75,10 @@ def opened(driver: webdriver.Chrome, page: str, address: str = "") -> float:
     return 1000 * (time.perf_counter() - began)
 
 
-def settings(driver: webdriver.Chrome, number: int, random_: random.Random) -> Iterator[dict[str, str]]:
+def settings(driver: webdriver.Chrome, number: int, random_: random.Random) -> Iterator[dict[str, Any]]:
     known = driver.execute_script(
-        "return {models: Object.keys(data.models), devices: data.devices.map((each) => each.name), engines: data.engines}"
+        """return {models: Object.keys(data.models), devices: data.devices.map((each) => each.name), engines: data.engines,
+            drafts: Object.fromEntries(Object.entries(data.models).map(([name, each]) => [name, each.drafts]))}"""
     )
     for _ in range(number):
         engine = random_.choice(list(known["engines"]))
@@ -93,8 +94,17 @@ def settings(driver: webdriver.Chrome, number: int, random_: random.Random) -> I
         for key, values in (("kv", about["kv_formats"]), ("weights", about["weight_formats"])):
             if random_.random() < 0.3 and values:
                 asked[key] = random_.choice(values)
-        if about["releases"] and random_.random() < 0.3:
-            asked["version"] = random_.choice(random_.choice(about["releases"]))
+        # One of a version, an option and a draft; numbers that formulas take go with each.
+        options = []
+        match random_.choice(["", "version", "option", "draft"]):
+            case "version" if about["releases"]:
+                asked["version"] = random_.choice(random_.choice(about["releases"]))
+            case "option" if about["picks"]:
+                options.append("=".join(random_.choice(about["picks"])))
+            case "draft" if known["drafts"][asked["model"]]:
+                asked["draft"] = random_.choice(known["drafts"][asked["model"]])
+        options += [f"{name}={int(2 ** random_.uniform(6, 15))}" for name in about["inputs"] if random_.random() < 0.2]
+        asked["E"] = options
         if random_.random() < 0.2:
             asked["u"] = random_.choice(["80", "92.5"])
         yield asked
@@ -122,9 +132,9 @@ def number_in(words: str) -> int | None:
     return int(found[0].replace(",", "")) if found else None
 
 
-def compared(driver: webdriver.Chrome, page: str, asked: dict[str, str]) -> list[str]:
+def compared(driver: webdriver.Chrome, page: str, asked: dict[str, Any]) -> list[str]:
     """What differs between the page and the command line for one setting."""
-    driver.execute_script(f"location.hash = {json.dumps('#' + urlencode(asked))}")
+    driver.execute_script(f"location.hash = {json.dumps('#' + urlencode(asked, doseq=True))}")
     time.sleep(0.01)
     shown = on_the_page(driver)
     words, output = shown["line"].split()[1:], StringIO()

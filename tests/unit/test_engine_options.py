@@ -8,6 +8,7 @@ import pytest
 
 from kvcalc.engines import REGISTRY, engine_class, make_engine
 from kvcalc.errors import InputError, KVCalcError
+from kvcalc.page.offers import Offer
 
 TOKENS = 2**40  # more than any model has, and quick to compute with
 
@@ -183,3 +184,11 @@ def test_a_choice_is_one_of_those_that_the_engine_has(
     for value in refused:
         with pytest.raises(KVCalcError):
             make_engine(engine, {option: value})
+
+
+@pytest.mark.parametrize("engine", REGISTRY)
+def test_every_value_that_a_page_offers_is_taken_as_a_command_line_writes_it(engine: str) -> None:
+    offer = Offer(engine, [])
+    for (option, value), (name, text) in zip(offer.picks, offer.exported([])["picks"], strict=True):
+        assert option == name
+        assert getattr(make_engine(engine, {name: text}), name) == value

@@ -6,9 +6,9 @@ Kept apart from :mod:`kvcalc.engines.base`, so that an engine without options do
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from kvcalc.engines.base import Engine, OptionHelp
 from kvcalc.errors import InputError, KVCalcError, did_you_mean, joined, quote
@@ -19,6 +19,16 @@ class EngineOptions(BaseModel, Engine):
     """An engine whose fields are its options."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _listed_numbers(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """A command line has texts: pydantic reads a number from one, but not where the numbers are listed."""
+        listed = {name for name, field in cls.model_fields.items() if int in map(type, get_args(field.annotation))}
+        return {
+            name: int(value) if name in listed and isinstance(value, str) and value.isdecimal() else value
+            for name, value in given.items()
+        }
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Self:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from kvcalc.derivation import Derivation
 from kvcalc.device import Device
 from kvcalc.units import round_up
-from kvcalc.weights import Stored, device_shape, format_of, largest_stage, stage_tensors
+from kvcalc.weights import Stored, device_shape, largest_stage, placed
 from kvcalc.widths import Widths
 
 if TYPE_CHECKING:
@@ -72,8 +72,7 @@ def loading(setup: Setup, version: tuple[int, int], device: Device) -> Derivatio
     model, tp = setup.architecture, setup.tensor_parallel_size
     served = model.model_type == "gpt_oss" and device.platform == "cuda" and not device.unified
     kernel = served and setup.weights.dtype == "mxfp4"
-    stored = format_of(setup.served, setup.weights_dtype)
-    stages = stage_tensors(setup.served, stored, setup.engine.pipeline_stages, setup.held)
+    stages = placed(setup.served, setup.weights_dtype, setup.engine.pipeline_stages, setup.held)
     held = [each for each in largest_stage(stages, tp) if not (kernel and each.tensor.part == "experts")]
     work = mxfp4_loading(version, Widths(model), tp, device) if kernel else Derivation()
     terms = ["experts_bytes"] if kernel else []

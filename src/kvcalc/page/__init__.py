@@ -8,14 +8,16 @@ How an answer gets into the page
     a setup whose derivation is not the same text for every question is left out and says so.
 
 What is enumerated, and what is not
-    Model, engine, version, formats of K and V, weights format and tensor-parallel size change which formulas hold, so
-    each combination is prepared by the library (:mod:`kvcalc.page.data`) and equal ones are kept once. Context, batch
-    size, and what an engine takes from a device (``max_num_batched_tokens``, ``hopper`` ...) are inputs of the
-    formulas: lines of a derivation that are a number, which the page replaces.
+    Model, engine, formats of K and V, weights format and tensor-parallel size change which formulas hold, and so does
+    one of a version, an option or a draft (:mod:`kvcalc.page.offers`): each combination is prepared by the library
+    (:mod:`kvcalc.page.tables`) and equal ones are kept once. Several of the last three together would be as many again:
+    the page refuses them and says that the command line has them. Context, batch size, and what an engine takes from a
+    device (``max_num_batched_tokens``, ``hopper`` ...) are inputs of the formulas: lines of a derivation that are a
+    number, which the page replaces.
 
 How it stays small
-    A derivation is split into its texts without numbers, which many models share, and its numbers; all of it is one
-    JSON text, deflated, in base64, which browsers inflate themselves.
+    A derivation is split into its texts without numbers, which many models share, and its numbers
+    (:mod:`kvcalc.page.packing`); all of it is one JSON text, deflated, in base64, which browsers inflate themselves.
 
 A few rules that are no formula of an engine are written twice and held equal by tests: what is left of a device for the
 cache and what fits into it (:mod:`kvcalc.fitting`), and the line that starts a server (:mod:`kvcalc.serving`).

@@ -30,8 +30,25 @@ function filled(data, owner, shape, numbers) {
   return quantities;
 }
 
-// A question: {model, engine, version, device, kv, weights, size, context, sequences, utilization, reserve, memory}.
-// `device` is a name or ""; then `memory` is the bytes of one. `kv` and `weights` are "" for the model's own.
+const refused = (text) => ({ refusal: text });
+
+// Versions, options and drafts are rows, because each has formulas of its own: {row}, or {refusal}. An option that is an
+// input of formulas takes any number beside them.
+function rowOf(engine, model, { version, options = {}, draft = "" }) {
+  const group = Math.max(0, engine.releases.findIndex((each) => each.includes(version)));
+  const picked = Object.entries(options).filter(([name]) => !(name in engine.inputs));
+  if (!picked.length && !draft) return { row: group };
+  if (picked.length + (draft ? 1 : 0) > 1) return refused("this page has one option or a draft at a time: the command line has them together");
+  if (group) return refused("this page has options and drafts in the newest version alone: the command line has them in each");
+  const drafted = model.drafts.includes(draft) ? Number(draft !== "mtp") : -1;
+  const found = draft ? drafted : engine.picks.findIndex((pick) => String(pick) === String(picked[0]));
+  if (found < 0) return refused("this page has not this draft or option: the command line has");
+  return { row: Math.max(1, engine.releases.length) + found + (draft ? engine.picks.length : 0) };
+}
+
+// A question: {model, engine, version, options, draft, device, kv, weights, size, context, sequences, utilization,
+// reserve, memory}. `device` is a name or ""; then `memory` is the bytes of one. `kv` and `weights` are "" for the
+// model's own; options are texts by name.
 function asked(data, question) {
   const engine = data.engines[question.engine], model = data.models[question.model];
   const own = model.engines[question.engine];
@@ -42,64 +59,63 @@ function asked(data, question) {
       memory_bytes: String(question.memory ?? 0), memory_mib: String(larger(BigInt(question.memory ?? 0) >> 20n, 1n)),
     },
   };
-  const group = Math.max(0, engine.releases.findIndex((each) => each.includes(question.version)));
+  const { row, refusal } = rowOf(engine, model, question);
   const choice = device.choices[question.engine] ?? 0;
   // llama.cpp's attention reads K and V in f16, and copies what is in another format.
   const [key, value = key] = (question.kv || own.default).split("/");
   const copied = { k_copied: Number(key !== "float16"), v_copied: Number(value !== "float16") };
-  const inputs = { ...engine.inputs, ...device.inputs, ...engine.choices[choice], ...copied };
+  const given = { ...engine.choices[choice], ...question.options };
+  const inputs = { ...engine.inputs, ...device.inputs, ...given, ...copied };
   const size = data.sizes.indexOf(question.size ?? 1);
-  return { data, question, engine, model, own, device, group, choice, inputs, size };
+  const textAt = (place) => data.texts[model.texts[place]];
+  return { data, question, engine, model, own, device, row, refusal, choice, given, inputs, size, textAt };
 }
 
-const refused = (text) => ({ refusal: text });
-
 // The formulas of the cache: {one, several, notes}, or {refusal}.
-function cacheOf({ data, question, engine, model, own, group, choice, size }) {
-  const format = engine.kv_formats.indexOf(question.kv || own.default);
-  if (format < 0) return refused(`${question.engine} has no KV cache in ${question.kv} on this page`);
-  const table = own.kv[choice] ?? own.kv[0];
-  const place = atRun(table, (group * engine.kv_formats.length + format) * data.sizes.length + size);
-  if (place === null) return refused("this page has not this version with that format and size: the command line has");
-  if (place < 0) return refused(model.texts[-1 - place]);
+function cacheOf({ data, question, model, own, row, refusal, choice, size, textAt }) {
+  if (refusal !== undefined) return refused(refusal);
+  const runs = (own.kv[choice] ?? own.kv[0])[question.kv || own.default];
+  if (runs === undefined) return refused(`${question.engine} takes no ${question.kv || own.default} K and V of this model`);
+  const place = atRun(runs, row * data.sizes.length + size);
+  if (place === null) return refused("this page has not all these formats and sizes: the command line has");
+  if (place < 0) return refused(textAt(-1 - place));
   const found = model.cases[place];
   const [one, numbers, several, others, notes] = found;
   return {
     one: filled(data, found, one, numbers),
     several: several < 0 ? filled(data, found, one, numbers) : filled(data, found, several, others),
-    notes: notes.map((note) => model.texts[note]),
+    notes: notes.map((note) => textAt(note)),
   };
 }
 
-function weightsOf({ data, question, engine, model, own, size }) {
+function weightsOf({ question, engine, model, own, row, size, textAt }) {
   const format = engine.weight_formats.indexOf(question.weights ?? "");
   if (format < 0) return refused(`${question.engine} has no weights in ${question.weights} on this page`);
-  const place = atRun(own.weights, size * engine.weight_formats.length + format);
-  if (place === null || place < 0) return refused(place === null ? "" : model.texts[-1 - place]);
+  const place = atRun(own.weights[row] ?? own.weights[0], size * engine.weight_formats.length + format);
+  if (place === null || place < 0) return refused(place === null ? "" : textAt(-1 - place));
   const [bytes, parameters, dtype, exact, notes] = model.loads[place];
   return {
-    bytes: BigInt(bytes), parameters: BigInt(parameters), dtype, exact, notes: notes.map((note) => model.texts[note]),
+    bytes: BigInt(bytes), parameters: BigInt(parameters), dtype, exact, notes: notes.map((note) => textAt(note)),
   };
 }
 
 // The formulas of the working memory on the device, and of what loading adds: {quantities, notes, reason}, the reason
 // why working memory is not among them.
-function workingOf({ data, question, engine, model, own, device, group, size }) {
+function workingOf({ data, question, engine, model, own, device, row, size, textAt }) {
   const formats = own.by_format ? engine.weight_formats.length : 1;
   const format = own.by_format ? Math.max(0, engine.weight_formats.indexOf(question.weights ?? "")) : 0;
+  const table = own.distinct[own.working[question.kv || own.default] ?? own.working[""]] ?? [];
+  const place = atRun(table, (row * data.sizes.length + size) * formats + format);
+  const absent = (reason) => ({ quantities: [], notes: [], reason });
+  if (place === null || place < 0) return absent(place === null ? "its working memory is not on this page" : textAt(-1 - place));
   const platform = engine.platforms.indexOf(`${device.platform} ${device.unified ? "True" : "False"}`);
-  const row = (group * data.sizes.length + size) * formats + format;
-  const table = own.working[question.kv || own.default] ?? own.working[""] ?? [];
-  const place = atRun(table, row * engine.platforms.length + platform);
-  if (place === null || place < 0) {
-    const absent = "the working memory of this version in this size is not on this page";
-    return { quantities: [], notes: [], reason: place === null ? absent : model.texts[-1 - place] };
-  }
-  const found = model.steps[place], [shape, numbers, notes, reason] = found;
+  const [step, loading] = model.held[place].slice(2 * platform);
+  if (step < 0) return absent(textAt(-1 - step));
+  const [shape, numbers, notes, reason] = model.steps[step], [added, others] = model.loadings[loading];
   return {
-    quantities: filled(data, found, shape, numbers),
-    notes: notes.map((note) => model.texts[note]),
-    reason: reason === null ? "" : model.texts[reason].replaceAll("{device}", device.title),
+    quantities: [...filled(data, model.steps[step], shape, numbers), ...filled(data, model.loadings[loading], added, others)],
+    notes: notes.map((note) => textAt(note)),
+    reason: reason === null ? "" : textAt(reason).replaceAll("{device}", device.title),
   };
 }
 
@@ -108,8 +124,10 @@ const WORKING = ["activation_bytes", "runtime_bytes", "graph_bytes", "band_bytes
 // A plan answers for any context and batch size, as kvcalc.fitting does.
 function planOf(data, question) {
   const it = asked(data, question);
-  const cache = cacheOf(it), weights = weightsOf(it), working = workingOf(it);
-  if (cache.refusal !== undefined || weights.refusal !== undefined) return { it, refusal: cache.refusal ?? weights.refusal };
+  const cache = cacheOf(it);
+  if (cache.refusal !== undefined) return { it, refusal: cache.refusal };
+  const weights = weightsOf(it), working = workingOf(it);
+  if (weights.refusal !== undefined) return { it, refusal: weights.refusal };
   const inputs = (context, sequences) => ({ ...it.inputs, T: context, max_model_len: context, B: sequences });
 
   function kv(context, sequences) {
@@ -117,7 +135,7 @@ function planOf(data, question) {
   }
   function pool(context, sequences) {
     const memory = BigInt(it.device.memory_bytes);
-    const [part, whole] = question.utilization ?? [BigInt(it.engine.utilization[it.group]), 100n];
+    const [part, whole] = question.utilization ?? [BigInt(it.engine.utilization[it.row]), 100n];
     const usable = memory * part / whole, reserve = question.reserve ?? 0n;
     const terms = { memory, usable, reserve, weights: weights.bytes, reason: working.reason };
     const values = evaluate(working.quantities, inputs(context, sequences));
@@ -128,7 +146,11 @@ function planOf(data, question) {
     terms.weights += terms.loading_bytes;
     return { ...terms, values, kv_memory: usable - terms.weights - terms.share_bytes - reserve };
   }
-  const [mostSequences, longest] = it.engine.limits[it.choice].map((limit) => (limit === null ? null : BigInt(limit)));
+  // A limit is a number, or the input that is one where it is given.
+  const [mostSequences, longest] = it.engine.limits[it.row][it.choice].map((limit) => {
+    const value = limit in it.engine.inputs ? it.given[limit] ?? null : limit;
+    return value === null ? null : BigInt(value);
+  });
   function required(context, sequences) {
     if ((longest !== null && context > longest) || (mostSequences !== null && sequences > mostSequences)) return null;
     const values = kv(context, sequences);

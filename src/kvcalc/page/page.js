@@ -69,7 +69,7 @@ function options(id, pairs, value) {
 
 // --- The question, and the address that holds it ---------------------------------------------------------------------
 
-const KEYS = ["model", "engine", "version", "device", "memory", "weights", "kv", "tp", "c", "b", "u", "reserve"];
+const KEYS = ["model", "engine", "version", "draft", "device", "memory", "weights", "kv", "tp", "c", "b", "u", "reserve"];
 let data, state;
 
 const first = (object) => Object.keys(object)[0];
@@ -79,7 +79,7 @@ function usual() {
   const device = named("h100-80gb", data.devices.map((each) => each.name));
   return {
     model, device, engine: named("vllm", Object.keys(data.engines)), version: "", memory: 80n << 30n, weights: "", kv: "",
-    tp: 1, c: smaller(32768n, BigInt(data.models[model].max_context ?? 32768)), b: 1n, u: "", reserve: 0n,
+    draft: "", options: {}, tp: 1, c: smaller(32768n, BigInt(data.models[model].max_context ?? 32768)), b: 1n, u: "", reserve: 0n,
   };
 }
 
@@ -94,6 +94,11 @@ function fromAddress(hash) {
   known("version", engine.releases.flat());
   known("weights", engine.weight_formats);
   known("kv", engine.kv_formats);
+  known("draft", data.models[found.model].drafts);
+  for (const [name, value] of asked.getAll("E").map((each) => each.split("="))) {
+    const isPick = engine.picks.some((pick) => pick[0] === name && pick[1] === value);
+    if (isPick || (Object.hasOwn(engine.inputs, name) && count(value ?? ""))) found.options[name] = isPick ? value : String(count(value));
+  }
   if (data.sizes.includes(Number(asked.get("tp")))) found.tp = Number(asked.get("tp"));
   const longest = BigInt(data.models[found.model].max_context ?? 32768);
   found.c = count(asked.get("c") ?? "") ?? smaller(32768n, longest);
@@ -111,8 +116,10 @@ function address() {
     const left = value === "" || (key === "tp" && value === 1) || (key === "reserve" && value === 0n);
     if ((key === "device" || !left) && !(key === "memory" && state.device)) written.set(key, String(value));
   }
+  for (const option of optionWords()) written.append("E", option);
   return `#${written}`;
 }
+const optionWords = () => Object.entries(state.options).map(([name, value]) => `${name}=${value}`);
 function utilizationOf(text) {
   const part = decimal(text, 10n ** 6n);
   return part !== null && part > 0n && part <= 10n ** 8n ? [part, 10n ** 8n] : null;
@@ -120,6 +127,7 @@ function utilizationOf(text) {
 const questionOf = (asked) => ({
   model: asked.model, engine: asked.engine, version: asked.version, device: asked.device, memory: asked.memory,
   kv: asked.kv, weights: asked.weights, size: asked.tp, utilization: utilizationOf(asked.u), reserve: asked.reserve,
+  options: asked.options, draft: asked.draft,
 });
 
 // --- The answer ------------------------------------------------------------------------------------------------------
@@ -217,7 +225,7 @@ function sideBySide() {
   const names = Object.keys(data.engines).filter((name) => name !== "ideal" && (!device || device.runs.includes(name)));
   const plans = names.map((name) => {
     const engine = data.engines[name], chosen = name === state.engine;
-    const asked = { ...state, engine: name, version: chosen ? state.version : "",
+    const asked = { ...state, engine: name, version: chosen ? state.version : "", options: chosen ? state.options : {},
       kv: chosen || engine.kv_formats.includes(state.kv) ? state.kv : "",
       weights: chosen || engine.weight_formats.includes(state.weights) ? state.weights : "" };
     return [name, planOf(data, questionOf(asked)), asked];
@@ -253,6 +261,8 @@ function commandLine() {
   const engine = data.engines[state.engine], words = ["kvcalc", "fit", state.model];
   words.push(...(state.device ? ["--device", state.device] : ["--memory", `${state.memory}B`]), "-e", state.engine);
   if (state.version && state.version !== engine.releases[0]?.[0]) words.push("-E", `version=${state.version}`);
+  for (const option of optionWords()) words.push("-E", option);
+  if (state.draft) words.push("--draft", state.draft);
   words.push("-c", String(state.c), "-b", String(state.b));
   if (state.weights) words.push("--weights-dtype", state.weights);
   if (state.kv) words.push("--kv-cache-dtype", state.kv);
@@ -267,7 +277,7 @@ function fraction([part]) {
 }
 // The line of kvcalc.serving.
 function serverLine(plan) {
-  const { engine, own, choice } = plan.it, server = engine.server;
+  const { engine, model, own, choice, row, given } = plan.it, server = engine.server;
   if (!server) return null;
   const [key, value = key] = (state.kv || own.default).split("/"), part = utilizationOf(state.u);
   const changed = Boolean(state.kv) && state.kv !== own.default;
@@ -278,7 +288,10 @@ function serverLine(plan) {
   };
   const words = server.program.map((word) => word.replace("{model}", own.served));
   for (const [name, flag] of server.flags) if (values[name] != null) words.push(flag, String(values[name]));
-  return [...words, ...own.flags[choice]].join(" ");
+  const lines = data.lines[model.lines[own.flags]];
+  const flags = (lines[choice] ?? lines[0])[row].split(/ (?=--)/).filter(Boolean)
+    .map((flag) => flag.replace(/\{(\w+)\}/, (_, name) => given[name] ?? "")).filter((flag) => !flag.endsWith(" "));
+  return [...words, ...flags].join(" ");
 }
 function copyable(title, text) {
   const button = element("button", { type: "button", "aria-label": `Copy: ${title}` }, "Copy");
@@ -332,6 +345,7 @@ function change(changed) {
   if ("engine" in changed) {
     const engine = data.engines[state.engine];
     if (!("version" in changed)) state.version = "";
+    state.options = {};
     if (!engine.kv_formats.includes(state.kv)) state.kv = "";
     if (!engine.weight_formats.includes(state.weights)) state.weights = "";
   }
@@ -348,6 +362,10 @@ function ask() {
   options("engine", Object.keys(data.engines).map((name) => [name, name]), state.engine);
   const releases = engine.releases.flat();
   options("version", releases.length ? releases.map((each) => [each, each]) : [["", engine.follows]], state.version || (releases[0] ?? ""));
+  const drafts = model.drafts.map((each) => [each, each === "mtp" ? "its own prediction layers (mtp)" : each]);
+  options("draft", [["", "none"], ...drafts], state.draft);
+  $("draft-field").hidden = !drafts.length;
+  askOptions(engine);
   options("size", data.sizes.map((size) => [String(size), size === 1 ? "1 device" : `${size} devices`]), String(state.tp));
   $("memory-field").hidden = state.device !== "";
   for (const [id, text] of [["memory", plain(state.memory)], ["reserve", state.reserve ? plain(state.reserve) : ""], ["utilization", state.u]]) {
@@ -364,6 +382,32 @@ function ask() {
   $("context-said").textContent = `${tokens(state.c)}; ${model.max_context === null ? "the model states no longest context" : `made for ${grouped(longest)}`}${beyond ? ": this is beyond it" : ""}`;
   $("context-said").className = beyond ? "said warn" : "said";
   $("sequences-said").textContent = sequencesOf(state.b);
+}
+// The engine's own options: a box for a number that formulas take, a list where each value has formulas of its own.
+let optionsOf = "";
+function askOptions(engine) {
+  if (optionsOf !== state.engine) {
+    optionsOf = state.engine;
+    $("options-field").hidden = !engine.options.length;
+    show("options", ...engine.options.map(({ name, default: usual, description, is_input }) => {
+      const id = `option-${name}`, values = engine.picks.filter(([each]) => each === name).map(([, value]) => value);
+      const field = is_input ? element("input", { id, inputMode: "numeric", placeholder: usual })
+        : element("select", { id }, ...["", ...values].map((value) => element("option", { value }, value || (usual || "not given"))));
+      field.addEventListener(is_input ? "input" : "change", () => {
+        const text = field.value.trim(), value = is_input && text ? count(text) : text;
+        field.setAttribute("aria-invalid", String(value === null));
+        if (value === null) return;
+        const { [name]: _, ...others } = state.options;
+        change({ options: value === "" ? others : { ...others, [name]: String(value) } });
+      });
+      field.setAttribute("aria-describedby", `${id}-said`);
+      return element("div", { class: "field" }, element("label", { htmlFor: id }, name), field, element("p", { class: "said", id: `${id}-said` }, description));
+    }));
+  }
+  for (const { name } of engine.options) {
+    const field = $(`option-${name}`);
+    if (document.activeElement !== field) field.value = state.options[name] ?? "";
+  }
 }
 // Bytes as a number of GiB that reads back as the same bytes, where one of six digits does.
 function plain(bytes) {
@@ -402,9 +446,10 @@ function render() {
     show("lines", copyable("On the command line", commandLine()), server && copyable("The server", server), copyable("This page with this question", location.href));
     show("work", ...work(plan, values, pool));
     const notes = [...plan.weights.notes, ...plan.cache.notes, ...plan.working.notes];
+    $("notes").closest("section").hidden = !notes.length;
     show("notes", ...[...new Set(notes)].map((note) => element("li", {}, note)));
     const ideal = state.engine !== "ideal" && data.engines.ideal && data.models[state.model].engines.ideal
-      ? planOf(data, questionOf({ ...state, engine: "ideal", version: "", kv: state.kv && data.engines.ideal.kv_formats.includes(state.kv) ? state.kv : "", weights: "" })) : null;
+      ? planOf(data, questionOf({ ...state, engine: "ideal", version: "", options: {}, kv: state.kv && data.engines.ideal.kv_formats.includes(state.kv) ? state.kv : "", weights: "" })) : null;
     later = setTimeout(() => { show("curve", ...curve(plan, ideal, answer)); show("engines", sideBySide()); }, 40);
     return;
   }
@@ -415,7 +460,7 @@ function start() {
   boxes = {
     model: picker("model", () => Object.entries(data.models).map(([name, each]) => [name, name, each.layout, each.names.join(" ")]), (model) => {
       const longest = data.models[model].max_context;
-      change({ model, c: longest === null ? state.c : smaller(state.c, BigInt(longest)) });
+      change({ model, draft: data.models[model].drafts.includes(state.draft) ? state.draft : "", c: longest === null ? state.c : smaller(state.c, BigInt(longest)) });
     }),
     device: picker("device", () => [...data.devices.map((each) => [each.name, each.title, `${each.name}, ${inBytes(BigInt(each.memory_bytes), 1)}`]),
       ["", "another device", "of a memory that you name"]], (device) => change({ device })),
@@ -427,6 +472,7 @@ function start() {
   };
   $("engine").addEventListener("change", () => change({ engine: $("engine").value }));
   $("version").addEventListener("change", () => change({ version: $("version").value }));
+  $("draft").addEventListener("change", () => change({ draft: $("draft").value }));
   $("size").addEventListener("change", () => change({ tp: Number($("size").value) }));
   const box = (id, read, key) => $(id).addEventListener("input", () => {
     const value = read($(id).value);

@@ -1,0 +1,253 @@
+"""One model's tables: in every engine, for every row, format and size, where its formulas are, or why none are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+from kvcalc.architecture import Architecture
+from kvcalc.derivation import Quantity
+from kvcalc.device import Device
+from kvcalc.dtypes import DTYPES
+from kvcalc.engines.base import WorkingMemory
+from kvcalc.errors import KVCalcError, NotModelledError
+from kvcalc.fitting import Memory
+from kvcalc.page.formulas import formulas_of
+from kvcalc.page.offers import OTHER, SIZES, Offer
+from kvcalc.page.packing import Places, runs, shape
+from kvcalc.report.strips import strip
+from kvcalc.serving import served_name
+from kvcalc.setup import MTP, Setup, prepare
+
+#: A place in a list; below 0, the place of a reason in ``texts``; None where the page has nothing.
+Place = int | None
+
+
+class Tables:
+    """One model's tables, as they are filled.
+
+    Attributes:
+        model: the model.
+        draft: another model of the page that may be its draft, or None.
+        shapes: the texts of derivations, shared with the other models.
+    """
+
+    def __init__(self, model: Architecture, draft: Architecture | None, shapes: Places) -> None:
+        self.model, self.draft, self.shapes = model, draft, shapes
+        self.cases, self.loads, self.texts, self.lines = Places(), Places(), Places(), Places()
+        self.setups: dict[tuple[Any, ...], Setup | str] = {}
+        self.held, self.steps, self.loadings = Places(), Places(), Places()
+
+    def exported(self, names: Sequence[str], offers: Iterable[Offer]) -> dict[str, Any]:
+        """All that a page knows of the model."""
+        engines = {offer.name: self._cells(offer) for offer in offers}
+        order = strip(self.model.name, self.model)
+        return {
+            "names": names[1:],
+            "layout": self.model.layout,
+            "max_context": self.model.max_context,
+            "drafts": self._drafts(),
+            "kinds": order.kinds,
+            "order": runs(order.order),
+            "cases": self.cases.listed(),
+            "loads": self.loads.listed(),
+            "held": self.held.listed(),
+            "steps": self.steps.listed(),
+            "loadings": self.loadings.listed(),
+            "texts": self.texts.listed(),
+            "lines": self.lines.listed(),
+            "engines": engines,
+        }
+
+    def _drafts(self) -> list[str]:
+        other = [] if self.draft is None else [self.draft.provenance.reference or self.draft.name]
+        return [MTP, *other] if self.model.mtp_layers else other
+
+    def _cells(self, offer: Offer) -> dict[str, Any]:
+        choices = range(len(offer.choices))
+        # What an engine chooses on a device is mostly an input of its formulas, and the rest of the table is the same.
+        alike = len({self._case(self._prepared(offer, 0, choice, None, 1)) for choice in choices}) == 1
+        kv = [self._caches(offer, choice) for choice in choices[: 1 if alike else None]]
+        rows = range(len(offer.rows))
+        weights = {row: self._weights(offer, row) for row in rows if not row or self._weighs(offer, row)}
+        working, by_format = self._working(offer, list(kv[0]))
+        distinct = Places()
+        return {
+            "default": _default(offer, 0, self.model),
+            "kv": [{each: runs(places) for each, places in table.items()} for table in kv],
+            "weights": {row: runs(places) for row, places in weights.items()},
+            "working": {each: distinct.of(tuple(runs(places))) for each, places in working.items()},
+            "distinct": distinct.listed(),
+            "by_format": by_format,
+            "served": served_name(offer.name, self.model.provenance.reference),
+            "flags": self.lines.of(tuple(map(tuple, offer.flags(self.model)))),
+        }
+
+    # --- The cache ---------------------------------------------------------------------------------------------------
+
+    def _caches(self, offer: Offer, choice: int) -> dict[str, list[Place]]:
+        """Where the cache of each format is, for every row in every size."""
+        few = [each.formats(_default(offer, row, self.model)) for row, each in enumerate(offer.rows)]
+
+        def places(kv_format: str) -> list[Place]:
+            return [
+                self._case(self._prepared(offer, row, choice, kv_format, size))
+                if each.has(size) and (each.is_whole or kv_format in few[row])
+                else None
+                for row, each in enumerate(offer.rows)
+                for size in SIZES
+            ]
+
+        singles = [each for each in DTYPES if self._takes(offer, choice, each)]
+        pairs = (f"{key}/{value}" for key, value in product(singles, singles) if offer.takes_pairs and key != value)
+        return {kv_format: places(kv_format) for kv_format in (*singles, *pairs)}
+
+    def _takes(self, offer: Offer, choice: int, kv_format: str) -> bool:
+        """Whether the newest version takes a format in any size."""
+        return any(isinstance(self._prepared(offer, 0, choice, kv_format, size), Setup) for size in SIZES)
+
+    def _prepared(self, offer: Offer, row: int, choice: int, kv_format: str | None, size: int) -> Setup | str:
+        """A setup, or why the engine refuses it; made once, for the cache and for the working memory."""
+        key = (offer.name, row, choice, kv_format, size)
+        if key not in self.setups:
+            self.setups[key] = self._made(offer, row, choice, kv_format, size)
+        return self.setups[key]
+
+    def _made(self, offer: Offer, row: int, choice: int, kv_format: str | None, size: int) -> Setup | str:
+        draft: Architecture | str | None = offer.rows[row].draft or None
+        if draft == OTHER:
+            draft = self.draft
+            if draft is None:
+                return "this page has no draft for this model"
+        try:
+            return prepare(
+                self.model,
+                engine=offer.name,
+                engine_options={**offer.choices[choice], **offer.rows[row].options},
+                kv_cache_dtype=kv_format,
+                tensor_parallel_size=size,
+                draft=draft,
+            )
+        except KVCalcError as error:
+            return _reason(error)
+
+    def _case(self, setup: Setup | str) -> int:
+        """Where a cache's formulas are."""
+        if isinstance(setup, str):
+            return self._refused(setup)
+        try:
+            formulas = formulas_of(setup)
+        except NotModelledError as error:
+            return self._refused(_reason(error))
+        one, several = self._shape(formulas.one), self._shape(formulas.several)
+        notes = tuple(self.texts.of(note) for note in _lasting_notes(setup))
+        return self.cases.of((*one, *((-1, ()) if several == one else several), notes))
+
+    # --- Weights -----------------------------------------------------------------------------------------------------
+
+    def _weighs(self, offer: Offer, row: int) -> bool:
+        """Whether a row changes the weights on a device: a draft and pipeline stages do."""
+        setup = self._some(offer, row)
+        if not isinstance(setup, Setup) or offer.rows[row].options.keys() == {"version"}:
+            return False
+        size, plain = setup.tensor_parallel_size, replace(setup, engine=offer.made(), draft=None)
+        return self._load(setup, None, size) != self._load(plain, None, size)
+
+    def _some(self, offer: Offer, row: int) -> Setup | str:
+        """A row in the first size that the engine takes."""
+        found = [self._prepared(offer, row, 0, None, size) for size in SIZES[:2]]
+        return next((each for each in found if isinstance(each, Setup)), found[0])
+
+    def _weights(self, offer: Offer, row: int) -> list[Place]:
+        setup = self._some(offer, row)
+        return [
+            self._load(setup, each, size) if offer.rows[row].has(size) else None
+            for size in SIZES
+            for each in offer.weight_formats
+        ]
+
+    def _load(self, setup: Setup | str, weight_format: str | None, size: int) -> int:
+        """Where the weights of a format on one of so many devices are."""
+        if isinstance(setup, str):
+            return self._refused("the engine does not run this model")
+        try:
+            found = replace(setup, weights_dtype=weight_format, tensor_parallel_size=size).weights
+        except KVCalcError as error:
+            return self._refused(_reason(error))
+        notes = tuple(self.texts.of(note) for note in found.notes)
+        return self.loads.of((found.bytes, found.parameters, found.dtype, found.exact, notes))
+
+    # --- Working memory ----------------------------------------------------------------------------------------------
+
+    def _working(self, offer: Offer, kv_formats: Sequence[str]) -> tuple[dict[str, list[Place]], bool]:
+        """What a device holds beside the files, and whether that is another for each format of the weights.
+
+        By format of K and V, or under "" where that changes nothing. What changes nothing on one device does not on
+        several either; a row that changes nothing for the weights as they ship changes nothing for others.
+        """
+        plain = self._prepared(offer, 0, 0, None, 1)
+        as_shipped = self._held(offer, plain, None)
+        by_format = any(self._held(offer, plain, each) != as_shipped for each in offer.weight_formats)
+        formats = offer.weight_formats if by_format else (None,)
+        in_formats = (self._held(offer, self._prepared(offer, 0, 0, each, 1), None) for each in kv_formats)
+        by_kv_format = any(each != as_shipped for each in in_formats)
+        working: dict[str, list[Place]] = {}
+        for kv_format in kv_formats if by_kv_format else (None,):
+            places = working[kv_format or ""] = []
+            for row, (size_at, size) in product(range(len(offer.rows)), enumerate(SIZES)):
+                setup = self._prepared(offer, row, 0, kv_format, size) if offer.rows[row].has(size) else None
+                as_newest = places[size_at * len(formats) : (size_at + 1) * len(formats)]
+                if setup is None:
+                    places += [None] * len(formats)
+                elif as_newest and self._held(offer, setup, None) == as_newest[0]:
+                    places += as_newest
+                else:
+                    places += [self._held(offer, setup, each) for each in formats]
+        return working, by_format
+
+    def _held(self, offer: Offer, setup: Setup | str, weight_format: str | None) -> int:
+        """Where the working memory, and what loading adds to the weights, are on each platform."""
+        if isinstance(setup, str):
+            return self._refused(setup)
+        if weight_format is not None:
+            setup = replace(setup, weights_dtype=weight_format)
+        return self.held.of(tuple(place for device in offer.platforms.values() for place in self._on(setup, device)))
+
+    def _on(self, setup: Setup, device: Device) -> tuple[int, int]:
+        """Where both are on a device's platform; in a reason, ``{device}`` is its title."""
+        try:
+            # The pool of one question, so that what has no formula says what kvcalc fit says.
+            pool = Memory(device=device).pool(setup, 4096, 2)
+        except KVCalcError as error:
+            return self._refused(_reason(error)), self._refused(_reason(error))
+        working, reason = pool.working_memory or WorkingMemory(), pool.not_modelled.replace(device.title, "{device}")
+        notes = tuple(self.texts.of(note) for note in working.notes)
+        step = (*self._shape(working.quantities), notes, self.texts.of(reason) if reason else None)
+        return self.steps.of(step), self.loadings.of(self._shape(pool.loading))
+
+    # --- All of them -------------------------------------------------------------------------------------------------
+
+    def _refused(self, reason: str) -> int:
+        return -1 - self.texts.of(reason)
+
+    def _shape(self, quantities: Iterable[Quantity]) -> tuple[int, tuple[int | str, ...]]:
+        """Where the texts of a derivation are, and its numbers."""
+        lines, numbers = shape(quantities)
+        return self.shapes.of(lines), numbers
+
+
+def _default(offer: Offer, row: int, model: Architecture) -> str:
+    """The formats of K and V where nobody names any."""
+    return "/".join(dict.fromkeys(each.name for each in offer.made(row).default_kv_dtypes(model)))
+
+
+def _lasting_notes(setup: Setup) -> Iterator[str]:
+    """What a reader must know at any context: the notes of the model, and those of its cache that stay."""
+    short, long = (setup.plan.allocate(context, 1).notes for context in (1, 2**21))
+    yield from (*setup.architecture.provenance.notes, *setup.cache_notes, *(note for note in short if note in long))
+
+
+def _reason(error: KVCalcError) -> str:
+    return f"{error.message}; {error.hint}" if error.hint else error.message
