@@ -78,7 +78,8 @@ def loading(setup: Setup, version: tuple[int, int], device: Device) -> Derivatio
     terms = ["experts_bytes"] if kernel else []
 
     def add(name: str, meaning: str, formula: str, source: str) -> None:
-        if work.let(name, meaning, formula, "bytes", source):
+        if formula != "0":
+            work.let(name, meaning, formula, "bytes", source)
             terms.append(name)
 
     element = 4 if model.model_type in _FLOAT32_TABLES or setup.weights_dtype == "float32" else 2
