@@ -522,6 +522,14 @@ def test_ranks_and_the_folder_of_the_hub_stand_in_for_flags_that_are_not_in_the_
     assert (found.reference, found.question.tensor_parallel_size, found.verdict) == ("llama-3.1-8b", 4, "agrees")
 
 
+def test_a_model_in_a_folder_without_a_name_is_the_one_that_it_is_served_as():
+    engine = (
+        "(EngineCore pid=7) INFO Initializing a V1 LLM engine (v0.24.0) with config: model='/models', max_seq_len=8192"
+    )
+    served = judged(f"{engine}, served_model_name=llama-3.1-8b", AVAILABLE, POOL_8, CONCURRENCY_8, model=None)
+    assert (served.reference, served.verdict) == ("llama-3.1-8b", "agrees")
+
+
 def test_a_device_gives_what_the_engine_chooses_there_and_weights_as_it_holds_them():
     loaded = "(EngineCore pid=7) INFO Model loading took 14.99 GiB memory and 2.0 seconds"
     found = judged(loaded, AVAILABLE, POOL_8, CONCURRENCY_8, device=load_device("rtx-4090"))

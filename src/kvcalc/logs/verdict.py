@@ -218,7 +218,7 @@ def _model_of(
 
 def _name(start: Start) -> str | None:
     """What a start calls its model: the first name that is a preset's, or the first one."""
-    stated = (start.stated.get(name) for name in ("model", "model_path", "file"))
+    stated = (start.stated.get(name) for name in ("model", "model_path", "served_model_name", "file"))
     names = [name for name in stated if name]
     return next((name for name in names if preset_of(name)), names[0] if names else None)
 

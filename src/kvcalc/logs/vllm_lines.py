@@ -282,7 +282,7 @@ def _logo(reader: LogReader, line: Line) -> None:
 
 # Only these names are looked for, so that a long line costs one pass whatever stands in it.
 _FLAGS = re.compile(
-    r"(?<![\w.])['\"]?(model|max_model_len|max_seq_len|max_num_batched_tokens|tensor_parallel_size"
+    r"(?<![\w.])['\"]?(model|served_model_name|max_model_len|max_seq_len|max_num_batched_tokens|tensor_parallel_size"
     r"|pipeline_parallel_size|data_parallel_size|kv_cache_dtype|kv_cache_memory_bytes|dtype|block_size"
     r"|async_scheduling|disable_hybrid_kv_cache_manager|enable_prefix_caching|num_gpu_blocks_override"
     r"|num_speculative_tokens|num_spec_tokens|method|max_num_seqs|enforce_eager|gpu_memory_utilization|mamba_cache_dtype"
