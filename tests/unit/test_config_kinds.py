@@ -370,3 +370,24 @@ def test_a_decoder_that_attends_to_both_sides_at_once_has_one_set_of_projections
     assert counted.beside == {"vision": 2 * 94_654_464}
     cached = footprint(model, context=100, encoder_tokens=50).kv_cache.ideal_bytes
     assert cached == 26 * 150 * 2 * 4 * 256 * 2
+
+
+def test_the_tower_of_minicpm_v_2_6_is_siglip_and_its_resampler() -> None:
+    """The index of openbmb/MiniCPM-V-2_6 sums to 16,198,350,304 bytes."""
+    text = {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28}
+    sizes = {"num_key_value_heads": 4, "vocab_size": 151666, "tie_word_embeddings": False, "query_num": 64}
+    config = {"model_type": "minicpmv", "version": 2.6, "vision_config": {"model_type": "siglip"}} | text | sizes
+    assert weights(read_config(config), None).bytes == 16_198_350_304
+
+
+def test_a_florence_file_of_microsoft_leaves_out_the_type_of_its_text_part() -> None:
+    text = {
+        "d_model": 768,
+        "decoder_layers": 6,
+        "encoder_layers": 6,
+        "decoder_attention_heads": 12,
+        "vocab_size": 51289,
+    }
+    text |= {"encoder_attention_heads": 12, "decoder_ffn_dim": 3072, "encoder_ffn_dim": 3072}
+    stated = {"model_type": "florence2", "text_config": text | {"model_type": "florence2_language"}}
+    assert parameters({"model_type": "florence2", "text_config": text}) == parameters(stated) == 140_206_848
