@@ -233,6 +233,24 @@ def test_what_fits_on_a_page_fits_in_the_library(page: Run, data: dict[str, Any]
     assert compared > 800
 
 
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"options": {"block_size": "32", "enforce_eager": "true"}}, "one option or a draft at a time"),
+        ({"options": {"block_size": "32"}, "draft": "mtp"}, "one option or a draft at a time"),
+        ({"options": {"block_size": "32"}, "version": "0.25.1"}, "in the newest version alone"),
+        ({"options": {"block_size": "33"}}, "has not this draft or option"),
+        ({"draft": "llama-3.2-1b"}, "has not this draft or option"),
+        ({"options": {"block_size": "32"}, "size": 32}, "has not all these formats and sizes"),
+    ],
+)
+def test_what_a_page_has_no_formulas_of_is_the_command_lines(page: Run, asked: dict[str, Any], said: str) -> None:
+    question = {"model": "qwen3.5-4b", "engine": "vllm", "device": "h100-80gb", **asked}
+    refusal = page(f"planOf(data, {json.dumps(question)}).refusal")
+    assert said in refusal
+    assert "the command line has" in refusal
+
+
 def test_every_device_has_a_platform_and_its_choices(data: dict[str, Any]) -> None:
     whole = page_data(["smollm2-135m"], ["vllm", "llama.cpp"], devices())
     assert {device["platform"] for device in whole["devices"]} == {"cuda", "rocm", "metal", "gaudi", "tpu"}
