@@ -21,7 +21,7 @@ from multiprocessing import get_context
 from typing import Any
 
 from kvcalc import __version__
-from kvcalc.alternatives import runs_on, usual_engine
+from kvcalc.alternatives import runs_on
 from kvcalc.architecture import Architecture
 from kvcalc.device import Device
 from kvcalc.page.offers import SIZES, UNNAMED, Offer
@@ -140,11 +140,9 @@ def _device(device: Device, offers: Iterable[Offer]) -> dict[str, Any]:
         "name": device.name,
         "title": device.title,
         "memory_bytes": device.memory_bytes,
-        "source": device.source,
         "platform": device.platform,
         "unified": device.unified,
         "inputs": {name: str(value) for name, value in device.inputs.items()},
         "choices": {name: choice for name, choice in chosen.items() if choice},
-        "usual": usual_engine(device),
         "runs": [offer.name for offer in offers if runs_on(offer.name, device)],
     }

@@ -154,7 +154,6 @@ class Offer:
         server = self.cls.server
         help_of = {each.name: each for each in self.cls.option_help()}
         return {
-            "summary": self.cls.summary,
             "releases": self.cls.releases,
             "follows": self.cls.follows,
             "picks": [[name, _text(value)] for name, value in self.picks],
@@ -170,7 +169,6 @@ class Offer:
             "utilization": [self.made(row).utilization_percent for row in range(len(self.rows))],
             "sets_aside": self.cls.sets_aside,
             "kv_formats": list(dict.fromkeys(each for cell in cells for table in cell["kv"] for each in table)),
-            "pairs": self.takes_pairs,
             "weight_formats": [each or "" for each in self.weight_formats],
             "platforms": [f"{platform} {unified}" for platform, unified in self.platforms],
             "choices": [{name: str(value) for name, value in choice.items()} for choice in self.choices],
