@@ -50,6 +50,8 @@ def test_a_suggestion_has_the_words_that_were_typed_and_never_another_size(writt
 @pytest.mark.parametrize(
     ("written", "message", "hint"),
     [("someone/gemma-3-27b-it", "no preset stands for it", "write hf:someone/gemma-3-27b-it"),
+     ("Qwen/Qwen3-8B-AWQ", "no preset", "'Qwen/Qwen3-8B' with --weights-dtype awq, or write hf:Qwen/Qwen3-8B-AWQ"),
+     ("llama3.1:8b-instruct-q8_0", "unknown preset", "write 'llama3.1:8b-instruct' with --weights-dtype Q8_0"),
      ("./nothere", "no such file", ""), ("a/b/c", "no such file", ""), ("~/model", "no such file", ""),
      ("https://example.org/config.json", "no address of a model", "hf:org/name"),
      ("hf.co/bartowski/x-GGUF:Q4_K_M", "no part of a model's name", "hf:bartowski/x-GGUF with --weights-dtype Q4_K_M"),

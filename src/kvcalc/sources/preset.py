@@ -19,6 +19,7 @@ from kvcalc.sources import shipped
 from kvcalc.sources.building import build
 from kvcalc.sources.files import parse_toml, read_toml
 from kvcalc.sources.spec import ModelSpec, field_names, stated_fields
+from kvcalc.weight_formats import format_names
 from kvcalc.weights import count_parameters
 
 _LARGEST_SPEC = 2**20
@@ -107,8 +108,25 @@ def preset_text(name: str) -> str:
     found = find_preset(name)
     text = None if found is None else shipped.text("models", found)
     if text is None:
-        raise InputError(f"unknown preset {quote(name)}", hint=f"{_meant(name)} see 'kvcalc models'")
+        hint = named_with_format(name) or f"{_meant(name)} see 'kvcalc models'"
+        raise InputError(f"unknown preset {quote(name)}", hint=hint)
     return text
+
+
+def named_with_format(name: str) -> str | None:
+    """How to ask for a model whose name ends in a weights format, as Ollama's tags and quantised releases do.
+
+    >>> named_with_format("gemma3:27b-it-q4_K_M"), named_with_format("Qwen/Qwen3-8B-AWQ")
+    ("write 'gemma3:27b-it' with --weights-dtype Q4_K_M", "write 'Qwen/Qwen3-8B' with --weights-dtype awq")
+    >>> named_with_format("gemma3:27b-it-qat") is None
+    True
+    """
+    formats = {each.casefold(): each for each in format_names()}
+    for at, sign in enumerate(name):
+        written = formats.get(name[at + 1 :].casefold())
+        if sign in "-_.:" and written is not None and find_preset(name[:at]) is not None:
+            return f"write {quote(name[:at])} with --weights-dtype {written}"
+    return None
 
 
 def preset_tables(name: str) -> dict[str, Any]:

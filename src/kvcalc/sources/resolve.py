@@ -19,7 +19,7 @@ from kvcalc.layout import parse_layout
 from kvcalc.relayout import with_layout
 from kvcalc.sources import shipped
 from kvcalc.sources.files import is_path
-from kvcalc.sources.preset import find_preset, load_preset, load_spec
+from kvcalc.sources.preset import find_preset, load_preset, load_spec, named_with_format
 
 _LONGEST_REFERENCE = 4096
 
@@ -109,9 +109,9 @@ def _load_base(base: str) -> Architecture:
     if base.startswith((".", "/", "~")) or base.count("/") > 1 or "\\" in base:
         raise InputError(f"no such file: {quote(base)}")
     if "/" in base:
-        raise InputError(
-            f"no such file, and no preset stands for it: {quote(base)}", hint=f"to ask the Hub, write hf:{base}"
-        )
+        with_format, asked = named_with_format(base), f"write hf:{base}"
+        hint = f"{with_format}, or {asked} to ask the Hub" if with_format else f"to ask the Hub, {asked}"
+        raise InputError(f"no such file, and no preset stands for it: {quote(base)}", hint=hint)
     return load_preset(base)
 
 
