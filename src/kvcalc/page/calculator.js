@@ -168,3 +168,19 @@ function planOf(data, question) {
   const maxSequences = (context) => unbounded(largest((sequences) => fits(context, sequences), MAX_TOKENS));
   return { it, cache, weights, working, kv, pool, required, fits, maxContext, maxSequences, inputs };
 }
+
+const LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;,=>?@^_`{|}~";
+
+// The bytes of a text in base85: five letters are four bytes, and a shorter end has one letter more than bytes.
+function bytesOf(text) {
+  const missing = (5 - (text.length % 5)) % 5;
+  const whole = text + "~".repeat(missing);
+  const values = new Map([...LETTERS].map((letter, value) => [letter, value]));
+  const bytes = new DataView(new ArrayBuffer((whole.length / 5) * 4));
+  for (let at = 0; at < whole.length; at += 5) {
+    let word = 0;
+    for (const letter of whole.slice(at, at + 5)) word = word * 85 + values.get(letter);
+    bytes.setUint32((at / 5) * 4, word);
+  }
+  return new Uint8Array(bytes.buffer, 0, bytes.byteLength - missing);
+}
