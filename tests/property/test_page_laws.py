@@ -308,3 +308,17 @@ def test_the_packed_data_of_a_page_are_its_bytes(run: Run) -> None:
     for known in (*(random_.randbytes(size) for size in range(25)), b"\0" * 9, b"\xff" * 11):
         text = b85encode(known).decode().replace("<", ",")
         assert run(f"[...bytesOf({json.dumps(text)})]") == list(known)
+
+
+def test_a_model_whose_own_cache_format_is_refused_has_its_weights_in_others(run: Run) -> None:
+    place = load_device("h100-80gb")
+    run(f"(globalThis.report = {json.dumps(page_data(['gemma3-report-2b'], ['transformers'], [place]))}, 0)")
+    question = {"model": "gemma3-report-2b", "engine": "transformers", "device": place.name, "size": 1, "options": {}}
+    for kv_format in ("", "bfloat16"):
+        asked = json.dumps({**question, "kv": kv_format, "weights": "", "version": "", "draft": ""})
+        plan = f"planOf(report, {{ ...{asked}, utilization: null, reserve: 0n }})"
+        if kv_format:
+            setup = prepare("gemma3-report-2b", engine="transformers", kv_cache_dtype=kv_format)
+            assert run(f"{plan}.weights.bytes") == str(setup.weights.bytes)
+        else:
+            assert "sfp8" in run(f"{plan}.refusal")

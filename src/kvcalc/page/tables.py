@@ -156,9 +156,9 @@ class Tables:
         return self._load(setup, None, size) != self._load(plain, None, size)
 
     def _some(self, offer: Offer, row: int) -> Setup | str:
-        """A row in the first size that the engine takes."""
-        found = [self._prepared(offer, row, 0, None, size) for size in SIZES[:2]]
-        return next((each for each in found if isinstance(each, Setup)), found[0])
+        """A row in the first format and size that the engine takes: the model's own cache format may be none of its."""
+        found = (self._prepared(offer, row, 0, each, size) for each in (None, *DTYPES) for size in SIZES[:2])
+        return next((each for each in found if isinstance(each, Setup)), "")
 
     def _weights(self, offer: Offer, row: int) -> list[Place]:
         setup = self._some(offer, row)
