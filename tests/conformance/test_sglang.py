@@ -270,7 +270,9 @@ def test_attention_data_parallelism_divides_sequences_and_holds_more_heads() -> 
     assert (alone.pool.main_bytes, grouped.pool.main_bytes) == (48 * 1 * 256 * 2, 48 * 2 * 256 * 2)
     assert grouped.kv_bytes(1000, 6) == (2 * 1000 + 1) * grouped.pool.main_bytes
     assert grouped.report(1000, 6, 2000 * grouped.pool.main_bytes)["fits"]
-    assert "each of 4 groups" in grouped.allocate(1000, 6).notes[-1]
+    own, weights = grouped.allocate(1000, 6).notes[-2:]
+    assert "each of 4 groups" in own
+    assert "weights are counted as divided by all devices" in weights
     limited = plan_of(qwen, tp=8, dp_size=4, enable_dp_attention=True, max_running_requests=8)
     assert limited.max_running_requests == 2
     assert "at most 8 of these sequences" in limited.allocate(1000, 9).notes[-1]
@@ -278,7 +280,11 @@ def test_attention_data_parallelism_divides_sequences_and_holds_more_heads() -> 
 
 def test_decode_context_parallelism_divides_pages_and_not_index_keys() -> None:
     deepseek = kvcalc.load("deepseek-v3.2")
+    packed = plan_of(deepseek, tp=8, dtype="fp8")
+    assert packed.pool.main_bytes == 61 * (656 + 132)
+    assert "scales beside them" in packed.allocate(1000, 1).notes[-1]
     plan = plan_of(deepseek, tp=8, dtype="fp8", dcp_size=4)
+    assert not any("scales beside them" in note for note in plan.allocate(1000, 1).notes)
     assert plan.pool.main_bytes == 61 * (576 + 4 * 132)  # plain rows, and the index keys of all four devices
     assert plan.kv_bytes(1000, 2) == (2 * 4 * 64 + 64) * plan.pool.main_bytes  # 1000 tokens: 4 pages of 4 x 64
     assert plan.report(1, 1, 640 * plan.pool.main_bytes)["max_total_num_tokens"] == 4 * 640

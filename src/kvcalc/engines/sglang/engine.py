@@ -32,6 +32,7 @@ from kvcalc.engines.sglang.layers import (
     in_sliding_pool,
     indexer_bytes,
     one_size,
+    packs_scales,
     page_of,
     shared_note,
     state_of,
@@ -348,6 +349,10 @@ class SGLang(EngineOptions):
         layers = sum(count for _, count in kinds)
         rows = tuple((kind, count, False, token_bytes + indexer_bytes(kind, setup, ranks)) for kind, count in kinds)
         notes = [_PAGE_NOTE, *shared_note(kinds)]
+        if packs_scales(setup, ranks):
+            notes.append(
+                "latents have their scales beside them; TensorRT-LLM's kernels on Blackwell keep plain rows of fp8"
+            )
         if any(window_of(kind) for kind, _ in kinds):
             reason = (
                 "disable_hybrid_swa_memory is set"

@@ -55,6 +55,9 @@ class Ranks:
         found = []
         if self.groups > 1:
             found.append(f"attention data parallelism: each of {self.groups} groups holds its own sequences' tokens")
+            found.append(
+                "weights are counted as divided by all devices: each group holds those of attention, which is more"
+            )
         if self.spread > 1:
             found.append(f"decode context parallelism: a device holds every {self.spread}th page of a sequence")
         return tuple(found)
@@ -96,15 +99,21 @@ def check_kind(architecture: Architecture, kind: LayerKind) -> None:
         refuse_kind("sglang", architecture, kind, "what an encoder's tokens take of its pool was not checked")
 
 
+def packs_scales(setup: Setup, ranks: Ranks) -> bool:
+    """Whether a latent in fp8 has its scales beside it (kv_cache_configurator.py:3412).
+
+    The kernels of context parallelism read plain rows (arg_groups/model_overrides/deepseek_v2.py:18).
+    """
+    return setup.served.has_sparse_latents and setup.k_dtype.name == "fp8_e4m3" and ranks.spread == 1
+
+
 def bytes_of_token(kind: LayerKind, setup: Setup, ranks: Ranks) -> int:
     """Bytes of one token in one layer on one device."""
     if isinstance(kind, Parallel):
         kind = kind.attention
     if isinstance(kind, Latent):  # one latent, whole on every device
-        if setup.served.has_sparse_latents and setup.k_dtype.name == "fp8_e4m3" and ranks.spread == 1:
-            # In all layers of such a model (kv_cache_configurator.py:3412): a float32 scale for each 128 numbers, and
-            # the rope part in bfloat16: 512 + 16 + 128 = 656. The kernels of context parallelism read plain rows
-            # (arg_groups/model_overrides/deepseek_v2.py:18).
+        if packs_scales(setup, ranks):
+            # A float32 scale for each 128 numbers, and the rope part in bfloat16: 512 + 16 + 128 = 656.
             return kind.rank + kind.rank // _INDEXER_BLOCK * 4 + kind.rope_dim * 2
         return setup.k_dtype.bytes_for(kind.rank + kind.rope_dim)
     assert isinstance(kind, Full | Sliding | Chunked)
