@@ -150,15 +150,15 @@ class Tables:
     def _weighs(self, offer: Offer, row: int) -> bool:
         """Whether a row changes the weights on a device: a draft and pipeline stages do."""
         setup = self._some(offer, row)
-        if not isinstance(setup, Setup) or offer.rows[row].options.keys() == {"version"}:
+        if setup is None or offer.rows[row].options.keys() == {"version"}:
             return False
         size, plain = setup.tensor_parallel_size, replace(setup, engine=offer.made(), draft=None)
         return self._load(setup, None, size) != self._load(plain, None, size)
 
-    def _some(self, offer: Offer, row: int) -> Setup | str:
+    def _some(self, offer: Offer, row: int) -> Setup | None:
         """A row in the first format and size that the engine takes: the model's own cache format may be none of its."""
         found = (self._prepared(offer, row, 0, each, size) for each in (None, *DTYPES) for size in SIZES[:2])
-        return next((each for each in found if isinstance(each, Setup)), "")
+        return next((each for each in found if isinstance(each, Setup)), None)
 
     def _weights(self, offer: Offer, row: int) -> list[Place]:
         setup = self._some(offer, row)
@@ -168,9 +168,9 @@ class Tables:
             for each in offer.weight_formats
         ]
 
-    def _load(self, setup: Setup | str, weight_format: str | None, size: int) -> int:
+    def _load(self, setup: Setup | None, weight_format: str | None, size: int) -> int:
         """Where the weights of a format on one of so many devices are."""
-        if isinstance(setup, str):
+        if setup is None:
             return self._refused("the engine does not run this model")
         try:
             found = replace(setup, weights_dtype=weight_format, tensor_parallel_size=size).weights
