@@ -252,11 +252,17 @@ class LogReader:
                 seen.add(match[1])
                 self.start.stated[match[1]] = match[2]
 
-    def command(self, engine: str, line: Line) -> None:
-        """A command line that an engine or a shell echoes; it begins a start, and what the engine states wins."""
+    def command(self, engine: str, line: Line, model: re.Pattern[str] | None = None) -> None:
+        """A command line that an engine or a shell echoes; it begins a start, and what the engine states wins.
+
+        Args:
+            model: finds the model where the command names it without a flag.
+        """
         self.banner(engine, line, "command")
         self.commanded = engine
         self.continued(line)
+        if model is not None and (match := model.search(line.text)):
+            self.stated(engine, line).setdefault("model", match[1])
 
     def continued(self, line: Line) -> None:
         """The flags of a command line, or of a line of it; without a command before it, those of any engine."""

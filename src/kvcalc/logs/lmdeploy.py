@@ -82,9 +82,7 @@ def _arguments(reader: LogReader, line: Line) -> None:
 
 
 def _command(reader: LogReader, line: Line) -> None:
-    reader.command("lmdeploy", line)
-    if match := _SERVE_MODEL.search(line.text):
-        reader.stated("lmdeploy", line).setdefault("model", match[1])
+    reader.command("lmdeploy", line, _SERVE_MODEL)
 
 
 # ---- what they state, and what they should be ----

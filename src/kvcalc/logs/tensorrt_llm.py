@@ -74,9 +74,7 @@ def _arguments(reader: LogReader, line: Line) -> None:
 
 
 def _command(reader: LogReader, line: Line) -> None:
-    reader.command("tensorrt-llm", line)
-    if match := _SERVE_MODEL.search(line.text):
-        reader.stated("tensorrt-llm", line).setdefault("model", match[1])
+    reader.command("tensorrt-llm", line, _SERVE_MODEL)
 
 
 # ---- what they state, and what they should be ----

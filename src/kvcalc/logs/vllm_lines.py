@@ -336,9 +336,7 @@ def _engine_line(reader: LogReader, line: Line) -> None:
 
 
 def _command(reader: LogReader, line: Line) -> None:
-    reader.command("vllm", line)
-    if match := _SERVE_MODEL.search(line.text):
-        reader.stated("vllm", line).setdefault("model", match[1])
+    reader.command("vllm", line, _SERVE_MODEL)
     if match := _DRAFTED.search(line.text):
         reader.stated("vllm", line).setdefault("num_speculative_tokens", match[1])
 
