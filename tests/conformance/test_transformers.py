@@ -286,6 +286,10 @@ QUANTIZED = [
     (("quanto", 4, 64, 128, (1, 64, 64), "bfloat16", 3, 301, None), (65_568, 65_568)),  # an odd count of groups
     (("quanto", 2, 64, 128, (1, 64, 64), "float32", 3, 301, None), (44_736, 44_736)),
     (("quanto", 4, 32, 128, (2, 128, 64), "bfloat16", 2, 1000, 50), (537_600, 532_800)),
+    # A tensor that is one group alone has a scale and a zero point an element, until more tokens are quantised with it.
+    (("quanto", 4, 64, 1, (1, 64, 64), "bfloat16", 1, 1, None), (640, 640)),
+    (("quanto", 4, 64, 1, (1, 64, 64), "float32", 1, 3, 1), (1_152, 304)),
+    (("quanto", 4, 64, 5, (1, 64, 64), "float32", 1, 16, 1), (3_200, 1_280)),
     (("hqq", 3, 64, 128, (2, 64, 64), "bfloat16", 1, 1000, None), (128_384, 128_384)),
     (("hqq", 8, 64, 128, (2, 64, 64), "float16", 2, 333, None), (181_632, 181_632)),
     (("hqq", 1, 64, 1, (2, 64, 64), "float16", 2, 333, None), (31_968, 31_968)),

@@ -105,7 +105,7 @@ class Case:
 
     def chunks(self, tokens: int) -> list[int]:
         """Tokens of each forward of a prefill."""
-        size = self.chunk or tokens
+        size = self.chunk or tokens or 1
         return [min(size, tokens - start) for start in range(0, tokens, size)]
 
 
@@ -373,7 +373,7 @@ def cases(draw: Callable[..., Any], names: tuple[str, ...]) -> Case:
     }
     # A forward a token takes its time: short prompts for those.
     chunk = draw(st.sampled_from([None, None, None, 1, 5, 16, 50, 128]))
-    lengths = [2, 7, 16] if chunk in (1, 5) else [2, 7, 16, 40, 129, 300]
+    lengths = [1, 2, 7, 16] if chunk in (1, 5) else [1, 2, 7, 16, 40, 129, 300]
     return Case(
         model_type,
         tuple(sorted(changes.items())),

@@ -357,8 +357,8 @@ class Transformers(EngineOptions):
     def _quantized(self, model: Architecture, kind: LayerKind, count: int, setup: Setup) -> LayerCost:
         """A layer of a QuantizedCache: K and V in groups, but the tokens since they were last quantised.
 
-        Source: transformers 5.24.0 cache_utils.py:750-1060, :2226; optimum-quanto 0.2.7 tensor/grouped.py, packed.py;
-        hqq 0.2.8 core/quantize.py, bitpack.py.
+        Source: transformers 5.24.0 cache_utils.py:750-1060, :2226; optimum-quanto 0.2.7 tensor/grouped.py, packed.py,
+        optimizers/affine_optimizer.py; hqq 0.2.8 core/quantize.py, bitpack.py.
         """
         checks = release(self.version) >= _QUANTIZED_CHECKS_SINCE
         match kind:
@@ -406,7 +406,8 @@ class Transformers(EngineOptions):
         size = elements // group
         scales = Part("groups", 2 * element_bytes, size)
         if self.backend == "quanto":  # packs along the groups: two of 4 bits share the bytes of one
-            return Part("groups", group, size, 8 // self.nbits), scales
+            alone = Part("scales", 2 * element_bytes, packed=group)
+            return Part("groups", group, size, 8 // self.nbits), alone if size == 1 else scales
         # hqq packs inside of a group, ten of 3 bits in an int32.
         packed = 4 * ceil_div(group, 10) if self.nbits == 3 else ceil_div(group * self.nbits, 8)
         return Part("groups", packed, size), scales

@@ -18,9 +18,11 @@ from kvcalc.units import ceil_div
 SOURCE = "transformers 5.24.0 cache_utils.py"
 
 #: What a part has a slot for: each sequence; each token; those of a window, as views or in a static buffer; those that
-#: wait to be compressed, as views; each compressed entry; the last entry; groups of quantised tokens; tokens that are
-#: not quantised yet; the layer itself, whatever the batch.
-Slots = Literal["fixed", "tokens", "window", "buffer", "waiting", "entries", "closed", "groups", "residual", "layer"]
+#: wait to be compressed, as views; each compressed entry; the last entry; groups of quantised tokens; quantised tokens
+#: that are a group each; tokens that are not quantised yet; the layer itself, whatever the batch.
+Slots = Literal[
+    "fixed", "tokens", "window", "buffer", "waiting", "entries", "closed", "groups", "scales", "residual", "layer"
+]
 
 
 class Forward(NamedTuple):
@@ -39,7 +41,7 @@ class Part:
         slots: what it has a slot for.
         slot_bytes: bytes of one slot.
         size: tokens of the window or of a compressed entry; quantised groups of one token.
-        packed: groups that share the bytes of one, the last ones with fewer.
+        packed: groups that share the bytes of one, the last ones with fewer; of scales the slots that a lone group has.
     """
 
     slots: Slots
@@ -68,6 +70,9 @@ class Part:
                 return batch_size * min(1, (past + tokens) // size)
             case "groups":
                 return ceil_div(batch_size * (past + tokens - residual) * size, self.packed)
+            case "scales":  # quanto gives a tensor that is one group alone a scale an element
+                groups = batch_size * (past + tokens - residual)
+                return groups if groups > 1 else self.packed
             case "residual":
                 return batch_size * residual
             case "layer":
@@ -88,6 +93,7 @@ class Part:
     def formula(self, past: str = "P", tokens: str = "q") -> str:
         """:meth:`count` times the bytes of a slot, over ``B``, ``r`` and the forward's two symbols."""
         size = self.size
+        quantized = f"B * ({past} + {tokens} - r)"
         count = {
             "fixed": "B",
             "tokens": f"B * ({past} + {tokens})",
@@ -96,7 +102,8 @@ class Part:
             "waiting": f"B * ({past} - {past} // {size} * {size} + {tokens})",
             "entries": f"B * (({past} + {tokens}) // {size})",
             "closed": f"B * min(1, ({past} + {tokens}) // {size})",
-            "groups": f"ceil_div(B * ({past} + {tokens} - r) * {size}, {self.packed})",
+            "groups": f"ceil_div({quantized} * {size}, {self.packed})",
+            "scales": f"({quantized} if {quantized} > 1 else {self.packed})",
             "residual": "B * r",
             "layer": "1",
         }[self.slots]
@@ -179,10 +186,13 @@ class TransformersPlan:
         """The forwards one of which is the fullest: the last, and the whole chunks of one cycle before it.
 
         What waits to be compressed, or to be quantised, repeats with that cycle while all else grows. After a prefill
-        that was quantised whole, the first token that waits makes the cache larger.
+        that was quantised whole, the first token that waits makes the cache larger; and where the first token is
+        quantised alone, its many scales may outweigh what comes after them.
         """
         chunk = self.prefill_chunk
         step = [self._forward(context - 1, 1)] if self.residual_length and context > 1 else []
+        if self.residual_length and chunk == 1:
+            step.append(self._forward(min(self.residual_length, context) - 1, 1))
         if self.static or chunk is None or chunk >= context:
             return [*step, Forward(0, context)]
         whole, rest = divmod(context, chunk)
@@ -240,7 +250,8 @@ class TransformersPlan:
         if self.static:
             return f"allocated for {context:,} tokens; sliding layers min(context, window)"
         if self.residual_length:
-            return f"{context - forward.residual:,} tokens quantised, {forward.residual:,} as they are"
+            quantized = forward.past + forward.tokens - forward.residual
+            return f"{quantized:,} tokens quantised, {forward.residual:,} as they are"
         if not self._keeps_views:
             return f"every layer keeps {context:,} tokens"
         if not forward.past:
@@ -283,7 +294,7 @@ class TransformersPlan:
         """``P`` and ``q`` of the fullest forward: with chunks the last one, or the whole one before it."""
         past, tokens, when = "0", "T", "the one forward that the cache is made for" if self.static else _ONE
         chunk = None if self.static else self.prefill_chunk
-        searched = chunk is not None and (self._cycle(chunk) > 1 or self.residual_length > 1)
+        searched = chunk is not None and (self._cycle(chunk) > 1 or self.residual_length > 0)
         if self.residual_length:
             waiting = str(fullest.residual) if searched else "min(1, T - 1)" if self.residual_length > 1 else "0"
             work.let("r", "tokens that are not quantised yet", waiting, "tokens")
