@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from kvcalc.errors import InputError, UnsupportedError, did_you_mean, quote
 from kvcalc.layout import Layout
-from kvcalc.quantization import DeclaredCache, Quantization
+from kvcalc.quantization import DeclaredCache, WeightsFormat
 from kvcalc.units import check_count
 
 #: The largest count of elements in one tensor or state.
@@ -385,7 +385,7 @@ class Architecture:
     rope_factors: int | None = field(default=0, compare=False)
     image: LargestImage | None = field(default=None, compare=False)
     rotary: tuple[tuple[int, int], ...] | None = field(default=None, compare=False)
-    quantization: Quantization | None = field(default=None, compare=False)
+    quantization: WeightsFormat | None = field(default=None, compare=False)
     declared_cache: DeclaredCache | None = field(default=None, compare=False)
     provenance: Provenance = field(default=Provenance(), compare=False)
 
@@ -478,6 +478,11 @@ class Architecture:
             if isinstance(kind, Full | Sliding | Chunked | Latent)
         ]
         return tuple((self.max_context or 0, width) for width in dict.fromkeys(widths))
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether a layer has routed experts."""
+        return any(tensor.part == "experts" for layer in self.layers for tensor in layer.rest)
 
     @property
     def has_latents(self) -> bool:

@@ -111,6 +111,11 @@ _FORMATS = (
 
 #: Every format by its canonical name.
 DTYPES = {dtype.name: dtype for dtype in _FORMATS}
+#: Formats of a cache that store no weights.
+CACHE_ONLY = frozenset(
+    {each.name for each in _FORMATS if each.head_scale_bytes or each.latent_token_bytes or each.packed_bits}
+    | {"ultraquant_4bit"}
+)
 
 _ALIASES = {
     "f32": "float32",

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import Field, dataclass, replace
 from fnmatch import translate
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from kvcalc.dtypes import DType, parse_dtype
 from kvcalc.units import ceil_div
@@ -210,6 +210,8 @@ class WeightsFormat(Protocol):
     can tell exactly (empty: the figure is exact), ``buffers`` whether the checkpoint's buffers are in it, and
     ``holds`` what files of the format hold beside the model's own layers.
     """
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
     def name(self) -> str: ...

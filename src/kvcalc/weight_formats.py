@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kvcalc import quantization as q
-from kvcalc.dtypes import DTYPES, parse_dtype
+from kvcalc.dtypes import CACHE_ONLY, DTYPES, parse_dtype
 from kvcalc.errors import InputError, NotModelledError, did_you_mean, quote
 from kvcalc.gguf_mixes import FILE_TYPES, file_type
 from kvcalc.quantization import PUBLISHED, TIED_HEAD, TOWERS, Packing, Plain, Quantization, WeightsFormat
@@ -127,7 +127,6 @@ _ALIASES = {
     "q4_k": "q4_k_m",
     "q5_k": "q5_k_m",
     "q3_k": "q3_k_m",
-    "mxfp4_moe": "mxfp4_moe",
 }
 _FILE_TYPES = {name.casefold(): name for name in FILE_TYPES if name not in ("F32", "F16", "BF16")}
 _MLX_NAME = re.compile(r"(?:mlx_)?([234568])_?bit(?:_g(\d{1,4}))?", re.ASCII)
@@ -136,7 +135,7 @@ _MLX_NAME = re.compile(r"(?:mlx_)?([234568])_?bit(?:_g(\d{1,4}))?", re.ASCII)
 def format_names() -> list[str]:
     """Every name of a weights format, for completion and help."""
     mlx = [f"{bits}bit" for bits in (8, 6, 5, 4, 3)]
-    numbers = [name for name, dtype in DTYPES.items() if name not in _FILE_TYPES and not dtype.head_scale_bytes]
+    numbers = [name for name in DTYPES if name not in _FILE_TYPES and name not in CACHE_ONLY]
     return [*numbers, *_NAMED, *mlx, *_FILE_TYPES.values()]
 
 
@@ -175,11 +174,14 @@ def parse_weights_format(text: str, architecture: Architecture) -> WeightsFormat
     if not folded:
         return shipped_format(architecture)
     try:
-        return Plain(parse_dtype(folded), parse_dtype(architecture.dtype))
+        stored = parse_dtype(folded)
     except InputError:
         known = format_names()
         hint = did_you_mean(folded, [*known, *_ALIASES]) or f"known formats: {', '.join(known)}"
         raise InputError(f"unknown weights format {quote(text)}", hint=hint) from None
+    if stored.name in CACHE_ONLY:
+        raise InputError(f"{stored.name} is a format of the cache, not of weights")
+    return Plain(stored, parse_dtype(architecture.dtype))
 
 
 #: Model types whose publisher stores the head beside the embedding that it is tied to.

@@ -2,10 +2,11 @@
 
 import pytest
 
-from kvcalc.errors import InputError
+from kvcalc.errors import InputError, NotModelledError
 from kvcalc.names import near
 from kvcalc.sources.preset import find_preset, known_names, load_preset, presets
 from kvcalc.sources.resolve import load
+from kvcalc.weights import weights
 
 
 def test_every_name_of_a_preset_is_found_and_stands_for_one_model():
@@ -50,17 +51,56 @@ def test_a_suggestion_has_the_words_that_were_typed_and_never_another_size(writt
 @pytest.mark.parametrize(
     ("written", "message", "hint"),
     [("someone/gemma-3-27b-it", "no preset stands for it", "write hf:someone/gemma-3-27b-it"),
-     ("Qwen/Qwen3-8B-AWQ", "no preset", "'Qwen/Qwen3-8B' with --weights-dtype awq, or write hf:Qwen/Qwen3-8B-AWQ"),
-     ("llama3.1:8b-instruct-q8_0", "unknown preset", "write 'llama3.1:8b-instruct' with --weights-dtype Q8_0"),
+     ("cyankiwi/Qwen3-8B-AWQ-4bit", "no preset", "'-AWQ-4bit' is written in several, or write hf:cyankiwi/Qwen3-8B-"),
+     ("someone/Qwen3-8B-FP8", "no preset", "who publishes '-FP8' decides"),
+     ("nvidia/Qwen3-30B-A3B-FP4", "no preset", "write 'qwen3-30b-a3b' with --weights-dtype and a format"),
+     ("unsloth/Qwen3-8B-GGUF", "no preset", "write 'unsloth/Qwen3-8B-GGUF:Q4_K_M', with the type of the file"),
+     ("gemma3:27b-it-qat", "unknown preset", "write 'gemma-3-27b' with --weights-dtype Q4_0"),
+     ("someone/else-AWQ", "no preset", "to ask the Hub, write hf:someone/else-AWQ"),
      ("./nothere", "no such file", ""), ("a/b/c", "no such file", ""), ("~/model", "no such file", ""),
      ("https://example.org/config.json", "no address of a model", "hf:org/name"),
-     ("hf.co/bartowski/x-GGUF:Q4_K_M", "no part of a model's name", "hf:bartowski/x-GGUF with --weights-dtype Q4_K_M"),
+     ("hf.co/bartowski/x-GGUF:Q4_K_M", "no preset", "write hf:bartowski/x-GGUF:Q4_K_M"),
      ("gemma-3-27b@5:1/1024", "5:1/1024", "")],
 )  # fmt: skip
 def test_what_is_no_model_is_refused_with_what_to_write(written, message, hint):
     with pytest.raises(InputError, match=message) as caught:
         load(written)
     assert hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("written", "preset", "stored", "cache"),
+    [("RedHatAI/Meta-Llama-3.1-8B-Instruct-FP8", "llama-3.1-8b", "fp8", None),
+     ("Qwen/Qwen3-8B-FP8", "qwen3-8b", "fp8_block", None), ("Qwen/Qwen3-8B-AWQ", "qwen3-8b", "awq", None),
+     ("Qwen/Qwen2.5-7B-Instruct-GPTQ-Int8", "qwen2.5-7b", "gptq_8bit", None),
+     ("TheBloke/Llama-2-13B-chat-GPTQ", "llama-2-13b", "gptq", None),
+     ("hugging-quants/Meta-Llama-3.1-70B-Instruct-AWQ-INT4", "llama-3.1-70b", "awq", None),
+     ("unsloth/Qwen3-8B-bnb-4bit", "qwen3-8b", "nf4_double", None),
+     ("mlx-community/Qwen3-8B-4bit", "qwen3-8b", "mlx_4bit", None),
+     ("lmstudio-community/Qwen3-8B-MLX-8bit", "qwen3-8b", "mlx_8bit", None),
+     ("mlx-community/gpt-oss-20b-MXFP4-Q8", "gpt-oss-20b", "mlx_mxfp4", None),
+     ("RedHatAI/Qwen3-8B-quantized.w4a16", "qwen3-8b", "w4a16", None),
+     ("RedHatAI/Qwen3-8B-FP8-dynamic", "qwen3-8b", "fp8_channel", None),
+     ("RedHatAI/Qwen3-8B-NVFP4", "qwen3-8b", "nvfp4", None),
+     ("nvidia/Llama-3.1-8B-Instruct-FP8", "llama-3.1-8b", "fp8", "fp8_e4m3"),
+     ("nvidia/Qwen3-8B-FP4", "qwen3-8b", "nvfp4", "fp8_e4m3"),
+     ("llama3.1:8b-instruct-q4_K_M", "llama-3.1-8b", "Q4_K_M", None), ("qwen3:8b-fp16", "qwen3-8b", "float16", None),
+     ("unsloth/gpt-oss-20b-BF16", "gpt-oss-20b", "bfloat16", None),
+     ("hf.co/bartowski/google_gemma-3-27b-it-GGUF:Q5_K_M", "gemma-3-27b", "Q5_K_M", None),
+     ("unsloth/DeepSeek-R1-GGUF:Q8_0", "deepseek-v3", "Q8_0", None)],
+)  # fmt: skip
+def test_a_release_is_its_model_in_the_format_that_its_name_says(written, preset, stored, cache):
+    model = load(written)
+    counted = weights(model, None)
+    assert (model, counted.dtype) == (load_preset(preset), stored)
+    assert (model.declared_cache.dtype if model.declared_cache else None) == cache
+    assert f"is read by its name: {preset} in {stored}" in " ".join(model.provenance.notes)
+    assert "weights are estimated: its name says the format, no file of it was read" in counted.notes
+
+
+def test_a_release_whose_tensor_types_follow_no_rule_is_not_modelled():
+    with pytest.raises(NotModelledError, match="unsloth chooses the type of each tensor by hand"):
+        load("hf.co/unsloth/Qwen3-8B-GGUF:UD-Q4_K_XL")
 
 
 def test_letters_suggest_only_among_names_with_the_same_numbers():

@@ -8,6 +8,7 @@ import kvcalc
 from kvcalc.engines import REGISTRY, engine_class
 from kvcalc.errors import InputError, NotModelledError
 from kvcalc.setup import prepare
+from kvcalc.weight_formats import format_names, parse_weights_format
 from kvcalc.weights import weights
 
 LLAMA = kvcalc.load("llama-3.1-8b")
@@ -73,3 +74,10 @@ def test_encoders_are_left_out_for_text_alone_and_by_engines_that_load_none():
     whole, text = setup.weights, replace(setup, text_only=True).weights
     assert whole.bytes == text.bytes + whole.beside["vision"]
     assert prepare(model, engine="mlx-lm").weights.bytes == text.bytes == 2 * text.parameters
+
+
+@pytest.mark.parametrize("name", ["ultraquant_4bit", "fp8_per_token_head", "turboquant_k8v4", "fp8_ds_mla"])
+def test_a_format_of_the_cache_stores_no_weights(name):
+    assert name not in format_names()
+    with pytest.raises(InputError, match=f"{name} is a format of the cache, not of weights"):
+        parse_weights_format(name, kvcalc.load("llama-3.1-8b"))

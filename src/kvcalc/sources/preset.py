@@ -15,11 +15,13 @@ from kvcalc.architecture import Architecture
 from kvcalc.errors import InputError, KVCalcError, SeveralErrors, either, quote
 from kvcalc.invalid import located_mistakes
 from kvcalc.names import near, words
+from kvcalc.quantization import WeightsFormat
 from kvcalc.sources import shipped
 from kvcalc.sources.building import build
 from kvcalc.sources.files import parse_toml, read_toml
+from kvcalc.sources.releases import LEFT_OPEN, readings
 from kvcalc.sources.spec import ModelSpec, field_names, stated_fields
-from kvcalc.weight_formats import format_names
+from kvcalc.weight_formats import parse_weights_format
 from kvcalc.weights import count_parameters
 
 _LARGEST_SPEC = 2**20
@@ -108,24 +110,25 @@ def preset_text(name: str) -> str:
     found = find_preset(name)
     text = None if found is None else shipped.text("models", found)
     if text is None:
-        hint = named_with_format(name) or f"{_meant(name)} see 'kvcalc models'"
+        hint = format_left_open(name) or f"{_meant(name)} see 'kvcalc models'"
         raise InputError(f"unknown preset {quote(name)}", hint=hint)
     return text
 
 
-def named_with_format(name: str) -> str | None:
-    """How to ask for a model whose name ends in a weights format, as Ollama's tags and quantised releases do.
+def format_left_open(name: str) -> str | None:
+    """How to ask for a model whose name ends in a weights format that it leaves open, or None.
 
-    >>> named_with_format("gemma3:27b-it-q4_K_M"), named_with_format("Qwen/Qwen3-8B-AWQ")
-    ("write 'gemma3:27b-it' with --weights-dtype Q4_K_M", "write 'Qwen/Qwen3-8B' with --weights-dtype awq")
-    >>> named_with_format("gemma3:27b-it-qat") is None
-    True
+    >>> format_left_open("someone/Qwen3-8B-FP8")
+    "write 'qwen3-8b' with --weights-dtype fp8_block, fp8_channel or fp8: who publishes '-FP8' decides"
+    >>> format_left_open("unsloth/Qwen3-8B-GGUF"), format_left_open("gemma3:27b-it")
+    ("write 'unsloth/Qwen3-8B-GGUF:Q4_K_M', with the type of the file that you mean", None)
     """
-    formats = {each.casefold(): each for each in format_names()}
-    for at, sign in enumerate(name):
-        written = formats.get(name[at + 1 :].casefold())
-        if sign in "-_.:" and written is not None and find_preset(name[:at]) is not None:
-            return f"write {quote(name[:at])} with --weights-dtype {written}"
+    publisher, _, rest = name.rpartition("/")
+    for ending, hint in LEFT_OPEN.items():
+        base = rest[: -len(ending)]
+        preset = _base(publisher, base) if rest.casefold().endswith(ending) else None
+        if preset is not None:
+            return hint.format(preset=quote(preset), name=name, ending=quote(rest[len(base) :]))
     return None
 
 
@@ -155,6 +158,49 @@ def load_preset(name: str) -> Architecture:
     '13 sliding (4096) + 13 full'
     """
     return spec_to_architecture(preset_tables(name), f"preset {name}")
+
+
+def load_release(name: str) -> Architecture | None:
+    """A preset in the format that the name of a quantised release says (see :mod:`kvcalc.sources.releases`), or None.
+
+    Raises:
+        NotModelledError: a format that follows no rule.
+
+    >>> load_release("Qwen/Qwen3-8B-AWQ").quantization.name, load_release("someone/Qwen3-8B-FP8")
+    ('awq', None)
+    """
+    for publisher, rest, ending, means in readings(name):
+        preset = _base(publisher, rest)
+        model = None if preset is None else load_preset(preset)
+        if model is None or (ending.dense and model.has_experts):
+            continue
+        stored: WeightsFormat | None
+        if isinstance(means, str):
+            stored, cache_format = parse_weights_format(means, model), None
+        else:
+            from kvcalc.sources.quantization_config import read_quantization  # names of models need none
+
+            declared = read_quantization(means, model.model_type, model.dtype)
+            stored, cache_format = declared.weights, declared.cache
+        assert stored is not None
+        known = model.provenance
+        note = f"{quote(name)} is read by its name: {model.name} in {stored.name}"
+        return model.changed(
+            quantization=replace(stored, estimated="its name says the format, no file of it was read"),
+            declared_cache=cache_format,
+            provenance=replace(known, notes=(*known.notes, note)),
+        )
+    return None
+
+
+def _base(publisher: str, name: str) -> str | None:
+    """The preset that a release was made from: anybody may have made it, but of one model of the Hub."""
+    if not publisher:
+        return find_preset(name)
+    # bartowski's repositories begin with the publisher: Qwen_Qwen3-8B-GGUF
+    asked = {_words(name), _words(name.partition("_")[2])} - {()}
+    found = {preset for (owner, *rest), preset in _answering().items() if owner and tuple(rest) in asked}
+    return found.pop() if len(found) == 1 else None
 
 
 def load_spec(path: Path) -> Architecture:

@@ -19,7 +19,7 @@ from kvcalc.layout import parse_layout
 from kvcalc.relayout import with_layout
 from kvcalc.sources import shipped
 from kvcalc.sources.files import is_path
-from kvcalc.sources.preset import find_preset, load_preset, load_spec, named_with_format
+from kvcalc.sources.preset import find_preset, format_left_open, load_preset, load_release, load_spec
 
 _LONGEST_REFERENCE = 4096
 
@@ -106,10 +106,13 @@ def _load_base(base: str) -> Architecture:
         return load_preset(preset)
     if exists(base):
         raise InputError(f"{quote(base)} is a file of no known form")
+    release = load_release(base)
+    if release is not None:
+        return release
     if base.startswith((".", "/", "~")) or base.count("/") > 1 or "\\" in base:
         raise InputError(f"no such file: {quote(base)}")
     if "/" in base:
-        with_format, asked = named_with_format(base), f"write hf:{base}"
+        with_format, asked = format_left_open(base), f"write hf:{base}"
         hint = f"{with_format}, or {asked} to ask the Hub" if with_format else f"to ask the Hub, {asked}"
         raise InputError(f"no such file, and no preset stands for it: {quote(base)}", hint=hint)
     return load_preset(base)
@@ -117,7 +120,7 @@ def _load_base(base: str) -> Architecture:
 
 _HUB_ADDRESS = re.compile(
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)"
-    r"(?::(?P<format>\w+))?(?:/(?:tree|blob|resolve)/(?P<revision>[\w.-]+).*)?/?",
+    r"(?::(?P<format>[\w-]+))?(?:/(?:tree|blob|resolve)/(?P<revision>[\w.-]+).*)?/?",
     re.ASCII,
 )
 _OLLAMA_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?ollama\.com/(?:library/)?([\w.:-]+)/?", re.ASCII)
@@ -134,8 +137,7 @@ def _without_address(base: str) -> str:
     hub, ollama = _HUB_ADDRESS.fullmatch(base), _OLLAMA_ADDRESS.fullmatch(base)
     if hub is not None:
         if hub["format"] is not None:
-            hint = f"hf:{hub[1]} with --weights-dtype {hub['format']}"
-            raise InputError(f"a format is no part of a model's name: {quote(base)}", hint=hint)
+            return f"{hub[1]}:{hub['format']}"
         revision = hub["revision"]
         return f"hf:{hub[1]}" + (f"#{revision}" if revision not in (None, "main") else "")
     if ollama is not None:
