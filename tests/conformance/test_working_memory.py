@@ -41,7 +41,7 @@ def test_the_median_of_the_errors_is_a_hundredth_of_a_gib() -> None:
         if row["weights_gib"] and None not in (row["requested_gib"], row["available_gib"]):
             taken = row["requested_gib"] - row["weights_gib"] - row["available_gib"]
             left.append(abs(taken - predicted(row).share_bytes / GiB))
-    assert (len(left), round(median(left), 3)) == (40, 0.009)
+    assert (len(left), round(median(left), 3)) == (40, 0.008)
 
 
 def test_graphs_and_the_memory_outside_of_torch_are_within_theirs() -> None:
@@ -118,6 +118,13 @@ def test_more_devices_hold_the_buffers_of_their_links_and_a_stage_what_it_passes
         ("llama-3.1-8b", "h100-80gb", 1, {"version": "0.18.0"}, GiB // 4, GiB // 20 + GiB // 5),
         ("llama-3.1-8b", "h100-80gb", 1, {"version": "0.17.1"}, 13 * GiB // 100, GiB // 20 + GiB // 5),
         ("llama-3.1-8b", "h100-80gb", 1, {"enforce_eager": True}, GiB // 4, GiB // 20 + GiB // 5),
+        # Printed: 0.02 GiB (A100, 3090 and L40S with 0.10 and 0.11); 0.07 with 36 multiprocessors, 0.26 with 188.
+        ("llama-3.1-8b", "a100-80gb", 1, {"version": "0.11.0"}, 3 * GiB // 100, GiB // 20 + GiB // 5),
+        ("llama-3.1-8b", "rtx-5060-ti-16gb", 1, {"version": "0.19.0"}, GiB // 4 * 36 // 132, GiB // 20 + GiB // 5),
+        ("llama-3.1-8b", "rtx-pro-6000", 1, {"version": "0.19.0"}, GiB // 4, GiB // 20 + GiB // 5),
+        # Printed: 0.20 GiB (2080 Ti and 3090), 0.21 (L40S), 0.24 (4090).
+        ("llama-3.1-8b", "rtx-3090", 4, {"version": "0.17.1"}, GiB // 5, GiB // 20 + GiB),
+        ("llama-3.1-8b", "a100-80gb", 2, {"version": "0.17.1"}, 97 * GiB // 100, GiB // 20 + GiB),
         ("llama-3.1-8b", "h100-80gb", 2, {}, 207 * GiB // 100, GiB // 20 + GiB + 2 * GiB // 5),
         ("llama-3.1-8b", "a100-80gb", 2, {}, 97 * GiB // 100, GiB // 20 + GiB + 2 * GiB // 5),
         ("qwen3-next-80b-a3b", "h100-80gb", 1, {}, GiB // 4, 2 * GiB + GiB // 20 + GiB // 5 + 2 * GiB // 5),

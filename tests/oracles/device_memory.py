@@ -99,7 +99,7 @@ def _each(rows: list[dict[str, Any]], errors: list[float]) -> None:
 def _line(what: str, errors: Iterable[float], none: Iterable[float], tenths: Iterable[float] = ()) -> None:
     sizes = sorted(abs(error) for error in errors)
     beside = [f"{median(map(abs, each)):11.2f}" for each in (list(none), list(tenths)) if each]
-    ninth = sizes[int(0.9 * len(sizes))]
+    ninth = sizes[-(-9 * len(sizes) // 10) - 1]  # the nearest rank: of 40 the 36th
     print(f"{what:56} {len(sizes):4} {median(sizes):8.3f} {ninth:8.3f} {sizes[-1]:8.3f} {' '.join(beside)}")
 
 

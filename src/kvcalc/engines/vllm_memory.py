@@ -31,6 +31,8 @@ _FUSES, _HOLDS_MORE, _DEDUCTS_GRAPHS = (0, 17), (0, 18), (0, 21)
 _GATHERS, _SCORES, _GATHERS_LESS = (0, 14), (0, 19), (0, 32)
 #: Where these rules change.
 CHANGES = (_GATHERS, _FUSES, _HOLDS_MORE, _SCORES, _DEDUCTS_GRAPHS, _GATHERS_LESS)
+#: Compute capabilities of the cards that NVLink joins.
+_LINKED = frozenset({"7.0", "8.0", "9.0", "10.0", "10.3"})
 #: Bytes of one logit in the sampler beyond the model's own: float32 logits, probabilities and a sorted copy. Since 0.17
 #: top-k and top-p run in place (v1/sample/ops/topk_topp_triton.py).
 _FUSED_SAMPLER, _SORTED_SAMPLER = 12, 36
@@ -106,7 +108,7 @@ def vllm_working_memory(version: tuple[int, int], widths: Widths, step: Step, de
     beside = f"({_BESIDE_LAYERS} if forward > logits else {_BESIDE_LOGITS_HOPPER} if hopper else {_BESIDE_LOGITS})"
     terms += _image_terms(work, step, beside)
     work.let("activation_bytes", "the profiled peak", " + ".join(terms), "bytes", "fitted: +-0.05 GiB")
-    runtime, runtime_band = _runtime(version, step)
+    runtime, runtime_band = _runtime(version, step, device)
     work.let("runtime_bytes", "outside of torch: driver, NCCL, kernels", runtime, "bytes", "median of start-ups")
     graphs = _work_graphs(work, step, widths.architecture.num_layers)
     deducted = version >= _DEDUCTS_GRAPHS
@@ -221,10 +223,16 @@ def _check(widths: Widths, step: Step, device: Device) -> None:
         raise NotModelledError(reason, hint=hint)
 
 
-def _runtime(version: tuple[int, int], step: Step) -> tuple[str, int]:
-    """Memory outside of torch's allocator, and how far that may be off: medians of recorded start-ups."""
+def _runtime(version: tuple[int, int], step: Step, device: Device) -> tuple[str, int]:
+    """Memory outside of torch's allocator, and how far that may be off: medians of start-ups that were printed.
+
+    From 0.18 on kernels hold local memory on every multiprocessor: 0.07 GiB on 36 of them, 0.23 to 0.26 on 132 to 188.
+    """
+    holds_more = version >= _HOLDS_MORE
     if step.tensor_parallel_size * step.pipeline_stages > 1:
-        # NCCL's buffers; 0.18 and later hold more of them over NVLink.
-        without = str(97 * GiB // 100)
-        return (f"{207 * GiB // 100} if hopper else {without}" if version >= _HOLDS_MORE else without), GiB
-    return str(GiB // 4 if version >= _HOLDS_MORE else 13 * GiB // 100), GiB // 5
+        # NCCL's buffers. Before 0.18, over PCIe: 0.20 to 0.24 GiB on 4 to 16 cards; over NVLink 0.5 to 2.1.
+        apart = str(GiB // 5 if not holds_more and device.compute_capability not in _LINKED else 97 * GiB // 100)
+        return f"{207 * GiB // 100} if hopper else {apart}" if holds_more else apart, GiB
+    if holds_more:
+        return f"{GiB // 4} * min(multiprocessors, 132) // 132", GiB // 5
+    return f"{13 * GiB // 100} if hopper else {3 * GiB // 100}", GiB // 5  # 0.02 to 0.08 on 13 cards
