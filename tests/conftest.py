@@ -20,6 +20,11 @@ settings.load_profile("kvcalc")
 # The programs that tests start load bytecode, as an installed program does, and need not be compiled each time.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# A shell exports COLUMNS, and pytest-xdist sets it: tables would be as wide as the screen of whoever runs them.
+os.environ.pop("COLUMNS", None)
+# A shell starts what it runs in the background deaf to SIGINT, and programs inherit that from this process.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @dataclass(frozen=True)
 class Ran:
@@ -59,17 +64,3 @@ def process() -> Callable[..., Ran]:
         return Ran(done.returncode, done.stdout, done.stderr)
 
     return ran
-
-
-@pytest.fixture(autouse=True)
-def has_no_width(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A shell exports COLUMNS, and pytest-xdist sets it: tables would be as wide as the screen of whoever runs them."""
-    monkeypatch.delenv("COLUMNS", raising=False)
-
-
-@pytest.fixture(autouse=True)
-def hears_interrupts():
-    """A shell starts what it runs in the background deaf to SIGINT, and programs inherit that from this process."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)

@@ -98,6 +98,7 @@ def test_whatever_escapes_ends_as_2(capsys):
 
 
 def test_an_interrupt_before_signals_are_heard_ends_as_any_other(monkeypatch):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as a new program has it
     monkeypatch.setattr("kvcalc.cli.process.open_missing_streams", lambda: signal.raise_signal(signal.SIGINT))
     assert guarded(lambda: 0) == 128 + signal.SIGINT
 
