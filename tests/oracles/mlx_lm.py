@@ -254,16 +254,8 @@ def compared(case: Case, counts: Counter[str], reasons: Counter[str]) -> None:
     if isinstance(ours, KVCalcError) or isinstance(theirs, BaseException):
         refused = ("kvcalc", ours) if isinstance(ours, KVCalcError) else ("mlx-lm", theirs)
         both = isinstance(ours, KVCalcError) and isinstance(theirs, BaseException)
-        no_class = "Model type" in str(theirs)
-        name = (
-            "refused by both"
-            if both
-            else "no class, priced with a note"
-            if no_class
-            else f"refused by {refused[0]} alone"
-        )
-        counts[name] += 1
-        if not both and not no_class:
+        counts["refused by both" if both else f"refused by {refused[0]} alone"] += 1
+        if not both:
             reasons[f"{refused[0]}: {case.name}: {shape_of(refused[1])}"] += 1
     elif ours != theirs:
         raise Different(f"mlx-lm {theirs}\nkvcalc {ours}")
@@ -296,8 +288,8 @@ def main() -> int:
     )
     say(f"mlx-lm {version('mlx-lm')}, mlx {version('mlx')}, {len(names)} configurations, seed {asked_for.seed}")
     outcome = run(cases(names), compared, asked_for.cases, asked_for.seed)
-    rows = ("cases", "equal", "refused by both", "no class, priced with a note")
-    return table(outcome, (*rows, "refused by kvcalc alone", "refused by mlx-lm alone"))
+    rows = ("cases", "equal", "refused by both", "refused by kvcalc alone", "refused by mlx-lm alone")
+    return table(outcome, rows)
 
 
 if __name__ == "__main__":

@@ -30,8 +30,8 @@ WITH_MAKE_CACHE = frozenset(
     """.split()
 )
 
-#: Any other model type is priced at what a class of its layers would usually do, and a note says so.
-WITH_CLASS = WITHOUT_MAKE_CACHE | WITH_MAKE_CACHE
+#: What it runs; a design of one's own, which names no model type, has a cache as its layers usually have.
+WITH_CLASS = WITHOUT_MAKE_CACHE | WITH_MAKE_CACHE | {"custom"}
 
 #: MLA where the class caches every decompressed head.
 DECOMPRESSED = frozenset({"deepseek_v2", "minicpm3", "youtu"})

@@ -125,11 +125,17 @@ class MlxLm(EngineOptions):
         """Compute the cost of each distinct kind, and the growth pattern of the chunks, once.
 
         Raises:
-            UnsupportedError: tensor parallelism, a quantised format, kv_bits where MLX-LM cannot quantise, or a layer
-                that no class of its keeps.
+            UnsupportedError: tensor parallelism, a quantised format, kv_bits where MLX-LM cannot quantise, a model type
+                without a class, or a layer that no class of its keeps.
         """
         architecture = setup.served
         refuse_tensor_parallel(self.name, setup)
+        if architecture.model_type not in classes.WITH_CLASS:
+            raise UnsupportedError(
+                f"mlx-lm {_NEWEST} does not run {architecture.name}: it has no class for the model type "
+                f"{architecture.model_type} (mlx_lm/utils.py:222)",
+                hint="use ideal for the report's accounting, or llama.cpp",
+            )
         for dtype in (setup.k_dtype, setup.v_dtype):
             if dtype not in (FLOAT32, FLOAT16, BFLOAT16):
                 hint = "quantise the cache with kv_bits=8 or kv_bits=4"
@@ -270,10 +276,6 @@ class MlxLm(EngineOptions):
             notes.append(f"mlx-lm gives {model.model_type} no sliding windows: every layer keeps all tokens")
         if self.max_kv_size is not None and model.model_type not in classes.WITHOUT_MAKE_CACHE:
             notes.append(f"max_kv_size is ignored: {model.model_type} makes its own cache")
-        if model.model_type not in classes.WITH_CLASS:
-            notes.append(
-                f"mlx-lm {self.follows} has no class for {model.model_type}: these are the caches it would use"
-            )
         if model.has_sparse_latents:
             notes.append("mlx-lm keeps an indexer key in every layer, as K and as V")
         if model.has_states:
