@@ -1,11 +1,17 @@
 """llama.cpp's own contexts beside kvcalc's: random models and settings, created by the library without memory.
 
-On a bare machine with glibc 2.38 or later (Ubuntu 24.04; LLAMA_CPP_LIB may name another build of libllama.so)::
+On a bare machine with glibc 2.38 or later (Ubuntu 24.04)::
 
     $ pip install . hypothesis llama-cpp-py-sync==0.11739
     $ python tests/oracles/llama_cpp.py
 
-That wheel ships libllama of b11739 (commit 0ce8cd114, ggml 0.27.0). A model is made from metadata alone
+That wheel ships libllama of b11739 (commit 0ce8cd114, ggml 0.27.0). With glibc 2.17 or later (Debian 12) the library
+is taken from a wheel of b11549 beside it, whose cache is that of b11739, and the declarations from one of b11548::
+
+    pip install . hypothesis llama-cpp-py-sync==0.11548 xllamacpp==2026.10.11549
+    python tests/oracles/llama_cpp.py
+
+LLAMA_CPP_LIB may name the library of another build. A model is made from metadata alone
 (``llama_model_init_from_user`` with ``no_alloc``), its bytes are those of ``llama_get_memory_breakdown``; both run
 in a child of their own, because ggml ends the process where it refuses a tensor.
 
@@ -18,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import importlib.util
 import json
 import os
 import sys
@@ -66,11 +73,16 @@ class Library:
         from llama_cpp_py_sync import _cffi_bindings as bindings
 
         os.environ.setdefault("GGML_NO_BACKTRACE", "1")
-        self.ffi, self.llama = bindings.get_ffi(), bindings.get_lib()
-        folder = Path(os.environ.get("LLAMA_CPP_LIB", bindings.__file__)).parent
-        self.base = ctypes.CDLL(str(next(folder.glob("libggml-base.so*"))))
+        one_file = importlib.util.find_spec("xllamacpp")  # all of llama.cpp is in it
+        usual = Path(bindings.__file__).with_name("libllama.so")
+        if one_file is not None and one_file.origin is not None:
+            usual = Path(one_file.origin).with_name("xllamacpp.abi3.so")
+        path = Path(os.environ.get("LLAMA_CPP_LIB", usual))
+        self.ffi = bindings.get_ffi()
+        self.llama = self.ffi.dlopen(str(path))
+        self.base = ctypes.CDLL(str(next(path.parent.glob("libggml-base.so*"), path)))
         self.base.gguf_init_empty.restype = ctypes.c_void_p
-        self.breakdown = ctypes.CDLL(str(folder / "libllama.so"))._Z26llama_get_memory_breakdownPK13llama_context
+        self.breakdown = ctypes.CDLL(str(path))._Z26llama_get_memory_breakdownPK13llama_context
         self._buffer_name = self.base.ggml_backend_buft_name
         self._buffer_name.restype, self._buffer_name.argtypes = ctypes.c_char_p, [ctypes.c_void_p]
         self.lines: list[str] = []
