@@ -22,6 +22,13 @@ def scripts() -> list[str]:
     return [textwrap.dedent(first or second) for first, second in blocks]
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / ".github/workflows").iterdir()), ids=lambda path: path.stem)
+def test_a_workflow_runs_the_code_of_others_at_one_commit(path):
+    used = re.findall(r"uses: (.*)", path.read_text(encoding="utf-8"))
+    assert used
+    assert all(re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", name) for name in used)
+
+
 def test_the_workflow_lists_every_oracle(tmp_path):
     output = tmp_path / "output"
     environment = os.environ | {"GITHUB_OUTPUT": str(output)}
