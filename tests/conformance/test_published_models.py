@@ -9,6 +9,7 @@ import pytest
 from configs import read
 
 import kvcalc
+from kvcalc.architecture import State
 from kvcalc.setup import prepare
 from kvcalc.sources import shipped
 from kvcalc.sources.config import config_to_spec, read_config
@@ -95,6 +96,18 @@ def test_every_published_count_is_held_by_its_preset() -> None:
             model = load_preset(name)
             counted, proved = weights(model, None).parameters, model.provenance.exact_parameters
             assert (rows[model.model_type], counted, proved) == (row, parameters, True), name
+
+
+def test_every_state_of_qwen_3_5_and_after_has_a_recurrent_part_in_float32() -> None:
+    # Their configs say "mamba_ssm_dtype". Servers of Qwen3.8 27B print blocks of 784 tokens; bfloat16 would give 400.
+    presets = [
+        load_preset(name) for name in shipped.names("models") if name.startswith(("qwen3.5", "qwen3.6", "qwen3.8"))
+    ]
+    assert len(presets) >= 15
+    for preset in presets:
+        assert {kind.recurrent_dtype for kind, _ in preset.caches if isinstance(kind, State)} == {"float32"}, (
+            preset.name
+        )
 
 
 def test_presets_have_sources_and_names_of_their_own() -> None:
