@@ -357,6 +357,7 @@ class Architecture:
         mtp_layers: multi-token-prediction layers, in order; they cost only when asked for.
         mtp_shipped: whether the checkpoint holds those layers.
         towers: the tensors of the encoders of images and sound that a checkpoint carries; no part of ``parameters``.
+        text_preset: the towers are those of the checkpoint that engines load, and no part of the model's own figures.
         rope_factors: numbers of the tables of rope factors in its GGUF file, or None where nothing tells.
         image: the largest image that such an encoder takes, or None where that is not known.
         rotary: the tables of rotary positions, as (positions, numbers of each); None is one of ``max_context``
@@ -382,6 +383,7 @@ class Architecture:
     mtp_layers: tuple[Layer, ...] = ()
     mtp_shipped: bool = field(default=True, compare=False)
     towers: tuple[Tensor, ...] = field(default=(), compare=False)
+    text_preset: bool = field(default=False, compare=False)
     rope_factors: int | None = field(default=0, compare=False)
     image: LargestImage | None = field(default=None, compare=False)
     rotary: tuple[tuple[int, int], ...] | None = field(default=None, compare=False)

@@ -175,12 +175,23 @@ class Setup:
     def sees(self) -> bool:
         """Whether the model is served with an encoder of images: its weights may be modelled or not."""
         model = self.architecture
-        return VISION in self.held and (model.image is not None or any(each.part == VISION for each in model.towers))
+        has = model.image is not None or any(each.part == VISION for each in model.towers)
+        return has and not self.text_only and VISION in self.engine.holds_beside
 
     @property
     def held(self) -> frozenset[str]:
-        """What is held of a checkpoint beside the model's own layers."""
-        return self.engine.holds_beside - (TOWERS if self.text_only else frozenset())
+        """What is held of a checkpoint beside the model's own layers; a preset's figures are those of its text."""
+        text = self.text_only or self.architecture.text_preset
+        return self.engine.holds_beside - (TOWERS if text else frozenset())
+
+    @property
+    def tower_bytes(self) -> int:
+        """What a preset's encoders of images and sound add on one device, where the engine loads them."""
+        if self.text_only or not self.architecture.text_preset:
+            return 0
+        tp, stages = self.tensor_parallel_size, self.engine.pipeline_stages
+        whole = weights(self.served, self.weights_dtype, tp, stages, self.engine.holds_beside)
+        return whole.bytes - self.weights.bytes
 
 
 #: The arguments that are fields as they stand.

@@ -140,7 +140,7 @@ def _weights(architecture: Architecture, dtype: str | None, tp: int, stages: int
     left = architecture.mtp_layers and architecture.mtp_shipped and PREDICTION in stored.holds - loaded
     if left:
         notes.append("the checkpoint's multi-token-prediction layers are not loaded without speculation")
-    if architecture.towers and stored.holds & TOWERS and not loaded & TOWERS:
+    if architecture.towers and not architecture.text_preset and stored.holds & TOWERS and not loaded & TOWERS:
         notes.append("the checkpoint's encoders of images and sound are not loaded")
     if TIED_HEAD in stored.holds - loaded:
         notes.append("the head that the checkpoint stores beside the embedding is not loaded: they are tied")

@@ -151,3 +151,22 @@ def test_the_largest_grid_of_tiles_is_the_largest_image():
     assert image == {"tokens": 27 * 27 * 11 + 270, "numbers": 11 * 3 * 384 * 384}
     strange = config | {"image_grid_pinpoints": 7, "vision_config": vision}
     assert largest_image(strange) == {"tokens": 5 * 729 + 54, "numbers": 5 * 3 * 384 * 384}
+
+
+@pytest.mark.parametrize(
+    ("engine", "encoder"), [("sglang", 2 * 421_290_864), ("transformers", 2 * 421_290_864), ("ideal", 0)]
+)
+def test_a_preset_is_its_text_and_a_device_holds_its_encoder_too(engine, encoder):
+    text = 2 * 11_766_034_176
+    assert kvcalc.footprint("gemma-3-12b", context=1024, engine=engine).weights.bytes == text
+    held = [
+        kvcalc.capacity("gemma-3-12b", device="h100-80gb", engine=engine, text_only=only).pool.weights_bytes
+        for only in (False, True)
+    ]
+    assert held == [text + encoder, text]
+
+
+def test_a_tower_is_shared_by_the_devices_and_none_is_added_to_a_model_without():
+    tower = kvcalc.capacity("gemma-3-27b", device="h100-80gb", engine="sglang", tensor_parallel_size=4).pool
+    assert tower.loading_bytes == 2 * 423_060_336 // 4
+    assert kvcalc.capacity("llama-3.1-8b", device="h100-80gb", engine="sglang").pool.loading == ()

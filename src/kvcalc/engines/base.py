@@ -338,8 +338,13 @@ class Engine:
         raise NotImplementedError
 
     def loading(self, setup: Setup, device: Device) -> tuple[Quantity, ...]:
-        """What loading adds to the weights of the files on a device, ending at ``loading_bytes``; empty for nothing."""
-        return ()
+        """What loading adds to the weights of the files on a device, ending at ``loading_bytes``; empty for nothing.
+
+        A preset's own figures are those of its text: its encoders of images and sound are added here.
+        """
+        work = Derivation()
+        work.let("loading_bytes", "encoders of images and sound", str(setup.tower_bytes), "bytes")
+        return tuple(work.quantities) if setup.tower_bytes else ()
 
     def required_with_prefix(self, setup: Setup, context: int, batch_size: int, prefix: int) -> int:
         """``required_kv_memory`` of sequences whose first ``prefix`` tokens are the same, and are held once.

@@ -200,6 +200,10 @@ class Ideal(Engine):
         """None: an accounting runs nothing."""
         return WorkingMemory()
 
+    def loading(self, setup: Setup, device: Device) -> tuple[Quantity, ...]:
+        """Nothing: an accounting loads nothing."""
+        return ()
+
     def prepare(self, setup: Setup) -> IdealPlan:
         """Compute the cost of each distinct kind once.
 

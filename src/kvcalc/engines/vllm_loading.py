@@ -82,6 +82,7 @@ def loading(setup: Setup, version: tuple[int, int], device: Device) -> Derivatio
             work.let(name, meaning, formula, "bytes", source)
             terms.append(name)
 
+    add("towers_bytes", "a preset's encoders of images and sound", str(setup.tower_bytes), "")
     element = 4 if model.model_type in _FLOAT32_TABLES or setup.weights_dtype == "float32" else 2
     longer = model.model_type in _MROPE_MODELS or (model.model_type in _MROPE_MODELS_ONCE and version < _SHORT_TABLES)
     times = "4 * " if longer else ""

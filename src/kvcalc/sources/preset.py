@@ -157,7 +157,7 @@ def load_preset(name: str) -> Architecture:
     >>> load_preset("gemma-2-2b").layout
     '13 sliding (4096) + 13 full'
     """
-    return spec_to_architecture(preset_tables(name), f"preset {name}")
+    return spec_to_architecture(preset_tables(name), f"preset {name}").changed(text_preset=True)
 
 
 def load_release(name: str) -> Architecture | None:

@@ -210,9 +210,9 @@ class Vllm(EngineOptions):
     def loading(self, setup: Setup, device: Device) -> tuple[Quantity, ...]:
         """What vLLM holds beside the weights of the files: a kernel's layout, tables, what the allocator rounds."""
         if device.platform not in ("cuda", "rocm"):
-            return ()
+            return super().loading(setup, device)
         version, tp = release(self.version)[:2], setup.tensor_parallel_size
-        key = ("loading", version, setup.weights_dtype, tp, self.pipeline_stages, setup.held, setup.draft, device)
+        key = ("loading", version, setup.weights_dtype, tp, self.pipeline_stages, setup.text_only, setup.draft, device)
         return setup.architecture.memo(key, lambda: tuple(added_by_loading(setup, version, device).quantities))
 
     def required_with_prefix(self, setup: Setup, context: int, batch_size: int, prefix: int) -> int:
@@ -230,6 +230,7 @@ class Vllm(EngineOptions):
 
     def working_memory(self, setup: Setup, device: Device, context: int, batch_size: int) -> WorkingMemory:
         """Activations, non-torch memory and CUDA graphs, as the profile run measures them."""
+        model, version = setup.architecture, release(self.version)[:2]
         step = Step(
             tokens=self.max_num_batched_tokens,
             sequences=self.max_num_seqs,
@@ -237,13 +238,13 @@ class Vllm(EngineOptions):
             tensor_parallel_size=setup.tensor_parallel_size,
             pipeline_stages=self.pipeline_stages,
             takes_graphs=not self.enforce_eager,
-            has_image_encoder=setup.sees,
-            image=setup.architecture.image,
+            # Of a preset whose largest image is not known, the profile is that of its text.
+            has_image_encoder=setup.sees and not (model.text_preset and model.image is None),
+            image=model.image,
             quantises_inputs=setup.weights.dtype in _WITH_8_BIT_INPUTS,
             experts_in_place=setup.weights.dtype in ("mxfp4", "nvfp4"),
             longest=context if setup.served.has_indexers else 0,
         )
-        model, version = setup.architecture, release(self.version)[:2]
         # The same for every context and batch, which an inverse tries by the dozen.
         return model.memo(
             ("working memory", version, step, device), lambda: vllm_working_memory(version, Widths(model), step, device)
