@@ -1,14 +1,16 @@
 """MLX-LM's memory besides weights and KV cache: the peak of one prefill chunk, by its tokens and its keys.
 
-MLX frees a layer's arrays when its command buffer is done, so up to two layers stand at a time, and a buffer of the
-cache stands beside the longer one that replaces it. Attention writes no scores where heads are 64, 80 or 128 wide;
-elsewhere (Qwen3.5: 256) and with a quantised cache every score is written. What was freed stays in MLX's own cache of
-buffers, which gives it back when memory is wanted (gc_limit, 95 % of the working set): it is not counted.
+MLX allocates what it encodes and frees a layer's arrays when its command buffer is done: two layers stand at a time,
+eight where a gated delta net keeps the device busy. A buffer of the cache stands beside the longer one that replaces
+it. Attention writes no scores where heads are 64, 80 or 128 wide; elsewhere (Qwen3.5: 256, Gemma 4: 256 and 512) and
+with a quantised cache every score is written once. What was freed stays in MLX's own cache of buffers, which gives it
+back when memory is wanted (gc_limit, 95 % of the working set): it is not counted.
 
 Source: mlx-lm 0.32.2 generate.py (generate_step: chunks of prefill_step_size, then clear_cache), models/base.py:64 and
 :110; mlx 0.32 backend/metal/scaled_dot_product_attention.cpp (which heads are fused), allocator.cpp. Peaks that
-``mx.get_peak_memory`` printed, all in public: Qwen3.8-27B-4bit at 131,072 tokens, 7.3 MB for each token of a chunk
-(mlx-lm pull 1781), Gemma 4 31B at 21,400 and 38,500, Mistral 7B at 33,898 (pull 40).
+``mx.get_peak_memory`` printed, all in public: Qwen3.8-27B-4bit at 131,072 tokens (mlx-lm pull 1781),
+Qwen3.6-35B-A3B-4bit at 8k to 192k, 64 kB more for each key of a chunk of 2,048 (issue 1480), Gemma 4 31B at 21,400 and
+38,500 (claude-code-local pull 44), Mistral 7B at 33,898 (pull 40).
 """
 
 from __future__ import annotations
@@ -53,9 +55,10 @@ def mlx_lm_working_memory(
     work.let("whole", "tokens of whole chunks", "T // chunk * chunk", "tokens")
     meaning = "pairs of a query and a key in the fullest chunk: the last whole one, or the rest"
     work.let("pairs", meaning, "max(chunk * whole, (T - whole) * T)")
-    work.let("scores", "scores of one layer, and their mask", _scores(widths, writes_scores), "bytes", "models/base.py")
+    work.let("scores", "scores of one layer", _scores(widths, writes_scores), "bytes", "models/base.py")
     work.let("replaced", "a layer's cache beside the longer one", _longest_cache(widths), "bytes", "models/cache.py")
-    work.let("activation_bytes", "the peak of a chunk", "2 * layer + scores + replaced", "bytes")
+    layers = 8 if widths.architecture.has_states else 2
+    work.let("activation_bytes", "the peak of a chunk", f"{layers} * layer + scores + replaced", "bytes")
     work.let("runtime_bytes", "part of the device that Metal does not hand out", "0", "bytes")
     band = f"{_BAND} + activation_bytes * {_PERCENT} // 100"
     notes = (
@@ -80,11 +83,11 @@ def _check(widths: Widths, device: Device) -> None:
 
 
 def _scores(widths: Widths, writes_scores: bool) -> str:
-    """Scores of the widest attention: one for each head, query and key, and a sixth more for masks."""
+    """Scores of the widest attention: one for each head, query and key."""
     for layer in widths.architecture.layers:
         kind = layer.cache
         if isinstance(kind, Full) and (writes_scores or kind.head_dim not in _FUSED):
-            return f"{widths.query_heads} * B * pairs * b * 7 // 6"
+            return f"{widths.query_heads} * B * pairs * b"
     return "0"
 
 
