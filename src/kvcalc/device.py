@@ -10,6 +10,9 @@ from kvcalc.units import MAX_BYTES
 
 Platform = Literal["cuda", "rocm", "metal", "gaudi", "tpu"]
 
+#: Compute capabilities of the cards that NVLink joins.
+_LINKED = frozenset({"7.0", "8.0", "9.0", "10.0", "10.3"})
+
 
 class Device(BaseModel):
     """One accelerator, or one machine with unified memory; a table in a file of ``presets/devices``.
@@ -45,13 +48,15 @@ class Device(BaseModel):
         """What an engine's formulas need of a CUDA device; 132 multiprocessors where their number is unknown.
 
         >>> from kvcalc.sources.devices import load_device
-        >>> load_device("a100-80gb").inputs
-        {'hopper': 0, 'blackwell': 0, 'multiprocessors': 108, 'memory_bytes': 85094039552, 'memory_mib': 81920}
+        >>> inputs = load_device("a100-80gb").inputs
+        >>> inputs["hopper"], inputs["nvlink"], inputs["multiprocessors"], inputs["memory_mib"]
+        (0, 1, 108, 81920)
         """
         blackwell = (self.compute_capability or "").startswith("10.")  # of a data centre: B100 to GB300
         return {
             "hopper": int(self.is_hopper),
             "blackwell": int(blackwell),
+            "nvlink": int(self.compute_capability in _LINKED),
             "multiprocessors": self.multiprocessors or 132,
             "memory_bytes": self.memory_bytes,
             "memory_mib": self.nvidia_smi_mib or max(1, self.memory_bytes // 2**20),

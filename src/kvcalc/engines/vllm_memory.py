@@ -31,8 +31,6 @@ _FUSES, _HOLDS_MORE, _DEDUCTS_GRAPHS = (0, 17), (0, 18), (0, 21)
 _GATHERS, _SCORES, _GATHERS_LESS = (0, 14), (0, 19), (0, 32)
 #: Where these rules change.
 CHANGES = (_GATHERS, _FUSES, _HOLDS_MORE, _SCORES, _DEDUCTS_GRAPHS, _GATHERS_LESS)
-#: Compute capabilities of the cards that NVLink joins.
-_LINKED = frozenset({"7.0", "8.0", "9.0", "10.0", "10.3"})
 #: Bytes of one logit in the sampler beyond the model's own: float32 logits, probabilities and a sorted copy. Since 0.17
 #: top-k and top-p run in place (v1/sample/ops/topk_topp_triton.py).
 _FUSED_SAMPLER, _SORTED_SAMPLER = 12, 36
@@ -108,7 +106,7 @@ def vllm_working_memory(version: tuple[int, int], widths: Widths, step: Step, de
     beside = f"({_BESIDE_LAYERS} if forward > logits else {_BESIDE_LOGITS_HOPPER} if hopper else {_BESIDE_LOGITS})"
     terms += _image_terms(work, step, beside)
     work.let("activation_bytes", "the profiled peak", " + ".join(terms), "bytes", "fitted: +-0.05 GiB")
-    runtime, runtime_band = _runtime(version, step, device)
+    runtime, runtime_band = _runtime(version, step)
     work.let("runtime_bytes", "outside of torch: driver, NCCL, kernels", runtime, "bytes", "median of start-ups")
     graphs = _work_graphs(work, step, widths.architecture.num_layers)
     deducted = version >= _DEDUCTS_GRAPHS
@@ -183,7 +181,7 @@ def _work_inputs(work: Derivation, step: Step, widths: Widths, device: Device) -
     """The options of a step, what it needs of the device, and the widths of the model."""
     work.let("max_num_batched_tokens", "tokens of one step", str(step.tokens), "tokens", "max_num_batched_tokens")
     work.let("max_num_seqs", "sequences of one step", str(step.sequences), "sequences", "max_num_seqs")
-    for name in ("hopper", "multiprocessors"):
+    for name in ("hopper", "nvlink", "multiprocessors"):
         work.let(name, "of the device", str(device.inputs[name]))
     work.let("T", "tokens of the profiled step", "max_num_batched_tokens", "tokens")
     work.let("B", "rows that are sampled", "min(max_num_seqs, T)", "rows")
@@ -223,7 +221,7 @@ def _check(widths: Widths, step: Step, device: Device) -> None:
         raise NotModelledError(reason, hint=hint)
 
 
-def _runtime(version: tuple[int, int], step: Step, device: Device) -> tuple[str, int]:
+def _runtime(version: tuple[int, int], step: Step) -> tuple[str, int]:
     """Memory outside of torch's allocator, and how far that may be off: medians of start-ups that were printed.
 
     From 0.18 on kernels hold local memory on every multiprocessor: 0.07 GiB on 36 of them, 0.23 to 0.26 on 132 to 188.
@@ -231,8 +229,10 @@ def _runtime(version: tuple[int, int], step: Step, device: Device) -> tuple[str,
     holds_more = version >= _HOLDS_MORE
     if step.tensor_parallel_size * step.pipeline_stages > 1:
         # NCCL's buffers. Before 0.18, over PCIe: 0.20 to 0.24 GiB on 4 to 16 cards; over NVLink 0.5 to 2.1.
-        apart = str(GiB // 5 if not holds_more and device.compute_capability not in _LINKED else 97 * GiB // 100)
-        return f"{207 * GiB // 100} if hopper else {apart}" if holds_more else apart, GiB
+        linked = 97 * GiB // 100
+        return (
+            f"{207 * GiB // 100} if hopper else {linked}" if holds_more else f"{linked} if nvlink else {GiB // 5}"
+        ), GiB
     if holds_more:
         return f"{GiB // 4} * min(multiprocessors, 132) // 132", GiB // 5
     return f"{13 * GiB // 100} if hopper else {3 * GiB // 100}", GiB // 5  # 0.02 to 0.08 on 13 cards

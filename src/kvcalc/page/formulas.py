@@ -14,7 +14,7 @@ from kvcalc.setup import Setup
 INPUTS = frozenset(
     {
         *("T", "B", "max_model_len", "k_copied", "v_copied"),
-        *("max_num_batched_tokens", "max_num_seqs", "hopper", "blackwell", "multiprocessors"),
+        *("max_num_batched_tokens", "max_num_seqs", "hopper", "blackwell", "nvlink", "multiprocessors"),
         *("memory_bytes", "memory_mib", "chunked_prefill_size"),
     }
 )
