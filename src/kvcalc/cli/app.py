@@ -15,6 +15,7 @@ from typer.core import TyperCommand
 from kvcalc import __version__
 from kvcalc.cli.command import Command, CommandGroup
 from kvcalc.cli.complete import mend_words
+from kvcalc.cli.options import spelled_out
 from kvcalc.cli.process import complain, complain_about, drop_what_cannot_be_written, interrupted
 from kvcalc.cli.words import COMMAND, option_name, usual
 from kvcalc.errors import KVCalcError, did_you_mean, printable
@@ -73,7 +74,7 @@ class _Commands(CommandGroup):
 def _command(name: str) -> TyperCommand:
     module = import_module(f"kvcalc.cli.{name}")
     alone = typer.Typer(rich_markup_mode=None, add_completion=False)
-    alone.command(name, help=COMMANDS[name], epilog=module.EXAMPLES, cls=Command)(getattr(module, name))
+    alone.command(name, help=COMMANDS[name], epilog=module.EXAMPLES, cls=Command)(spelled_out(getattr(module, name)))
     found = typer.main.get_command(alone)
     assert isinstance(found, TyperCommand)
     return found

@@ -28,39 +28,20 @@ def compare(
     models: options.Models,
     context: options.Context = options.OWN_CONTEXT,
     batch_size: options.BatchSizes = (1,),
-    kv_cache_dtype: options.KVCacheDtypes = None,
-    weights_dtype: options.WeightsDtypes = None,
+    *,
     tensor_parallel_size: options.TensorParallelSizes = (1,),
     engine: options.EngineNames = ("ideal",),
-    engine_option: options.EngineOptions = None,
-    encoder_tokens: options.EncoderTokens = 0,
-    draft: options.Draft = None,
-    text_only: options.TextOnly = False,
+    served: options.Several,
     memory: options.Memory = None,
     device: options.Device = None,
-    format: options.Format = None,  # noqa: A002 - the option's name
-    output: options.Output = None,
-    plot: options.Plot = None,
-    explain: options.Explain = False,
-    units: options.UnitsOption = "binary",
+    shown: options.Shown,
 ) -> int:
     from kvcalc.fitting import Memory
     from kvcalc.footprints import footprint_of
 
-    target = question.target(format, output, plot)
+    target = question.target(shown.format, shown.output, shown.plot)
     place = question.place(memory, device)
-    asked = question.setups(
-        models,
-        engines=engine,
-        engine_option=engine_option,
-        kv_cache_dtypes=kv_cache_dtype,
-        weights_dtypes=weights_dtype,
-        tensor_parallel_sizes=tensor_parallel_size,
-        encoder_tokens=encoder_tokens,
-        draft=draft,
-        text_only=text_only,
-        device=question.named(place),
-    )
+    asked = question.setups(models, served, engine, tensor_parallel_size, question.named(place))
     (tokens,) = question.resolved([context], asked)
     footprints = [footprint_of(setup, tokens, batch) for setup in asked for batch in batch_size]
     labels = _labels(asked, batch_size)
@@ -71,12 +52,12 @@ def compare(
     document = Document(
         title=title,
         assumptions=(*fixed, *([] if place is None else [f"on {place.name or exact_bytes(place.memory_bytes)}"])),
-        sections=(_section(labels, footprints, room, units),),
+        sections=(_section(labels, footprints, room, shown.units),),
         records=[made.to_dict() for made in footprints],
         schema="compare",
         notes=tuple(dict.fromkeys(note for made in footprints for note in made.notes)),
-        derivations=question.derivations(footprints, labels) if explain else (),
-        units=units,
+        derivations=question.derivations(footprints, labels) if shown.explain else (),
+        units=shown.units,
         charts=(pictures.bars(title, labels, footprints),),
         strips=pictures.strips(asked),
         live=pictures.live(question.labels(asked), asked, tokens, batch_size[0])

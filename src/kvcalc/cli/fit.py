@@ -80,23 +80,15 @@ def fit(
     shared_prefix: SharedPrefix = 0,
     beside: Beside = None,
     calibrate: Calibrate = None,
-    kv_cache_dtype: options.KVCacheDtype = None,
-    weights_dtype: options.WeightsDtype = None,
+    *,
     tensor_parallel_size: options.OptionalTensorParallelSize = None,
     engine: OptionalEngineName = None,
-    engine_option: options.EngineOptions = None,
-    encoder_tokens: options.EncoderTokens = 0,
-    draft: options.Draft = None,
-    text_only: options.TextOnly = False,
+    served: options.One,
     server: Annotated[bool, typer.Option("--command", help="Print the line that starts the server, alone.")] = False,
     show_frontier: Annotated[
         bool, typer.Option("--frontier", help="Every round context and batch size, and the engine's own figures.")
     ] = False,
-    format: options.Format = None,  # noqa: A002 - the option's name
-    output: options.Output = None,
-    plot: options.Plot = None,
-    explain: options.Explain = False,
-    units: options.UnitsOption = "binary",
+    shown: options.Shown,
 ) -> int:
     from kvcalc.beside import left_by
     from kvcalc.cli import fit_question, fit_tables, fit_words
@@ -105,23 +97,12 @@ def fit(
     from kvcalc.footprints import footprint_of
     from kvcalc.sources.resolve import split_variant
 
-    target = question.target(format, output, plot)
+    target = question.target(shown.format, shown.output, shown.plot)
     # Read once: hundreds of devices and engines may be asked about, and what one learns of a model serves the next.
-    loaded, drafted = question.load_with_hints(model), question.read_draft(draft)
+    loaded, drafted = question.load_with_hints(model), question.read_draft(served.draft)
 
     def made(name: str, where: Device | None, size: int) -> Setup:
-        return question.setups(
-            [loaded],
-            engines=[name],
-            engine_option=engine_option,
-            kv_cache_dtypes=kv_cache_dtype and [kv_cache_dtype],
-            weights_dtypes=weights_dtype and [weights_dtype],
-            tensor_parallel_sizes=[size],
-            encoder_tokens=encoder_tokens,
-            draft=drafted,
-            text_only=text_only,
-            device=question.named(where),
-        )[0]
+        return question.setups([loaded], served, name, size, question.named(where), drafted)[0]
 
     def memory_of(each: Device) -> Memory:
         return Memory(None, each, gpu_memory_utilization, reserve)
@@ -156,19 +137,19 @@ def fit(
     shows_all = show_frontier or not target.for_people
     points = frontier(decision.setup, decision.place.memory) if shows_all else ([], [])
     answer = decision.capacity
-    shown = footprint_of(decision.setup, answer.reported_context, answer.batch_size)
+    made_there = footprint_of(decision.setup, answer.reported_context, answer.batch_size)
     sections = fit_tables.sections(decision, closes, points if show_frontier else None)
     verdict, where = fit_words.verdict(decision), f"{question.titled(decision.setup)} in {decision.place.label}"
     document = Document(
         title=verdict,
         assumptions=(where, *question.assumptions([decision.setup], None, None)),
         sections=sections,
-        records=[shown.to_dict()],
+        records=[made_there.to_dict()],
         schema="fit",
         extra={"verdict": verdict, **fit_tables.records(decision, closes, points), "server_command": line},
-        notes=(*fit_words.notes(decision, said, closes, engine_option or ()), *shown.notes),
-        derivations=fit_tables.derivations(decision, shown) if explain else (),
-        units=units,
+        notes=(*fit_words.notes(decision, said, closes, served.engine_option or ()), *made_there.notes),
+        derivations=fit_tables.derivations(decision, made_there) if shown.explain else (),
+        units=shown.units,
         charts=(pictures.terms(where, ((label, abs(size)) for label, size, _ in sections[0].rows)),),
     )
     target.write(document)

@@ -66,7 +66,7 @@ def neighbours(beside: Sequence[str], choice: Choice, workload: Workload) -> lis
     found = []
     for text in beside:
         reference, equals, part = text.rpartition("=")
-        (setup,) = question.setups([reference if equals else text], engines=[name], device=question.named(device))
+        (setup,) = question.setups([reference if equals else text], engine=name, device=question.named(device))
         context = workload.context or setup.architecture.max_context or workload.compared_at
         assert device is not None
         found.append(neighbour(setup, device, context, parse_utilization(part) if equals else None))

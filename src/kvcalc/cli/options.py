@@ -1,14 +1,17 @@
 """The options that commands share, each defined once: its names, its help, and how its text becomes a value.
 
 A parser is a function of kvcalc's own, from a text and the option's name, so that a wrong value is refused in the one
-shape of an error.
+shape of an error. Options that go together are the fields of a class (:class:`One`, :class:`Shown`), which a command
+takes as one parameter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, is_dataclass
 from fractions import Fraction
 from functools import partial
+from inspect import Parameter, Signature, signature
 from typing import Annotated, Any
 
 import typer
@@ -221,3 +224,60 @@ Explain = Annotated[bool, typer.Option("--explain", help="Show the formula, and 
 UnitsOption = Annotated[
     Units, option("--units", "UNITS", "binary (GiB), decimal (GB) or bytes.", _units, offer=complete.units)
 ]
+
+
+@dataclass(frozen=True)
+class One:
+    """How a model is served, where a command answers for one setup: a new option is a field here and in Several."""
+
+    kv_cache_dtype: KVCacheDtype = None
+    weights_dtype: WeightsDtype = None
+    engine_option: EngineOptions = None
+    encoder_tokens: EncoderTokens = 0
+    draft: Draft = None
+    text_only: TextOnly = False
+
+
+@dataclass(frozen=True)
+class Several:
+    """The same where a command answers for every combination of the formats that are listed."""
+
+    kv_cache_dtype: KVCacheDtypes = None
+    weights_dtype: WeightsDtypes = None
+    engine_option: EngineOptions = None
+    encoder_tokens: EncoderTokens = 0
+    draft: Draft = None
+    text_only: TextOnly = False
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Where an answer goes, and how much of it is shown."""
+
+    format: Format = None
+    output: Output = None
+    plot: Plot = None
+    explain: Explain = False
+    units: UnitsOption = "binary"
+
+
+def spelled_out(command: Callable[..., int]) -> Callable[..., int]:
+    """A command as Typer reads it: in place of a parameter that is a class of options, each of those options."""
+    bundles: dict[str, type[Any]] = {}
+    parameters: list[Parameter] = []
+    for name, each in signature(command, eval_str=True).parameters.items():
+        if isinstance(each.annotation, type) and is_dataclass(each.annotation):
+            bundles[name] = each.annotation
+            parameters += signature(each.annotation, eval_str=True).parameters.values()
+        else:
+            parameters.append(each)
+
+    def called(**values: object) -> int:
+        for name, bundle in bundles.items():
+            values[name] = bundle(**{each: values.pop(each) for each in bundle.__dataclass_fields__})
+        return command(**values)
+
+    in_any_order = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in parameters]
+    vars(called)["__signature__"] = Signature(in_any_order)
+    called.__annotations__ = {each.name: each.annotation for each in parameters}
+    return called

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal
 
-from kvcalc.cli.options import OWN_CONTEXT
+from kvcalc.cli.options import OWN_CONTEXT, One, Several
 from kvcalc.cli.process import complain
 from kvcalc.cli.words import COMMAND, COMMON_OPTIONS, option_name
 from kvcalc.errors import InputError, printable, quote
@@ -21,47 +21,56 @@ if TYPE_CHECKING:
     from kvcalc.architecture import Architecture
     from kvcalc.device import Device
     from kvcalc.footprints import Footprint
-    from kvcalc.setup import Setup, SetupOptions
+    from kvcalc.setup import Setup
+
+
+_AS_SHIPPED = One()
 
 
 def setups(
     references: Sequence[str | Architecture],
-    *,
-    engines: Sequence[str] = ("ideal",),
-    engine_option: Sequence[str] | None = None,
-    kv_cache_dtypes: Sequence[str] | None = None,
-    weights_dtypes: Sequence[str] | None = None,
-    tensor_parallel_sizes: Sequence[int] = (1,),
+    asked: One | Several = _AS_SHIPPED,
+    engine: str | Sequence[str] = "ideal",
+    tensor_parallel_size: int | Sequence[int] = 1,
     device: Device | None = None,
-    **alike: Unpack[SetupOptions],
+    draft: Architecture | Literal["mtp"] | None = None,
 ) -> list[Setup]:
     """Every combination of models, engines, sizes and formats, in the order in which they were typed.
 
     Args:
         references: as typed; or models that were read already, for a question that is asked many times.
+        draft: the draft model likewise, where it was read already.
         device: what the engines choose by the device is an option of theirs, where it is not given.
-        alike: what is the same in all of them.
     """
     from kvcalc.setup import prepare_on
 
-    chosen = parse_engines(engines, engine_option or ())
-    draft = alike.get("draft")
-    if isinstance(draft, str):
-        alike["draft"] = read_draft(draft)
-    models = [load_with_hints(each) if isinstance(each, str) else each for each in references]
-    made = []
-    for model, (engine, given), size, weights_format, kv_format in product(
-        models, chosen, tensor_parallel_sizes, weights_dtypes or (None,), kv_cache_dtypes or (None,)
-    ):
-        own: SetupOptions = {
-            "engine": engine,
-            "engine_options": given,
-            "kv_cache_dtype": kv_format,
-            "weights_dtype": weights_format,
-            "tensor_parallel_size": size,
-        }
-        made.append(prepare_on(device, model, **(alike | own)))
-    return made
+    varied = (
+        [load_with_hints(each) if isinstance(each, str) else each for each in references],
+        parse_engines([engine] if isinstance(engine, str) else engine, asked.engine_option or ()),
+        [tensor_parallel_size] if isinstance(tensor_parallel_size, int) else tensor_parallel_size,
+        _listed(asked.weights_dtype),
+        _listed(asked.kv_cache_dtype),
+    )
+    alike: dict[str, Any] = {**vars(asked), "draft": draft or read_draft(asked.draft)}
+    for each in ("engine_option", "weights_dtype", "kv_cache_dtype"):
+        del alike[each]
+    return [
+        prepare_on(
+            device,
+            model,
+            engine=name,
+            engine_options=options,
+            kv_cache_dtype=kv_format,
+            weights_dtype=weights_format,
+            tensor_parallel_size=size,
+            **alike,
+        )
+        for model, (name, options), size, weights_format, kv_format in product(*varied)
+    ]
+
+
+def _listed(formats: str | Sequence[str] | None) -> Sequence[str | None]:
+    return [formats] if formats is None or isinstance(formats, str) else formats
 
 
 def parse_engines(names: Sequence[str], options: Sequence[str]) -> list[tuple[str, dict[str, str]]]:

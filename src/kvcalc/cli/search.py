@@ -59,23 +59,16 @@ def search(
     device: options.Device = None,
     reserve: options.Reserve = 0,
     gpu_memory_utilization: options.GpuMemoryUtilization = None,
-    kv_cache_dtype: options.KVCacheDtypes = None,
-    weights_dtype: options.WeightsDtypes = None,
+    *,
     tensor_parallel_size: options.TensorParallelSize = 1,
     engine: options.EngineNames = ("ideal",),
-    engine_option: options.EngineOptions = None,
-    encoder_tokens: options.EncoderTokens = 0,
-    draft: options.Draft = None,
+    served: options.Several,
     top: Top = 50,
     pareto: Annotated[bool, typer.Option("--pareto", help="Only what none beats in memory and local layers.")] = False,
     every: Annotated[
         bool, typer.Option("--all", help="Every candidate as it comes; with --format csv or json.")
     ] = False,
-    format: options.Format = None,  # noqa: A002 - the option's name
-    output: options.Output = None,
-    plot: options.Plot = None,
-    explain: options.Explain = False,
-    units: options.UnitsOption = "binary",
+    shown: options.Shown,
 ) -> int:
     from kvcalc import search as grid_search
     from kvcalc.cli import search_tables
@@ -85,7 +78,7 @@ def search(
     from kvcalc.report.strips import strip
     from kvcalc.setup import options_on
 
-    target = question.target(format, output, plot)
+    target = question.target(shown.format, shown.output, shown.plot)
     if every and target.for_people:
         raise InputError("--all streams rows for programs", hint="add --format csv or --format json")
     place = question.place(memory, device)
@@ -93,13 +86,12 @@ def search(
         raise InputError("a reserve or a utilization needs a memory", hint="add --memory 24GiB or --device NAME")
     room = None if place is None else Memory(None, place, gpu_memory_utilization, reserve)
     label = "" if place is None else place.name or exact_bytes(place.memory_bytes)
-    chosen = question.parse_engines(engine, engine_option or ())
+    chosen = question.parse_engines(engine, served.engine_option or ())
     engines = [(name, options_on(name, options, question.named(place))) for name, options in chosen]
     architecture = question.load_with_hints(model)
     contexts = question.resolved(context, question.setups([architecture]))
-    grid = grid_search.Grid(
-        ratios or (), windows or (), contexts, engines, kv_cache_dtype or (None,), weights_dtype or (None,)
-    )
+    formats = served.kv_cache_dtype or (None,), served.weights_dtype or (None,)
+    grid = grid_search.Grid(ratios or (), windows or (), contexts, engines, *formats)
     for ratio in grid.ratios:
         if ratio.hint is not None:
             question.say(f"hint: {ratio.hint}")
@@ -108,16 +100,17 @@ def search(
         search_tables.base(model, grid),
         grid,
         tensor_parallel_size=tensor_parallel_size,
-        encoder_tokens=encoder_tokens,
-        draft=question.read_draft(draft),
+        encoder_tokens=served.encoder_tokens,
+        text_only=served.text_only,
+        draft=question.read_draft(served.draft),
     )
-    shared = search_tables.flags(batch_size, tensor_parallel_size, encoder_tokens, draft)
+    shared = search_tables.flags(batch_size, tensor_parallel_size, served)
     asked = search_tables.Asked(architecture.name, grid, batch_size, room, label, shared)
     with interruptible() as stopped:
         watch = Progress(grid.size, "candidates", stopped)
         if every:
-            rows, extra = search_tables.stream(walk, asked, watch), {"search": {"candidates": grid.size}}
-            target.write(Document("", (), (), rows, "search", extra))
+            stream, extra = search_tables.stream(walk, asked, watch), {"search": {"candidates": grid.size}}
+            target.write(Document("", (), (), stream, "search", extra))
             watch.close()
             return 130 if stopped() else 0
         found = grid_search.search(walk, room, batch_size=batch_size, top=top, go_on=watch)
@@ -126,13 +119,13 @@ def search(
         raise UnsupportedError(found.reason, hint="every candidate was refused for such a reason")
     front = {candidate.number for candidate in found.front}
     others = [candidate for candidate in found.best if candidate.number not in front]
-    shown = found.front if pareto else sorted([*others, *found.front])
-    models = {each.configuration.reference: each.configuration.setup.architecture for each in shown}
+    rows = found.front if pareto else sorted([*others, *found.front])
+    models = {each.configuration.reference: each.configuration.setup.architecture for each in rows}
     document = Document(
         title=search_tables.title(model, label, grid.size, found),
         assumptions=asked.assumptions(found),
-        sections=tuple(search_tables.sections(shown, front, grid, pareto)),
-        records=(asked.record(each.configuration, each.context, each.number in front) for each in shown),
+        sections=tuple(search_tables.sections(rows, front, grid, pareto)),
+        records=(asked.record(each.configuration, each.context, each.number in front) for each in rows),
         schema="search",
         extra={
             "search": {
@@ -144,15 +137,15 @@ def search(
             }
         },
         derivations=question.derivations(
-            (footprint_of(each.configuration.setup, each.context, batch_size) for each in shown),
-            (f"{each.configuration.reference} at {each.context:,} tokens" for each in shown),
+            (footprint_of(each.configuration.setup, each.context, batch_size) for each in rows),
+            (f"{each.configuration.reference} at {each.context:,} tokens" for each in rows),
         )
-        if explain
+        if shown.explain
         else (),
-        notes=tuple(search_tables.notes(asked, found, shown)),
-        units=units,
-        charts=(search_tables.chart(asked, shown, front),) if shown else (),
-        live=search_tables.page_live(shown, batch_size, grid) if target.format_name == "html" and shown else None,
+        notes=tuple(search_tables.notes(asked, found, rows)),
+        units=shown.units,
+        charts=(search_tables.chart(asked, rows, front),) if rows else (),
+        live=search_tables.page_live(rows, batch_size, grid) if target.format_name == "html" and rows else None,
         strips=tuple(starmap(strip, models.items()))[: search_tables.MOST_ON_A_PAGE],
     )
     target.write(document)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvcalc.cli import pictures
+from kvcalc.cli.options import Several
 from kvcalc.errors import InputError
 from kvcalc.fitting import Memory, fits
 from kvcalc.footprints import footprint_of
@@ -223,13 +224,11 @@ def base(model: str, grid: Grid) -> str:
     raise InputError("the model has a layout, and the search varies it", hint=f"kvcalc search {base} --ratios ...")
 
 
-def flags(batch_size: int, tensor_parallel_size: int, encoder_tokens: int, draft: str | None) -> list[str]:
-    """What every row's command has in common, defaults left out."""
-    words = []
-    for flag, value, default in (
-        ("-b", batch_size, 1),
-        ("-tp", tensor_parallel_size, 1),
-        ("--encoder-tokens", encoder_tokens, 0),
-    ):
-        words += [flag, str(value)] if value != default else []
-    return [*words, *(["--draft", draft] if draft is not None else [])]
+def flags(batch_size: int, tensor_parallel_size: int, served: Several) -> list[str]:
+    """What every row's command has in common, defaults left out; formats and engines are the row's own."""
+    own = ("kv_cache_dtype", "weights_dtype", "engine_option")
+    alike = [(f"--{name.replace('_', '-')}", value) for name, value in vars(served).items() if name not in own]
+    words = [*(["-b", str(batch_size)] if batch_size > 1 else [])]
+    for flag, value in (("-tp", tensor_parallel_size if tensor_parallel_size > 1 else None), *alike):
+        words += [flag] if value is True else [flag, str(value)] if value else []
+    return words

@@ -25,53 +25,34 @@ def show(
     model: options.Model,
     context: options.Context = options.OWN_CONTEXT,
     batch_size: options.BatchSize = 1,
-    kv_cache_dtype: options.KVCacheDtype = None,
-    weights_dtype: options.WeightsDtype = None,
+    *,
     tensor_parallel_size: options.TensorParallelSize = 1,
     engine: options.EngineName = "ideal",
-    engine_option: options.EngineOptions = None,
-    encoder_tokens: options.EncoderTokens = 0,
-    draft: options.Draft = None,
-    text_only: options.TextOnly = False,
+    served: options.One,
     memory: options.Memory = None,
     device: options.Device = None,
-    format: options.Format = None,  # noqa: A002 - the option's name
-    output: options.Output = None,
-    plot: options.Plot = None,
-    explain: options.Explain = False,
-    units: options.UnitsOption = "binary",
+    shown: options.Shown,
 ) -> int:
     from kvcalc.fitting import Memory
     from kvcalc.footprints import footprint_of
 
-    target = question.target(format, output, plot)
+    target = question.target(shown.format, shown.output, shown.plot)
     place = question.place(memory, device)
-    (setup,) = asked = question.setups(
-        [model],
-        engines=[engine],
-        engine_option=engine_option,
-        kv_cache_dtypes=kv_cache_dtype and [kv_cache_dtype],
-        weights_dtypes=weights_dtype and [weights_dtype],
-        tensor_parallel_sizes=[tensor_parallel_size],
-        encoder_tokens=encoder_tokens,
-        draft=draft,
-        text_only=text_only,
-        device=question.named(place),
-    )
+    (setup,) = asked = question.setups([model], served, engine, tensor_parallel_size, question.named(place))
     (tokens,) = question.resolved([context], asked)
     footprint = footprint_of(setup, tokens, batch_size)
     pool = None if place is None else Memory(device=place).pool(setup, tokens, batch_size)
     steps = question.derivation(footprint, "KV cache, step by step"), question.weights_derivation(setup)
     document = Document(
-        title=_verdict(footprint, units),
+        title=_verdict(footprint, shown.units),
         assumptions=(footprint.architecture.layout, *question.assumptions(asked, tokens, batch_size)),
-        sections=(_section(footprint, pool, units),),
+        sections=(_section(footprint, pool, shown.units),),
         records=[footprint.to_dict()],
         schema="show",
         extra={"pool": None if pool is None else pool.to_dict()},
         notes=(*footprint.notes, *([] if pool is None else _left_out(pool))),
-        derivations=steps if explain else (),
-        units=units,
+        derivations=steps if shown.explain else (),
+        units=shown.units,
         charts=(pictures.parts(f"{question.titled(setup)} at {tokens:,} tokens", footprint),),
         strips=pictures.strips(asked),
         live=pictures.live([setup.reference], asked, tokens, batch_size) if target.format_name == "html" else None,

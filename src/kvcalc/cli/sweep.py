@@ -33,41 +33,25 @@ def sweep(
     models: options.Models,
     context: options.Contexts = _CONTEXTS,
     batch_size: options.BatchSize = 1,
-    kv_cache_dtype: options.KVCacheDtypes = None,
-    weights_dtype: options.WeightsDtype = None,
-    tensor_parallel_size: options.TensorParallelSize = 1,
+    *,
+    tensor_parallel_size: options.TensorParallelSizes = (1,),
     engine: options.EngineNames = ("ideal",),
-    engine_option: options.EngineOptions = None,
-    encoder_tokens: options.EncoderTokens = 0,
-    draft: options.Draft = None,
+    served: options.Several,
     rules: Annotated[bool, typer.Option("--growth", help="Add what one more token costs, and when.")] = False,
-    format: options.Format = None,  # noqa: A002 - the option's name
-    output: options.Output = None,
-    plot: options.Plot = None,
     log: Annotated[bool, typer.Option("--log", help="Logarithmic axes in charts.")] = False,
-    explain: options.Explain = False,
-    units: options.UnitsOption = "binary",
+    shown: options.Shown,
 ) -> int:
     from kvcalc.footprints import footprint_of
     from kvcalc.growth import growth
 
-    target = question.target(format, output, plot)
-    shown = target.for_people
-    if (shown or plot is not None) and len(context) > _MOST_ROWS:
+    target = question.target(shown.format, shown.output, shown.plot)
+    tables = target.for_people
+    if (tables or shown.plot is not None) and len(context) > _MOST_ROWS:
         raise InputError(
             f"{len(context):,} contexts are more than the {_MOST_ROWS:,} that a table or a chart can show",
             hint="--format csv and json stream any number",
         )
-    asked = question.setups(
-        models,
-        engines=engine,
-        engine_option=engine_option,
-        kv_cache_dtypes=kv_cache_dtype,
-        weights_dtypes=weights_dtype and [weights_dtype],
-        tensor_parallel_sizes=[tensor_parallel_size],
-        encoder_tokens=encoder_tokens,
-        draft=draft,
-    )
+    asked = question.setups(models, served, engine, tensor_parallel_size)
     contexts = question.resolved(context, asked)
     labels = question.labels(asked)
     grown = [growth(setup, batch_size) for setup in asked] if rules else []
@@ -82,13 +66,13 @@ def sweep(
                 yield footprint_of(setup, tokens, batch_size).to_dict()
         watch.close()
 
-    rows = _rows(asked, contexts, batch_size) if shown or plot is not None else []
+    rows = _rows(asked, contexts, batch_size) if tables or shown.plot is not None else []
     one_model = len({setup.reference for setup in asked}) == 1
     title = f"KV cache of {question.titled(asked[0])} over the context" if one_model else "KV cache over the context"
     document = Document(
         title=title,
         assumptions=question.assumptions(asked, None, batch_size),
-        sections=tuple(_sections(labels, rows, grown)) if shown else (),
+        sections=tuple(_sections(labels, rows, grown)) if tables else (),
         records=records(),
         schema="sweep",
         extra={"growth": [_growth_record(setup, rule) for setup, rule in zip(asked, grown, strict=True)]}
@@ -96,9 +80,9 @@ def sweep(
         else {},
         notes=tuple(dict.fromkeys(note for made in last for note in made.notes)),
         derivations=question.derivations(last, (f"{label} at {contexts[-1]:,} tokens" for label in labels))
-        if explain
+        if shown.explain
         else (),
-        units=units,
+        units=shown.units,
         charts=(pictures.curves(title, labels, rows, "xy" if log else ""),) if rows else (),
         strips=pictures.strips(asked),
         live=pictures.live(labels, asked, contexts[-1], batch_size) if target.format_name == "html" else None,
