@@ -167,7 +167,7 @@ class FileType:
     estimated: str = ""
     buffers: bool = True
     method: str = "gguf"
-    note: str = "llama.cpp's choice of tensor types; the file's metadata (its tokenizer) is not in it"
+    note: str = "llama.cpp's choice of tensor types, not unsloth's; the file's metadata (its tokenizer) is not in it"
 
     def packer(self, architecture: Architecture) -> Packer:
         """The packing of each tensor of a model."""

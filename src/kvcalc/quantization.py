@@ -459,6 +459,10 @@ _ONE_MATRIX: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
 }
 
 
+#: Parts beside the linear layers of the blocks that a quantiser may cover.
+_LISTED_BY_NAME = frozenset({"head", "embedding", "router"})
+
+
 @dataclass(frozen=True)
 class Quantization:
     """The formats of one checkpoint: what covers which modules, and what stays as the model is.
@@ -512,7 +516,8 @@ class Quantization:
                 return stays
             names = module_names(whole.get(role, role), layer, num_layers, architecture.model_type)
             packing = self.packing if self._covers(tensor, role, bias) else None
-            packing = next((each for modules, each in overrides if modules.has(names)), packing)
+            if role not in self.skips and (tensor.linear or bias or tensor.part in _LISTED_BY_NAME):
+                packing = next((each for modules, each in overrides if modules.has(names)), packing)
             if packing is None or kept.has(names) or (tensor.columns % self.group and not bias):
                 packing = stays
             elif bias:
@@ -544,6 +549,6 @@ class Quantization:
             return role.startswith("mlp.experts.")
         if tensor.part in TOWERS:
             return False
-        if tensor.part in ("head", "embedding", "router"):
+        if tensor.part in _LISTED_BY_NAME:
             return tensor.part in self.covers
         return tensor.linear or bias

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -198,6 +199,20 @@ def test_indexer_types_name_every_layer() -> None:
     assert read_config(config | {"indexer_types": [*types, "full"]}).num_layers == len(
         types
     )  # one of a prediction layer
+
+
+@pytest.mark.parametrize(
+    ("stated", "full"),
+    [({"index_topk_freq": 4, "index_skip_topk_offset": 3}, [0, 1, 2, 6, 10, 14, 18]),
+     ({"index_topk_freq": 1}, range(20)), ({"index_topk_freq": 3}, [0, 1, 4, 7, 10, 13, 16, 19]),
+     ({"index_topk_pattern": "FSSS" * 5}, range(0, 20, 4))],
+)  # fmt: skip
+def test_indexers_by_frequency_or_pattern_are_those_of_the_list(stated: dict[str, Any], full: Iterable[int]) -> None:
+    """GLM-5.2 writes all three; an older file or one of another writer has the schedule alone."""
+    config = read("configs.json")["glm-5.2"] | {"num_hidden_layers": 20}
+    types = ["full" if at in full else "shared" for at in range(20)]
+    alone = {key: value for key, value in config.items() if key != "indexer_types"}
+    assert read_config(alone | stated) == read_config(config | {"indexer_types": types})
 
 
 def test_the_two_lists_of_kimi_linear_are_all_layers_and_none_twice() -> None:

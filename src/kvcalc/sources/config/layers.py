@@ -170,16 +170,30 @@ def _mtp_entries(
 
 
 def _with_indexers(config: Config, entries: list[LayerSpec]) -> list[LayerSpec]:
-    """``indexer_types``: "full" layers keep indexer keys, "shared" ones read the choice of the layer before."""
-    if config.stated("indexer_types") is None:
+    """``indexer_types``: "full" layers keep indexer keys, "shared" ones read the choice of the layer before.
+
+    Without that list ``index_topk_pattern`` ("FSSS...") or ``index_topk_freq`` says the same: every so many layers from
+    ``index_skip_topk_offset`` on, as transformers 5.24.0 reads it (configuration_glm_moe_dsa.py).
+    """
+    if config.stated("indexer_types") is not None:
+        types = config.words("indexer_types") or []
+    elif isinstance(pattern := config.stated("index_topk_pattern"), str):
+        types = [{"F": "full", "S": "shared"}.get(letter, letter) for letter in pattern[: len(entries)]]
+    elif config.stated("index_topk_freq") is not None:
+        every, first = config.need("index_topk_freq"), config.count("index_skip_topk_offset", least=0)
+        skipped = (max(at - (2 if first is None else first) + 1, 0) % every for at in range(len(entries)))
+        types = ["shared" if each else "full" for each in skipped]
+    else:
         return entries
-    types = config.words("indexer_types") or []
     if len(types) < len(entries) or not set(types) <= {"full", "shared"}:
         raise InputError(
             f"indexer_types must say full or shared for each of {len(entries)} layers", location="indexer_types"
         )
     without = NAMED_KINDS["latent without indexer"]
-    return [without if each == "shared" else entry for each, entry in zip(types, entries, strict=False)]
+    return [
+        without if each == "shared" and entry.kind == "latent" else entry
+        for each, entry in zip(types, entries, strict=False)
+    ]
 
 
 def _windowed(config: Config, entries: list[LayerSpec]) -> list[LayerSpec]:
