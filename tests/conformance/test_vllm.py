@@ -446,7 +446,7 @@ def test_a_made_up_version_with_one_other_rule_cannot_print_two_numbers(
 def test_every_span_has_a_row_and_they_are_in_order() -> None:
     firsts = [rules.first for rules in SPANS]
     assert firsts == sorted(set(firsts))
-    assert set(firsts) <= {(0, 15, 0), (0, 27, 0), *READ}
+    assert set(firsts) <= {(0, 15, 0), (0, 17, 0), (0, 27, 0), *READ}
 
 
 def test_the_default_memory_fraction_follows_the_version() -> None:
@@ -482,6 +482,18 @@ def test_pipeline_stages_keep_the_models_groups_and_pay_for_their_own_layers() -
     assert sum(row.count for row in one_kind.allocate(4096, 1).layers) == 11
     with pytest.raises(UnsupportedError, match="fewer than pipeline_parallel_size=33"):
         plan(kvcalc.load("llama-3.1-8b"), pipeline_parallel_size=33)
+
+
+@pytest.mark.parametrize(
+    ("version", "gibibytes", "longest"), [("0.12.0", 12, 69_472), ("0.15.1", 24, 34_736), ("0.17.1", 12, 69_472)]
+)
+def test_the_check_of_0_14_to_0_16_holds_every_stage_against_one_stages_memory(
+    version: str, gibibytes: int, longest: int
+) -> None:
+    # vllm issue 34076, 0.15.2rc1: 24.0 GiB for 262,144 tokens, and 34,736 tokens in 3.18 GiB.
+    planned = plan(kvcalc.load("qwen3-30b-a3b"), version=version, pipeline_parallel_size=2)
+    assert planned.needed_bytes(262_144) == gibibytes * GiB
+    assert planned.report(262_144, 1, int(3.1808 * GiB))["estimated_max_model_len"] == longest
 
 
 def test_a_stage_without_a_cache_cannot_start() -> None:

@@ -459,7 +459,8 @@ class Vllm(EngineOptions):
             )
         in_widest = blocks[dearest]
         # Before 0.29 the start-up check counts tuples, however the pool's block is laid out.
-        tuples = block_of(planned, held[dearest], "tuples") if packing not in ("", "split") else in_widest
+        checked = set(range(len(owned))) if self.rules.checks_all_stages else held[dearest]
+        checked_block = block_of(planned, checked, packing if packing in ("", "split") else "tuples")
         rules = [self._blocks(planned.specs[group[0]], setup) for group in planned.groups]
         rule_of = {index: rule for group, rule in zip(planned.groups, rules, strict=True) for index in group}
         shares: Counter[tuple[int | None, Blocks]] = Counter()
@@ -478,7 +479,7 @@ class Vllm(EngineOptions):
             group_size=group_size,
             padding_layers=group_size * len(planned.groups) - len(owned) if len(pages) == 1 else 0,
             bytes_per_block=block_bytes[dearest],
-            checked_block_bytes=bytes_of(tuples),
+            checked_block_bytes=bytes_of(checked_block),
             logged_groups=tuple(
                 (rule, sum(planned.specs[index].page for index in group if index in held[dearest]))
                 for rule, group in zip(rules, planned.groups, strict=True)

@@ -45,7 +45,8 @@ class VllmPlan:
         group_size: layers of the largest group, over all devices.
         padding_layers: places in the groups that no layer fills.
         bytes_per_block: bytes of one block of the pool on this device.
-        checked_block_bytes: what the start-up check takes a block for; more than that for DeepSeek V4 before 0.29.
+        checked_block_bytes: what the start-up check takes a block for; more than that for DeepSeek V4 before 0.29, and
+            for pipeline stages in 0.14 to 0.16.
         logged_groups: rule and bytes of one block of each group, where the logged concurrency counts bytes and not
             blocks (DeepSeek V4 before 0.27); empty otherwise.
         stage_block_bytes: the same of every pipeline stage.
@@ -119,7 +120,7 @@ class VllmPlan:
             case "layers":
                 return self.layer_bytes(context)
             case "first group":
-                return self.bytes_per_block * self.groups[0][0].reserved(context) if self.groups else 0
+                return self.checked_block_bytes * self.groups[0][0].reserved(context) if self.groups else 0
             case _:
                 return self.checked_block_bytes * self.blocks_per_request(context)
 

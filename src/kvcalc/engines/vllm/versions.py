@@ -29,6 +29,7 @@ class Rules:
             (None: the smallest always does).
         check: what the start-up check compares with the memory: the layers' own needs added up, the blocks of the
             first group alone, those of all groups, or those and the null block (PR 47272).
+        checks_all_stages: it takes the layers of all pipeline stages for one's (issue 34076).
         pads_attention, pads_states: a page that does not divide the largest is padded to it, not refused.
         counts_speculation: a request reserves a state for every speculated token, and one more in align mode.
         aligns_states: models with states can have prefix caching, and keep that of the last whole block ("align").
@@ -51,6 +52,7 @@ class Rules:
     tokens_by_group: bool
     padding_percent: int | None
     check: Literal["layers", "first group", "groups", "null block"]
+    checks_all_stages: bool
     pads_attention: bool
     pads_states: bool
     counts_speculation: bool
@@ -73,6 +75,7 @@ _0_11 = Rules(
     tokens_by_group=True,
     padding_percent=None,
     check="layers",
+    checks_all_stages=False,
     pads_attention=False,
     pads_states=False,
     counts_speculation=False,
@@ -88,9 +91,10 @@ _0_11 = Rules(
     checkpoints_gdn=False,
 )
 _0_12 = replace(_0_11, first=(0, 12, 0), padding_percent=125, shards_prefill=True, caches_all_states=True)
-_0_14 = replace(_0_12, first=(0, 14, 0), check="first group")
+_0_14 = replace(_0_12, first=(0, 14, 0), check="first group", checks_all_stages=True)
 _0_15 = replace(_0_14, first=(0, 15, 0), counts_speculation=True, aligns_states=True)
-_0_18 = replace(_0_15, first=(0, 18, 0), padding_percent=150)
+_0_17 = replace(_0_15, first=(0, 17, 0), checks_all_stages=False)
+_0_18 = replace(_0_17, first=(0, 18, 0), padding_percent=150)
 _0_19 = replace(_0_18, first=(0, 19, 0), check="groups")
 _0_20 = replace(
     _0_19,
@@ -123,6 +127,7 @@ SPANS = (
     _0_12,
     _0_14,
     _0_15,
+    _0_17,
     _0_18,
     _0_19,
     _0_20,
