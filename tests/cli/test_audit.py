@@ -332,6 +332,34 @@ def test_prediction_layers_that_a_model_has_not_are_said(kvcalc, log):
     assert "the log states a draft model (eagle3), which is not counted" in kvcalc("audit", log(eagle)).out
 
 
+#: A compose file, whose list of arguments has a flag and its value in two lines, and what follows it in the log.
+COMPOSE = """\
+    image: vllm/vllm-openai:v0.24.0
+    command:
+      - "--model"
+      - "Qwen/Qwen3.6-27B"
+      - --tensor-parallel-size
+      - "2"
+      - --kv-cache-dtype=fp8
+      - "--speculative-config"
+      - '{"method":"mtp","num_speculative_tokens":3}'
+      - "--enable-prefix-caching"
+(EngineCore pid=80) INFO [kv_cache_utils.py:2147] Maximum concurrency for 262,144 tokens per request: 1.15x
+(EngineCore pid=80) INFO [kv_cache_utils.py:2146] GPU KV cache size: 300,220 tokens
+(Worker_TP0 pid=89) INFO [gpu_worker.py:508] Available KV cache memory: 5.33 GiB
+"""
+
+
+def test_a_list_of_arguments_counts_and_the_memory_may_stand_behind_the_pool(kvcalc, log):
+    ran = kvcalc("audit", log(COMPOSE), "--format", "json")
+    assert (ran.code, starts(ran)) == (0, [(1, "agrees", True)])
+    dotted = (
+        COMPOSE.replace("""'{"method":"mtp","num_speculative_tokens":3}'""", "{}") + "--speculative-config.method mtp "
+    )
+    assert kvcalc("audit", log(dotted)).code == 1
+    assert kvcalc("audit", log(dotted + "--speculative-config.num_speculative_tokens 3")).code == 0
+
+
 # ---- what was not checked ----
 
 

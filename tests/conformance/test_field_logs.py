@@ -8,8 +8,7 @@ from kvcalc.logs.verdict import audit_start, read
 
 def audited(row, log=None):
     start = read((line, False) for line in log or row["log"]).starts[-1]
-    drafts = {row["draft"]: architecture(row["draft"])} if "draft" in row else {}
-    return audit_start(start, architecture(row["model"]), given(row), drafts=drafts)
+    return audit_start(start, architecture(row["model"]), given(row))
 
 
 @pytest.mark.parametrize("name", LOGS)

@@ -188,6 +188,8 @@ class LogReader:
         self.starts: list[Start] = [Start()]
         self.opened = 1
         self.argument_lines = 0
+        #: A flag in a list of arguments whose value may be the next item.
+        self.item = ""
         #: Flags of a server that loads several models one after another (Ollama).
         self.standing: dict[str, str] = {}
 
@@ -269,13 +271,17 @@ class LogReader:
         self.argument_lines += 1
         if self.argument_lines > _MOST_ARGUMENT_LINES:
             return
+        text = line.text
+        if item := _ITEM.fullmatch(text):  # of a YAML file: - "--max-model-len", and - "8192" in the next line
+            text = item[2] if item[2].startswith("-") else f"{self.item} {item[2]}"
+            self.item = item[2] if item[2].startswith("-") else ""
         own = self.commands.get(self.commanded or self.start.engine or "")
         for names in self.commands.values() if own is None else (own,):
-            for match in _FLAG.finditer(line.text):
+            for match in _FLAG.finditer(text):
                 name = names.get(match[1])
-                if name is not None:
+                if name is not None and self.start.stated.get(name, "true") == "true":
                     value = match[2] if match[2] is not None else "true"
-                    self.start.stated.setdefault(name, value.strip("'\""))
+                    self.start.stated[name] = value.strip("'\"")
 
 
 def stopped(reader: LogReader, line: Line) -> None:
@@ -295,6 +301,8 @@ _ENDS = {
 
 #: A flag and its value; a flag without one is followed by another flag, by the end or by a line break's backslash.
 _FLAG = re.compile(r"(?<![\w-])(--?[a-zA-Z][\w.-]{0,60})(?:(?:=| {1,4})(?![-\\\s])([^\s,\]]{1,300}))?")
+
+_ITEM = re.compile(r"\s*- +(['\"]?)(.*)\1\s*")
 
 #: What a line must hold to be looked at, and who reads it; the first that stands in the line wins.
 Marker = tuple[str, Callable[[LogReader, Line], None]]

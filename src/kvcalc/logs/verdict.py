@@ -27,15 +27,12 @@ from kvcalc.logs.base import (
     Question,
     Start,
     Verdict,
-    byte_bounds,
-    printed_gib,
 )
 from kvcalc.logs.models import preset_of
 from kvcalc.logs.reading import read_log
 from kvcalc.setup import options_on
-from kvcalc.sources import shipped
 from kvcalc.sources.preset import load_preset
-from kvcalc.units import GiB, ceil_div
+from kvcalc.units import GiB
 
 #: How the log of each engine is understood; the markers of the first ones are looked for first.
 LOGS: Mapping[str, EngineLog] = {
@@ -245,7 +242,6 @@ def audit_start(
     given: Given,
     *,
     reference: str = "",
-    drafts: Mapping[str, Architecture] | None = None,
     device: Device | None = None,
 ) -> Audit:
     """Hold the figures of one start of an engine against the prediction.
@@ -255,7 +251,6 @@ def audit_start(
         architecture: the model.
         given: what the user says beside it.
         reference: the model's name.
-        drafts: models that may be a draft, tried where vLLM reports more than predicted; None is every preset.
         device: where the engine ran, or None.
 
     Raises:
@@ -271,7 +266,7 @@ def audit_start(
     found = Audit(start, reference, question, rows, notes=notes, layout=architecture.layout, terms=terms)
     if found.verdict != "disagrees":
         return found
-    reason = _reason(log, found, architecture, drafts)
+    reason = _reason(log, found, architecture)
     return replace(found, reason=reason, difference=_difference(found, architecture))
 
 
@@ -419,9 +414,7 @@ def _request_tokens(start: Start, question: Question) -> int | None:
 # ---- reasons ----
 
 
-def _reason(
-    log: EngineLog, found: Audit, architecture: Architecture, drafts: Mapping[str, Architecture] | None
-) -> str | None:
+def _reason(log: EngineLog, found: Audit, architecture: Architecture) -> str | None:
     """The first change, or pair of changes, under which all figures agree, else the one under which most do."""
     assert found.question is not None
     start, question = found.start, found.question
@@ -442,7 +435,7 @@ def _reason(
     best = next((change.label for change, rows in singles if agreeing(rows) == most), "")
     if most >= every:
         return f"all figures agree with {best}"
-    other = _draft_reason(found, architecture, drafts) or log.explain(start, question, architecture, found.rows)
+    other = log.explain(start, question, architecture, found.rows)
     if other is not None and not other.startswith("another model"):
         return other
     # A change that moves nothing by itself, or that the engine refuses, is no half of a reason.
@@ -453,31 +446,3 @@ def _reason(
     if most > now:
         return f"{most} of {every} figures agree with {best}, the others do not"
     return other
-
-
-def _draft_reason(found: Audit, architecture: Architecture, drafts: Mapping[str, Architecture] | None) -> str | None:
-    """A second model that is cached beside the first: vLLM charges a draft model at full length."""
-    start, question = found.start, found.question
-    needed = start.figures.get("needed")
-    if start.engine != "vllm" or needed is None or question is None:
-        return None
-    own = question.setup(architecture).plan.kv_bytes(question.context, 1)
-    missing = byte_bounds(needed, 2)[0] - own
-    if missing <= 0:
-        return None
-    fitting = []
-    if drafts is None:
-        drafts = {name: load_preset(name) for name in shipped.names("models")}
-    for name, draft in drafts.items():
-        try:
-            extra = question.setup(draft).plan.kv_bytes(question.context, 1)
-        except KVCalcError:
-            continue
-        if Decimal(printed_gib(own + extra)) == Decimal(needed.printed):
-            fitting.append(name)
-    if fitting:
-        return f"the figures agree with a draft model of the shape of {' or '.join(sorted(fitting)[:3])} beside it"
-    growth = ceil_div(missing, question.context)
-    if any("spec" in name or name == "method" for name in start.stated):
-        return f"the log states speculative decoding: a draft model of about {growth:,} bytes a token would explain it"
-    return None

@@ -11,7 +11,7 @@ from kvcalc.architecture import Architecture
 from kvcalc.engines.releases import text as version_text
 from kvcalc.engines.vllm import VllmPlan
 from kvcalc.engines.vllm.versions import SPANS
-from kvcalc.errors import InputError
+from kvcalc.errors import InputError, KVCalcError
 from kvcalc.logs.base import (
     Change,
     Compared,
@@ -30,7 +30,9 @@ from kvcalc.logs.base import (
     unchecked,
 )
 from kvcalc.logs.vllm_lines import FLAGS, MARKERS
-from kvcalc.units import GiB
+from kvcalc.sources import shipped
+from kvcalc.sources.preset import load_preset
+from kvcalc.units import GiB, ceil_div
 
 _OPTIONS = (
     "block_size",
@@ -72,14 +74,16 @@ def _question(start: Start, given: Given) -> Question:
     if drafted:
         options["num_speculative_tokens"] = drafted
     notes = list(unknown)
-    if "version" in stated:
-        options["version"] = stated["version"]
-    elif "printed_by" in stated and "version" not in given.options:
+    dated = stated.get("build") or "version" not in stated
+    if dated and "printed_by" in stated and "version" not in given.options:
         options["version"] = version = stated["printed_by"]
+        built = f"vllm {stated['version']}{stated['build']} is no release" if stated.get("build") else ""
         notes.append(
-            f"the log states no version: the size of its pool is printed at line {stated['printed_at']} of "
-            f"kv_cache_utils.py, as in vllm {version} or soon after"
+            f"{built or 'the log states no version'}: the size of its pool is printed at line {stated['printed_at']} "
+            f"of kv_cache_utils.py, as in vllm {version} or soon after"
         )
+    elif "version" in stated:
+        options["version"] = stated["version"]
     if "max_num_batched_tokens" not in stated and "max_num_batched_tokens" not in given.options:
         notes.append("the log does not state max_num_batched_tokens: the engine's default is used")
     if drafted and given.draft is None and "method" in stated and not stated["method"].endswith(("mtp", "ngram")):
@@ -287,11 +291,45 @@ def _changes(start: Start, question: Question) -> Iterator[Change]:
     )
 
 
+def _explain(start: Start, question: Question, architecture: Architecture, rows: tuple[Compared, ...]) -> str | None:
+    return _of_draft(start, question, architecture) or _of_rank(start, question, architecture, rows)
+
+
+def _of_draft(start: Start, question: Question, architecture: Architecture) -> str | None:
+    """A second model that is cached beside the first, at full length: EAGLE's one layer, or a model by itself."""
+    if question.draft is not None:
+        return None
+
+    def explains(draft: Architecture) -> bool:
+        try:
+            rows = tuple(_compare(start, replace(question, draft=draft), architecture))
+        except KVCalcError:
+            return False
+        return all(row.verdict != "disagrees" for row in rows)
+
+    last = architecture.layers[architecture.order[-1]]
+    if explains(replace(architecture, layers=(last,), order=(0,), mtp_layers=())):
+        return "all figures agree with a draft of one layer like the model's last (EAGLE): give it with --draft"
+    needed = start.figures.get("needed")
+    missing = (
+        0 if needed is None else byte_bounds(needed, 2)[0] - _plan(question, architecture).kv_bytes(question.context, 1)
+    )
+    if missing > 0:
+        fitting = [name for name in shipped.names("models") if explains(load_preset(name))]
+        if fitting:
+            return f"the figures agree with a draft model of the shape of {' or '.join(sorted(fitting)[:3])} beside it"
+    drafted = start.stated.get("method", "")
+    if not drafted or drafted.endswith(("mtp", "ngram")):
+        return None
+    growth = f", of about {ceil_div(missing, question.context):,} bytes a token" if missing > 0 else ""
+    return f"the draft model that the log states ({drafted}{growth}) is not counted: give it with --draft"
+
+
 #: The ranks of one start have about the same memory: less than this part of another's has another reason.
 _LEAST_OF_A_RANK = 0.4
 
 
-def _explain(start: Start, question: Question, architecture: Architecture, rows: tuple[Compared, ...]) -> str | None:
+def _of_rank(start: Start, question: Question, architecture: Architecture, rows: tuple[Compared, ...]) -> str | None:
     """Another rank with less memory: the smallest rank sizes the pool, and not every rank may be in the log."""
     tokens, bounds = start.figures.get("pool_tokens"), _memory(start)
     stages = stated_number(start.stated, "pipeline_parallel_size") or 1

@@ -19,7 +19,7 @@ _AVAILABLE = re.compile(
 _POOL = re.compile(rf"KV cache size: {COUNT} tokens(?!, KV pool)")
 _CONCURRENCY = re.compile(rf"Maximum concurrency for {COUNT} tokens per request: {NUMBER}x")
 _SERVE = re.compile(rf"(?:To serve at least one request with the models?'s|The model's) max seq len \({COUNT}\)")
-_NEEDED = re.compile(rf"\(?{NUMBER} Gi?B KV cache is needed")
+_NEEDED = re.compile(rf"(?:\({COUNT}\), )?\(?{NUMBER} Gi?B KV cache is needed")  # the length, where a line was broken
 _LESS = re.compile(rf"available KV cache memory \({NUMBER} Gi?B\)")
 _ESTIMATE = re.compile(rf"estimated maximum model length is {COUNT}")
 _STORED = re.compile(rf"that can be stored in KV cache \({COUNT}\)")
@@ -28,7 +28,9 @@ _PADDING_LAYERS = re.compile(r"Add (\d{1,4}) padding layers")
 _OVERRIDE = re.compile(rf"with num_gpu_blocks_override={COUNT}")
 _ATTENTION_BLOCK = re.compile(rf"Setting attention block size to {COUNT} tokens")
 _PAGE_PADDING = re.compile(rf"Padding mamba page size by {NUMBER}%")
-_VERSION = re.compile(r"(?:vLLM API server version|LLM engine \(v|version):? ?v?(\d{1,3}\.\d{1,3}(?:\.\d{1,3})?)")
+#: A release, or the build of a commit between two.
+_RELEASE = r"(\d{1,3}\.\d{1,3}(?:\.\d{1,3})?)((?:rc\d{1,3})?\.dev\d)?"
+_VERSION = re.compile(rf"(?:vLLM API server version|LLM engine \(v|version):? ?v?{_RELEASE}")
 _BATCHED = re.compile(rf"max_num_batched_tokens={COUNT}")
 _STORED_FORMAT = re.compile(r"Using (\w{1,30}) data type to store kv cache|Using DeepSeek's (\w{1,30}) KV cache format")
 _KERNEL_BLOCK = re.compile(r"kv cache block size to (\d{1,6}) for")
@@ -82,12 +84,9 @@ def _available(reader: LogReader, line: Line) -> None:
     if match is None:
         return
     start = reader.of("vllm", line)
-    # A process says once what it has. Said again, or after the pool, it is another start's.
-    if (
-        "pool_tokens" in start.figures
-        or "concurrency" in start.figures
-        or (line.process and line.process in start.memory)
-    ):
+    # A process says once what it has. Said again, or after a pool that had its own, it is another start's.
+    printed = "pool_tokens" in start.figures or "concurrency" in start.figures
+    if (printed and start.memory) or (line.process and line.process in start.memory):
         reader.open(line, keep_flags=True)
         start = reader.of("vllm", line)
     figure = Figure("available", match[1], "GiB", line.number)
@@ -164,9 +163,10 @@ def _refusal(reader: LogReader, line: Line) -> None:
     if not (serve or needed or less or estimate or stored):
         return
     start = reader.of("vllm", line)
-    if serve:
-        start.stated["max_model_len"] = serve[1].replace(",", "")
-    start.put(line, "GiB", needed=needed and needed[1], available=less and less[1])
+    length = (serve and serve[1]) or (needed and needed[1])
+    if length:
+        start.stated["max_model_len"] = length.replace(",", "")
+    start.put(line, "GiB", needed=needed and needed[2], available=less and less[1])
     start.put(line, "tokens", estimated_max_model_len=estimate and estimate[1], pool_tokens=stored and stored[1])
     if start.stopped is None and (needed or stored):
         start.stopped = ("vLLM refused the context", line.number)
@@ -232,17 +232,19 @@ def _context_parallel(reader: LogReader, line: Line) -> None:
 def _version(reader: LogReader, line: Line) -> None:
     match = _VERSION.search(line.text)
     if match:
-        reader.stated("vllm", line)["version"] = match[1]
+        stated = reader.stated("vllm", line)
+        stated["version"], stated["build"] = match[1], match[2] or ""
 
 
-_INSTALLED = re.compile(r"(?:vLLM Version *: *v?|(?<![\w-])vllm==)(\d{1,3}\.\d{1,3}(?:\.\d{1,3})?)")
+_INSTALLED = re.compile(rf"(?:vLLM(?: Version)?(?: *:|:?\*\*:?) *`?v?|(?<![\w-])vllm(?:==|-))v?{_RELEASE}")
 
 
 def _installed(reader: LogReader, line: Line) -> None:
     """The version among the packages that people paste before the log; what the engine itself says goes before it."""
-    if match := _INSTALLED.search(line.text):
-        reader.stated("vllm", line).setdefault("version", match[1])
-        reader.standing["version"] = match[1]
+    if (match := _INSTALLED.search(line.text)) and "version" not in reader.stated("vllm", line):
+        stated = {"version": match[1], "build": match[2] or ""}
+        reader.start.stated.update(stated)
+        reader.standing.update(stated)
 
 
 _HUB_PATH = re.compile(r"/models--([\w.-]{1,100}?)--([\w.-]{1,200})")
@@ -321,7 +323,10 @@ FLAGS = {
     "--mamba-ssm-cache-dtype": "mamba_ssm_cache_dtype",
 }
 _SERVE_MODEL = re.compile(r"vllm serve +['\"]?([^-\s'\"][^\s'\"]{0,300})")
-_DRAFTED = re.compile(r"num_speculative_tokens['\"]?: ?(\d{1,3})")
+_DRAFTED = re.compile(r"(num_speculative_tokens|method)['\"]?[=: ] ?['\"]?(\d{1,3}|[a-z]\w{1,40})")
+#: The image of a docker command, with the model that may stand behind it.
+_IMAGE = re.compile(rf"vllm-openai(?::v?{_RELEASE})?")
+_IMAGE_MODEL = re.compile(r"vllm-openai(?::[\w.-]{1,80})? +['\"]?([^-\s'\"\\][^\s'\"]{0,300})")
 
 
 def _arguments(reader: LogReader, line: Line) -> None:
@@ -337,8 +342,28 @@ def _engine_line(reader: LogReader, line: Line) -> None:
 
 def _command(reader: LogReader, line: Line) -> None:
     reader.command("vllm", line, _SERVE_MODEL)
-    if match := _DRAFTED.search(line.text):
-        reader.stated("vllm", line).setdefault("num_speculative_tokens", match[1])
+    _speculation(reader, line)
+
+
+def _image(reader: LogReader, line: Line) -> None:
+    """A docker command; the image alone says no more than its version."""
+    match = _IMAGE.search(line.text)
+    if " --" in line.text or _IMAGE_MODEL.search(line.text):
+        reader.command("vllm", line, _IMAGE_MODEL)
+        _speculation(reader, line)
+    if match and match[1]:
+        reader.stated("vllm", line).setdefault("version", match[1])
+
+
+def _further(reader: LogReader, line: Line) -> None:
+    """A further line of a command, with what it says of a draft."""
+    reader.continued(line)
+    _speculation(reader, line)
+
+
+def _speculation(reader: LogReader, line: Line) -> None:
+    for match in _DRAFTED.finditer(line.text):
+        reader.stated("vllm", line).setdefault(match[1], match[2])
 
 
 def _settled(reader: LogReader, line: Line) -> None:
@@ -386,7 +411,9 @@ MARKERS: tuple[Marker, ...] = (
     ("V1 LLM engine with config", _engine_line),
     ("vLLM API server version", _server),
     ("vLLM Version ", _installed),
+    ("vLLM:", _installed),
     ("vllm==", _installed),
+    ("vllm-0.", _installed),
     ("for CPU backend is not set, using", _cpu_memory),
     (" version 0.", _logo),
     ("version 0.", _logo),
@@ -410,5 +437,7 @@ MARKERS: tuple[Marker, ...] = (
     ("No available memory for the cache blocks", _no_memory),
     ("vllm serve ", _command),
     ("vllm.entrypoints", _command),
+    ("vllm-openai", _image),
+    ("speculative", _further),
     ("/models--", _hub_path),
 )
