@@ -6,6 +6,7 @@ once per distinct layer. All sizes are counts of elements or tokens; bytes appea
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -442,21 +443,20 @@ class Architecture:
         return " + ".join(f"{count} {kind_label(kind)}" for kind, count in self.caches)
 
     @cached_property
-    def derived(self) -> dict[Any, Any]:
+    def derived(self) -> OrderedDict[Any, Any]:
         """What was computed from this architecture, by key; see :meth:`memo`."""
-        return {}
+        return OrderedDict()
 
     def memo(self, key: Any, build: Callable[[], _T]) -> _T:
         """What ``build()`` gave for ``key`` the first time: derived facts live as long as the architecture does.
 
-        Whoever tries thousands of options keeps the last few: beyond a bound, all is forgotten and begun anew.
+        Whoever tries thousands of options keeps the last few: beyond a bound, the oldest is forgotten.
         """
         found: _T | None = self.derived.get(key)
         if found is None:
-            found = build()
-            if len(self.derived) >= _MOST_DERIVED:
-                self.derived.clear()
-            self.derived[key] = found
+            found = self.derived[key] = build()
+            if len(self.derived) > _MOST_DERIVED:
+                self.derived.popitem(last=False)
         return found
 
     def __getstate__(self) -> dict[str, Any]:

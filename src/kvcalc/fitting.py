@@ -169,6 +169,23 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Term:
+    """What an engine takes out of its share of a device besides the weights.
+
+    Attributes:
+        name: the figure of the working memory.
+        words: what it is.
+        size: bytes.
+        source: the log that printed it, or empty where it is a formula's.
+    """
+
+    name: str
+    words: str
+    size: int
+    source: str = ""
+
+
+@dataclass(frozen=True)
 class Pool:
     """The KV cache's share of one device: floor(device memory x utilization) - weights - working memory - reserve.
 
@@ -198,6 +215,17 @@ class Pool:
     def loading_bytes(self) -> int:
         """What the engine adds to the weights of the files."""
         return int(self.loading[-1].value) if self.loading else 0
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The parts of the working memory that are taken out of the share, in words; graphs may be captured beside."""
+        working = self.working_memory or WorkingMemory()
+        named = {"activation_bytes": "activations of one step", "runtime_bytes": "runtime of the device"}
+        if working.share_bytes == working.total_bytes:
+            named["graph_bytes"] = "CUDA graphs"
+        printed = {} if self.measured is None else dict.fromkeys(self.measured.printed, self.measured.source)
+        found = (Term(name, words, getattr(working, name), printed.get(name, "")) for name, words in named.items())
+        return tuple(term for term in found if term.size)
 
     def to_dict(self) -> PoolRecord:
         """The key ``pool`` of ``fit``, ``show`` and ``check`` in JSON."""

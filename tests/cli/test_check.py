@@ -285,8 +285,9 @@ def test_a_device_is_a_limit_with_its_terms(folder, kvcalc):
     working = setup.engine.working_memory(setup, load_device("h100-80gb"), 32768, 1)
     loading = int(setup.engine.loading(setup, load_device("h100-80gb"))[-1].value)
     assert row["limit_bytes"] == memory * 92 // 100 - working.share_bytes - loading
-    terms = f"h100-80gb: {memory:,} B x 92 % - {loading:,} B of loading - {working.activation_bytes:,} B of activations"
-    terms += f" - {working.runtime_bytes:,} B of runtime - {working.graph_bytes:,} B of CUDA graphs"
+    terms = f"h100-80gb: {memory:,} B x 92 % - {loading:,} B added by loading"
+    terms += f" - {working.activation_bytes:,} B of activations of one step"
+    terms += f" - {working.runtime_bytes:,} B of runtime of the device - {working.graph_bytes:,} B of CUDA graphs"
     assert row["checks"][0]["terms"] == terms
     # The same terms in three commands.
     asked = ("gemma-3-27b", "-c", "32k", "--device", "h100-80gb", "-e", "vllm", "--format", "json")

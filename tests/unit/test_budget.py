@@ -481,7 +481,7 @@ def test_a_device_must_hold_what_the_engine_needs_to_start(budgets):
     working += setup.engine.loading(setup, device_of(200 * GiB))[-1].value
     needed = verdict.footprint.total_bytes + setup.plan.bytes_per_block  # the null block
     assert (verdict.check.used_bytes, verdict.check.limit_bytes) == (needed, 100 * GiB - working)
-    assert sum(int(size.replace(",", "")) for size in re.findall(r" - ([\d,]+) B of", verdict.terms)) == working
+    assert sum(int(size.replace(",", "")) for size in re.findall(r" - ([\d,]+) B", verdict.terms)) == working
     assert verdict.check.pool.working_memory.share_bytes + verdict.check.pool.loading_bytes == working
     least = 2 * (needed + working)
     assert judge(one, MODEL, device_of(least)).check.headroom_bytes == 0

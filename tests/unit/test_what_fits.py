@@ -83,6 +83,15 @@ def test_the_pool_keeps_every_term():
     assert pool.kv_memory == pool.usable_bytes - held - pool.working_memory.share_bytes - 2 * GiB
 
 
+def test_the_terms_of_a_pool_are_what_is_taken_out_of_the_share():
+    assert capacity(GEMMA_27B, kv_memory=GiB).pool.terms == ()
+    for version, has_graphs in (("0.33.0", True), ("0.20.0", False)):
+        asked = {"device": "h100-80gb", "engine": "vllm", "engine_options": {"version": version}}
+        pool = capacity(GEMMA_27B, **asked).pool
+        assert sum(term.size for term in pool.terms) == pool.working_memory.share_bytes
+        assert ("graph_bytes" in [term.name for term in pool.terms]) == has_graphs
+
+
 def test_the_utilization_is_the_engines_own_for_its_version_unless_given():
     def usable(**options):
         return capacity(GEMMA_27B, device_memory=100 * GiB, **options).pool.usable_bytes

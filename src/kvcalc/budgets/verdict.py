@@ -266,18 +266,12 @@ def _pool(memory: Memory, setup: Setup, parts: tuple[Part, ...]) -> Pool:
 
 def _terms(memory: Memory, pool: Pool) -> str:
     """What a device leaves for weights and KV cache, term by term."""
-    device, share, working = memory.device, pool.utilization, pool.working_memory
-    assert device is not None and share is not None and working is not None
-    terms = f"{device.name}: {device.memory_bytes:,} B x {float(100 * share):g} %"
-    graphs = working.graph_bytes if working.share_bytes == working.total_bytes else 0
-    taken = {
-        "loading": pool.loading_bytes,
-        "activations": working.activation_bytes,
-        "runtime": working.runtime_bytes,
-        "CUDA graphs": graphs,
-    }
-    terms += "".join(f" - {size:,} B of {term}" for term, size in taken.items() if size)
-    return terms + (f" - {memory.reserve:,} B in reserve" if memory.reserve else "")
+    device, share = memory.device, pool.utilization
+    assert device is not None and share is not None
+    words = f"{device.name}: {device.memory_bytes:,} B x {float(100 * share):g} %"
+    words += f" - {pool.loading_bytes:,} B added by loading" if pool.loading_bytes else ""
+    words += "".join(f" - {term.size:,} B of {term.words}" for term in pool.terms)
+    return words + (f" - {memory.reserve:,} B in reserve" if memory.reserve else "")
 
 
 _SUBJECTS = {"total": "", "device": "", "kv_cache": "KV cache", "weights": "weights"}

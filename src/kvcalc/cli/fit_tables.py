@@ -78,16 +78,13 @@ def _account(decision: Decision) -> Section:
     rows: list[tuple[str, int, str]] = []
     if pool.device_memory is not None and pool.utilization is not None:
         assert pool.usable_bytes is not None
+        weighed = pool.measured.source if pool.measured and "weights_bytes" in pool.measured.printed else ""
         rows = [
             ("device memory", pool.device_memory, ""),
             (f"x utilization {decimal_text(pool.utilization)}", pool.usable_bytes, ""),
-            (
-                "- weights on one device",
-                -(pool.weights_bytes or 0),
-                _said(pool, "weights_bytes") or setup.weights.dtype,
-            ),
+            ("- weights on one device", -(pool.weights_bytes or 0), _said(weighed) or setup.weights.dtype),
             *([("  of them added by loading", -pool.loading_bytes, "")] if pool.loading_bytes else []),
-            *_working_rows(pool),
+            *_term_rows(pool),
             *([(_kept(decision), -pool.reserve_bytes, "")] if pool.reserve_bytes else []),
         ]
     rows.append(("= KV memory" if rows else "KV memory, as given", pool.kv_memory, ""))
@@ -106,29 +103,21 @@ def _account(decision: Decision) -> Section:
     return Section(columns, rows, "", frozenset({total, len(rows) - 1}))
 
 
-def _working_rows(pool: Pool) -> list[tuple[str, int, str]]:
-    working = pool.working_memory
-    if working is None or not working.total_bytes:
-        return []
-    outside = working.share_bytes < working.total_bytes
-    band = f"the three within {format_bytes(working.band_bytes)}"
-    rows = [("- runtime of the device", -working.runtime_bytes, _said(pool, "runtime_bytes"))]
-    if working.activation_bytes:  # none beside a stated part of the device, where the engine sets the rest aside
-        rows.insert(
-            0, ("- activations of one step", -working.activation_bytes, _said(pool, "activation_bytes") or band)
-        )
-    if working.graph_bytes and not outside:
-        rows.append(("- CUDA graphs", -working.graph_bytes, _said(pool, "graph_bytes")))
-    return rows
+def _term_rows(pool: Pool) -> Iterator[tuple[str, int, str]]:
+    """The working memory, term by term; where no log printed them, the first says how far they may be off."""
+    band = f"the three within {format_bytes(pool.working_memory.band_bytes)}" if pool.working_memory else ""
+    for term in pool.terms:
+        said = _said(term.source) or (band if term.name == "activation_bytes" else "")
+        yield f"- {term.words}", -term.size, said
 
 
 def _kept(decision: Decision) -> str:
     return "- reserve, and models beside it" if decision.neighbours else "- reserve"
 
 
-def _said(pool: Pool, term: str) -> str:
+def _said(source: str) -> str:
     """Where a term comes from, if a log printed it."""
-    return f"as {pool.measured.source} has it" if pool.measured and term in pool.measured.printed else ""
+    return f"as {source} has it" if source else ""
 
 
 def _alternatives_section(alternatives: Sequence[Alternative]) -> Section:

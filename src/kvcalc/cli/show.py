@@ -113,18 +113,11 @@ def _section(footprint: Footprint, pool: Pool | None, units: Units) -> Section:
 
 def _device_rows(footprint: Footprint, pool: Pool) -> list[dict[str, str | int | float | None]]:
     """What the engine takes of a device besides, and what is left of its share."""
-    working, usable = pool.working_memory, pool.usable_bytes
-    assert working is not None and usable is not None
-    rows: list[dict[str, str | int | float | None]] = [
-        {"part": name, "bytes": size}
-        for name, size in (
-            ("weights: added by loading", pool.loading_bytes),
-            ("activations of one step", working.activation_bytes),
-            ("runtime of the device", working.runtime_bytes),
-            ("CUDA graphs", working.graph_bytes),
-        )
-        if size
-    ]
+    assert pool.usable_bytes is not None
+    rows: list[dict[str, str | int | float | None]] = []
+    if pool.loading_bytes:
+        rows.append({"part": "weights: added by loading", "bytes": pool.loading_bytes})
+    rows += [{"part": term.words, "bytes": term.size} for term in pool.terms]
     # The engine's own need, as in ``fit``: vLLM keeps a block back, SGLang a page.
     left = pool.kv_memory - footprint.setup.plan.required_kv_memory(footprint.context, footprint.batch_size)
-    return [*rows, {"part": f"left of {format_bytes(usable, digits=2)} of the device", "bytes": left}]
+    return [*rows, {"part": f"left of {format_bytes(pool.usable_bytes, digits=2)} of the device", "bytes": left}]
