@@ -309,6 +309,15 @@ def test_every_rank_says_its_memory_once_a_start():
     assert len(read(lines_of(text * 3)).starts) == 3
 
 
+def test_the_memory_in_use_stands_in_where_the_line_of_what_is_left_was_cut_off():
+    usage = "(Worker_TP{} pid=9) INFO 1.78 GiB for peak activation. Current kv cache memory in use is {} GiB.\n"
+    pool = "(EngineCore pid=7) INFO GPU KV cache size: 315,039 tokens\n"
+    start = last_run(pool + usage.format(0, "8.64") + usage.format(1, "8.62"))
+    assert printed(start) == {"pool_tokens": "315039", "available": "8.62"}
+    known = "(Worker_TP0 pid=9) INFO Available KV cache memory: 8.70 GiB\n"
+    assert printed(last_run(known + pool + usage.format(0, "8.64")))["available"] == "8.70"
+
+
 def test_starts_without_figures_give_way_to_those_with():
     crash = "INFO vLLM API server version 0.26.0\n" * (3 * MOST_STARTS)
     report = read(lines_of(VLLM + crash))
@@ -451,8 +460,8 @@ def test_a_model_is_known_by_its_usual_spellings(name, preset):
 
 def test_ranks_that_print_a_pool_each_are_one_start_and_the_least_counts():
     rank = "INFO GPU KV cache size: {} tokens\nINFO Maximum concurrency for 4,096 tokens per request: {}x\n"
-    near = rank.format("300,000", "73.24") + rank.format("299,984", "73.24")
-    assert printed(last_run(near)) == {"pool_tokens": "299984", "concurrency": "73.24"}
+    near = rank.format("300,000", "73.24") + rank.format("299,984", "73.23") + rank.format("300,000", "73.24")
+    assert printed(last_run(near)) == {"pool_tokens": "299984", "concurrency": "73.23"}
     far = rank.format("300,000", "73.24") + "INFO throughput\n" * 40 + rank.format("310,000", "75.68")
     assert [start.figures["pool_tokens"].printed for start in read(lines_of(far)).starts] == ["300000", "310000"]
 

@@ -278,7 +278,7 @@ class LogReader:
         own = self.commands.get(self.commanded or self.start.engine or "")
         for names in self.commands.values() if own is None else (own,):
             for match in _FLAG.finditer(text):
-                name = names.get(match[1])
+                name = names.get(match[1]) or names.get(match[1].replace("_", "-"))
                 if name is not None and self.start.stated.get(name, "true") == "true":
                     value = match[2] if match[2] is not None else "true"
                     self.start.stated[name] = value.strip("'\"")

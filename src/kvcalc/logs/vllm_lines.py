@@ -46,6 +46,7 @@ _PROFILE = re.compile(
     rf"PyTorch activation peak memory takes {NUMBER} ?GiB"
 )
 _USAGE = re.compile(rf"{NUMBER} GiB for (weight|consumed memory|peak activation|non-torch memory|CUDAGraph memory)")
+_IN_USE = re.compile(rf"Current kv cache memory in use is {NUMBER} GiB")
 _USAGE_WORDS = {
     "weight": "weights",
     "consumed memory": "weights_and_non-torch",
@@ -89,10 +90,13 @@ def _available(reader: LogReader, line: Line) -> None:
     if (printed and start.memory) or (line.process and line.process in start.memory):
         reader.open(line, keep_flags=True)
         start = reader.of("vllm", line)
-    figure = Figure("available", match[1], "GiB", line.number)
     if line.process or "" not in start.memory or Decimal(match[1]) < Decimal(start.memory[""].printed):
-        start.memory[line.process] = figure
-    # Every worker says what it has; the one with the least decides.
+        _left(start, line, match[1])
+
+
+def _left(start: Start, line: Line, printed: str) -> None:
+    """What is left for the cache: every worker says what it has, and the one with the least decides."""
+    start.memory[line.process] = Figure("available", printed, "GiB", line.number)
     start.figures["available"] = min(start.memory.values(), key=lambda each: Decimal(each.printed))
 
 
@@ -136,7 +140,9 @@ def _pool(reader: LogReader, line: Line) -> None:
     if concurrency:
         start = reader.of("vllm", line)
         start.stated["max_model_len"] = concurrency[1].replace(",", "")
-        start.put(line, "x", concurrency=concurrency[2])
+        known = start.figures.get("concurrency")
+        if known is None or Decimal(concurrency[2]) < Decimal(known.printed):  # of several ranks, as the tokens
+            start.put(line, "x", concurrency=concurrency[2])
 
 
 #: Lines within which the ranks of one start print their pools, where each prints its own (0.8 to 0.10).
@@ -212,6 +218,8 @@ def _terms(reader: LogReader, line: Line) -> None:
         start.term(line, "GiB", **{"weights": match[1], "non-torch": match[2], "activation": match[3]})
     if match := _OLD_PROFILE.search(text):
         start.term(line, "GiB", **{"peak_of_weights_and_activation": match[1], "non-torch": match[2]})
+    if (match := _IN_USE.search(text)) and line.process not in (own := reader.of("vllm", line)).memory:
+        _left(own, line, match[1])
     for match in _USAGE.finditer(text):
         start.term(line, "GiB", **{_USAGE_WORDS[match[2]]: match[1]})
     if match := _GRAPHS.search(text):
@@ -296,7 +304,6 @@ _FLAGS = re.compile(
 FLAGS = {
     "--model": "model",
     "--max-model-len": "max_model_len",
-    "--max_model_len": "max_model_len",
     "--max-num-batched-tokens": "max_num_batched_tokens",
     "--max-num-seqs": "max_num_seqs",
     "--tensor-parallel-size": "tensor_parallel_size",
