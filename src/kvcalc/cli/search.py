@@ -123,7 +123,7 @@ def search(
     models = {each.configuration.reference: each.configuration.setup.architecture for each in rows}
     document = Document(
         title=search_tables.title(model, label, grid.size, found),
-        assumptions=asked.assumptions(found),
+        assumptions=asked.assumptions(),
         sections=tuple(search_tables.sections(rows, front, grid, pareto)),
         records=(asked.record(each.configuration, each.context, each.number in front) for each in rows),
         schema="search",

@@ -73,8 +73,8 @@ class Asked:
             },
         }
 
-    def assumptions(self, found: Found) -> tuple[str, ...]:
-        """What holds for every row, and how many of them fit."""
+    def assumptions(self) -> tuple[str, ...]:
+        """What holds for every row."""
         grid = self.grid
         stated = [f"batch size {self.batch_size:,}", f"engine {', '.join(map(_typed, grid.engines))}"]
         for what, formats, own in (
@@ -82,7 +82,7 @@ class Asked:
             ("weights", grid.weights_dtypes, "as shipped"),
         ):
             stated.append(f"{what} {', '.join(word or own for word in formats)}")
-        return (*stated, *([f"{found.fitting:,} of {found.walked:,} fit"] if self.label else []))
+        return tuple(stated)
 
 
 def sections(shown: Sequence[Candidate], front: set[int], grid: Grid, pareto: bool) -> Iterator[Section]:
@@ -209,11 +209,12 @@ def stream(walk: Walk, asked: Asked, go_on: Callable[[int], bool]) -> Iterator[F
 
 
 def title(model: str, label: str, size: int, found: Found) -> str:
-    """How many candidates the answer is about: of an interrupted walk, those it came to."""
-    where = f" in {label}" if label else ""
-    if found.interrupted:
-        return f"{found.walked:,} of {size:,} candidates for {model}{where}: interrupted, the best so far"
-    return f"{counted(size, 'candidate')} for {model}{where}"
+    """How many candidates fit, or there are; of an interrupted walk, those it came to."""
+    walked = f"{counted(found.walked, 'candidate')} for {model}"
+    fitting = f"{found.fitting:,} of {walked} fit {label}" if label else walked
+    return (
+        f"{fitting}: interrupted after {found.walked:,} of {size:,}, the best so far" if found.interrupted else fitting
+    )
 
 
 def base(model: str, grid: Grid) -> str:

@@ -91,15 +91,17 @@ def _fold(text: str, width: int | None, indent: str = "") -> list[str]:
 
     >>> _fold("a text of words", 9, "  ")
     ['a text of', '  words']
+    >>> _fold("  a text of words", 11, "    ")
+    ['  a text of', '    words']
     """
     lines: list[str] = []
     for paragraph in text.split("\n"):
         if width is None or _length(paragraph) <= width:
             lines.append(paragraph)
             continue
-        line = ""
-        for word in paragraph.split(" "):
-            longer = f"{line} {word}" if line else word
+        line, *words = paragraph.split(" ")
+        for word in words:
+            longer = f"{line} {word}"
             if line.strip() and _length(longer) > width:
                 lines.append(line)
                 line = indent + word

@@ -93,6 +93,8 @@ def parse_devices(text: str) -> tuple[int, Device]:
     >>> count, device.name
     (8, 'h100-80gb')
     """
+    if text.strip().isdecimal():
+        raise InputError(f"{text.strip()} devices of which kind?", hint=f"write {text.strip()}xh100-80gb")
     several = _SEVERAL.fullmatch(text.strip())
     if several is None:
         return 1, load_device(text)

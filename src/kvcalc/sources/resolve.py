@@ -120,7 +120,7 @@ def _load_base(base: str) -> Architecture:
 
 _HUB_ADDRESS = re.compile(
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)"
-    r"(?::(?P<format>[\w-]+))?(?:/(?:tree|blob|resolve)/(?P<revision>[\w.-]+).*)?/?",
+    r"(?::(?P<format>[\w-]+))?(?:/(?:tree|blob|resolve|raw)/(?P<revision>[\w.-]+).*)?/?",
     re.ASCII,
 )
 _OLLAMA_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?ollama\.com/(?:library/)?([\w.:-]+)/?", re.ASCII)
