@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
 from kvcalc.errors import InputError, UnsupportedError, did_you_mean, quote
 from kvcalc.layout import Layout
@@ -25,21 +25,25 @@ MOST_LAYERS = 10_000
 _MOST_DERIVED = 256
 
 
-def _check_sizes(kind: Any) -> None:
-    """Refuse a layer kind whose sizes are no counts: it may come from any file, or from Python.
+class _Sized:
+    """A layer kind whose sizes are counts, or it is refused: it may come from any file, or from Python.
 
     A size whose default is 0 or None may be that; so may the parts of a latent's key.
     """
-    for name, value in vars(kind).items():
-        default = getattr(type(kind), name, 1)
-        if isinstance(default, str) or (default is None and value is None):
-            continue
-        least = 0 if default == 0 or name in ("rope_dim", "nope_dim") else 1
-        check_count(value, f"{name} of a {kind.kind} layer", least=least, most=MOST_ELEMENTS)
+
+    kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            default = getattr(type(self), name, 1)
+            if isinstance(default, str) or (default is None and value is None):
+                continue
+            least = 0 if default == 0 or name in ("rope_dim", "nope_dim") else 1
+            check_count(value, f"{name} of a {self.kind} layer", least=least, most=MOST_ELEMENTS)
 
 
 @dataclass(frozen=True)
-class Full:
+class Full(_Sized):
     """Global attention: K and V of every token.
 
     ``indexer_dim`` is the width of one more key a token that a sparse-attention indexer keeps (MiniMax-M3), at K's
@@ -53,12 +57,9 @@ class Full:
     indexer_dim: int = 0
     extra_state_bytes: int = 0
 
-    def __post_init__(self) -> None:
-        _check_sizes(self)
-
 
 @dataclass(frozen=True)
-class Sliding:
+class Sliding(_Sized):
     """Local attention: K and V of the last ``window`` tokens, the current one included."""
 
     kind: ClassVar[Literal["sliding"]] = "sliding"
@@ -68,12 +69,9 @@ class Sliding:
     v_head_dim: int
     extra_state_bytes: int = 0
 
-    def __post_init__(self) -> None:
-        _check_sizes(self)
-
 
 @dataclass(frozen=True)
-class Chunked:
+class Chunked(_Sized):
     """Attention inside aligned chunks of ``chunk`` tokens (Llama 4)."""
 
     kind: ClassVar[Literal["chunked"]] = "chunked"
@@ -83,12 +81,9 @@ class Chunked:
     v_head_dim: int
     extra_state_bytes: int = 0
 
-    def __post_init__(self) -> None:
-        _check_sizes(self)
-
 
 @dataclass(frozen=True)
-class Latent:
+class Latent(_Sized):
     """Multi-head latent attention: one latent of ``rank`` and one rope key a token, whatever the number of heads.
 
     ``num_heads``, ``nope_dim`` and ``v_head_dim`` describe the decompressed heads, for engines and versions that cache
@@ -104,16 +99,13 @@ class Latent:
     window: int | None = None
     indexer_dim: int = 0
 
-    def __post_init__(self) -> None:
-        _check_sizes(self)
-
 
 #: The format of a state's part: its own, or the model's, for the engines that ask the model.
 StateDType = Literal["model", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
-class State:
+class State(_Sized):
     """A fixed state a sequence: a recurrent part and the last columns of a convolution.
 
     ``conv_kernel`` is the kernel's width: transformers keeps that many columns, everyone else one fewer. A format is
@@ -129,9 +121,6 @@ class State:
     conv_kernel: int = 1
     groups: int = 0
     group_channels: int = 0
-
-    def __post_init__(self) -> None:
-        _check_sizes(self)
 
 
 @dataclass(frozen=True)
@@ -152,7 +141,7 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Cross:
+class Cross(_Sized):
     """Attention to an encoder's output: K and V of every encoder token."""
 
     kind: ClassVar[Literal["cross"]] = "cross"
@@ -160,12 +149,9 @@ class Cross:
     head_dim: int
     v_head_dim: int
 
-    def __post_init__(self) -> None:
-        _check_sizes(self)
-
 
 @dataclass(frozen=True)
-class Compressed:
+class Compressed(_Sized):
     """One tensor for K and V (DeepSeek V4): ``width`` elements for each of min(context, window) tokens.
 
     With a ``ratio`` it also keeps ``width + indexer_dim`` elements for each of context // ratio compressed entries.
@@ -176,9 +162,6 @@ class Compressed:
     window: int
     ratio: int | None = None
     indexer_dim: int = 0
-
-    def __post_init__(self) -> None:
-        _check_sizes(self)
 
 
 @dataclass(frozen=True)
@@ -191,9 +174,7 @@ class NoCache:
 LayerKind = Full | Sliding | Chunked | Latent | State | Parallel | Shared | Cross | Compressed | NoCache
 
 #: Every layer kind by its name.
-KINDS: dict[str, type[Any]] = {
-    kind.kind: kind for kind in (Full, Sliding, Chunked, Latent, State, Parallel, Shared, Cross, Compressed, NoCache)
-}
+KINDS: dict[str, type[Any]] = {kind.kind: kind for kind in get_args(LayerKind)}
 
 
 def layer_kind(table: Mapping[str, Any]) -> LayerKind:

@@ -21,7 +21,7 @@ from kvcalc.derivation import Derivation, Quantity
 from kvcalc.device import Device
 from kvcalc.engines.base import WorkingMemory
 from kvcalc.errors import InputError, NotModelledError, RefusalError, quote
-from kvcalc.setup import Setup, SetupOptions, prepare_on
+from kvcalc.setup import Setup, SetupOptions, prepare_on, spelled_out
 from kvcalc.sources.devices import find_device
 from kvcalc.units import MAX_BYTES, MAX_TOKENS, check_count, decimal_text, format_bytes, largest
 
@@ -309,6 +309,7 @@ class Capacity:
         }
 
 
+@spelled_out
 def capacity(
     architecture: Architecture | str | PathLike[str],
     *,
@@ -353,6 +354,7 @@ def capacity(
     return answer
 
 
+@spelled_out
 def working_memory(
     architecture: Architecture | str | PathLike[str],
     *,

@@ -12,7 +12,7 @@ from kvcalc.architecture import Architecture
 from kvcalc.derivation import DerivationError
 from kvcalc.engines.base import Engine, KVCache
 from kvcalc.engines.ideal import kind_cost
-from kvcalc.setup import Setup, SetupOptions, prepare
+from kvcalc.setup import Setup, SetupOptions, prepare, spelled_out
 from kvcalc.units import MAX_TOKENS, check_count, format_bytes
 from kvcalc.weights import Weights
 
@@ -163,6 +163,7 @@ def footprint_of(setup: Setup, context: int, batch_size: int) -> Footprint:
     return Footprint(setup, context, batch_size, setup.weights, cache)
 
 
+@spelled_out
 def footprint(
     architecture: Architecture | str | PathLike[str],
     *,
@@ -200,6 +201,7 @@ def footprint(
     return footprint_of(prepare(architecture, **options), context, batch_size)
 
 
+@spelled_out
 def kv_cache_bytes(
     architecture: Architecture | str | PathLike[str],
     *,
@@ -236,6 +238,7 @@ def kv_cache_bytes(
     return (setup or prepare(architecture, **options)).plan.kv_bytes(context, batch_size)
 
 
+@spelled_out
 def sweep(
     architecture: Architecture | str | PathLike[str],
     *,

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property, partial
+from inspect import Parameter, signature
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar, Unpack, get_type_hints
 
 from kvcalc.architecture import Architecture
 from kvcalc.dtypes import DType, parse_kv_dtypes
@@ -27,22 +28,7 @@ if TYPE_CHECKING:
 _MOST_DEVICES = 2**20
 #: The draft that needs no second model: the model's own multi-token-prediction layers.
 MTP: Literal["mtp"] = "mtp"
-
-
-class SetupOptions(TypedDict, total=False):
-    """How a model is served: the arguments of :func:`prepare`, and of every function that takes a model.
-
-    A new one is a line here and a field of :class:`Setup`; :func:`kvcalc.footprint` says what each of them means.
-    """
-
-    engine: str
-    engine_options: Mapping[str, Any] | None
-    kv_cache_dtype: str | None
-    weights_dtype: str | None
-    tensor_parallel_size: int
-    encoder_tokens: int
-    draft: Architecture | str | PathLike[str] | None
-    text_only: bool
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _name(value: object, what: str) -> str | None:
@@ -62,17 +48,49 @@ def _draft(value: Architecture | str | PathLike[str] | None, _: str) -> Architec
     return value if value is None or (isinstance(value, str) and value == MTP) else _loaded(value)
 
 
-#: What is meant by the value of an argument, or why it is refused.
-_CHECKS: dict[str, Callable[[Any, str], Any]] = {
-    "engine": _name,
-    "engine_options": lambda value, _: plain_options(value),
-    "kv_cache_dtype": _name,
-    "weights_dtype": _name,
-    "tensor_parallel_size": partial(check_count, most=_MOST_DEVICES),
-    "encoder_tokens": partial(check_count, least=0),
-    "draft": _draft,
-    "text_only": _truth,
-}
+def _loaded(model: Architecture | str | PathLike[str]) -> Architecture:
+    return model if isinstance(model, Architecture) else load(model)
+
+
+def plain_options(options: object, _: str = "") -> dict[str, Any]:
+    """An engine's options as Python's own values: numbers, words, and tuples of them.
+
+    Raises:
+        InputError: no mapping, or a value that no option has.
+    """
+    if options is None:
+        return {}
+    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
+        raise InputError(f"engine_options is a mapping of names to values, not {quote(options)}")
+    plain = {}
+    for name, value in options.items():
+        whole = [_plain(each) for each in value] if isinstance(value, list | tuple) else [_plain(value)]
+        if not all(isinstance(each, str | int | float | None) for each in whole):
+            raise InputError(f"engine option {quote(name)} must be a number, a word or a list, not {quote(value)}")
+        plain[name] = tuple(whole) if isinstance(value, list | tuple) else whole[0]
+    return plain
+
+
+def _plain(value: object) -> object:
+    whole = integer(value)
+    return value if whole is None else whole
+
+
+class SetupOptions(TypedDict, total=False):
+    """How a model is served: the arguments of :func:`prepare`, and of every function that takes a model.
+
+    A new one is a line here, with the check of its values, and a field of :class:`Setup`; :func:`kvcalc.footprint` says
+    what each of them means.
+    """
+
+    engine: Annotated[str, _name]
+    engine_options: Annotated[Mapping[str, Any] | None, plain_options]
+    kv_cache_dtype: Annotated[str | None, _name]
+    weights_dtype: Annotated[str | None, _name]
+    tensor_parallel_size: Annotated[int, partial(check_count, most=_MOST_DEVICES)]
+    encoder_tokens: Annotated[int, partial(check_count, least=0)]
+    draft: Annotated[Architecture | str | PathLike[str] | None, _draft]
+    text_only: Annotated[bool, _truth]
 
 
 @dataclass(frozen=True)
@@ -194,10 +212,27 @@ class Setup:
         return whole.bytes - self.weights.bytes
 
 
+#: What is meant by the value of an argument, or why it is refused.
+_CHECKS: dict[str, Callable[[Any, str], Any]] = {
+    name: hint.__metadata__[0] for name, hint in get_type_hints(SetupOptions, include_extras=True).items()
+}
 #: The arguments that are fields as they stand.
-_FIELDS = {each.name for each in fields(Setup)} & (_CHECKS.keys() - {"engine"})
+_FIELDS = {each.name: each.default for each in fields(Setup) if each.name in _CHECKS and each.name != "engine"}
+_ARGUMENTS = [
+    Parameter(name, Parameter.KEYWORD_ONLY, default=({"engine": "ideal"} | _FIELDS).get(name), annotation=hint)
+    for name, hint in get_type_hints(SetupOptions).items()
+]
 
 
+def spelled_out(function: _Function) -> _Function:
+    """A function with the arguments of a setup one by one in its signature, as help() and editors show it."""
+    own = signature(function)
+    stated = [each for each in own.parameters.values() if each.kind is not Parameter.VAR_KEYWORD]
+    vars(function)["__signature__"] = own.replace(parameters=[*stated, *_ARGUMENTS])
+    return function
+
+
+@spelled_out
 def prepare(architecture: Architecture | str | PathLike[str], **options: Unpack[SetupOptions]) -> Setup:
     """The setup of these arguments, with its plan; computed once for an architecture.
 
@@ -233,10 +268,6 @@ def _made(model: Architecture, given: Mapping[str, Any]) -> Setup:
     return setup
 
 
-def _loaded(model: Architecture | str | PathLike[str]) -> Architecture:
-    return model if isinstance(model, Architecture) else load(model)
-
-
 def prepare_on(
     device: Device | None, architecture: Architecture | str | PathLike[str], **options: Unpack[SetupOptions]
 ) -> Setup:
@@ -251,30 +282,6 @@ def options_on(engine: str, options: Mapping[str, Any] | None, device: Device | 
     if device is None:
         return given
     return {**engine_class(engine).device_options(device.memory_bytes, device.name), **given}
-
-
-def plain_options(options: object) -> dict[str, Any]:
-    """An engine's options as Python's own values: numbers, words, and tuples of them.
-
-    Raises:
-        InputError: no mapping, or a value that no option has.
-    """
-    if options is None:
-        return {}
-    if not isinstance(options, Mapping) or not all(isinstance(name, str) for name in options):
-        raise InputError(f"engine_options is a mapping of names to values, not {quote(options)}")
-    plain = {}
-    for name, value in options.items():
-        whole = [_plain(each) for each in value] if isinstance(value, list | tuple) else [_plain(value)]
-        if not all(isinstance(each, str | int | float | None) for each in whole):
-            raise InputError(f"engine option {quote(name)} must be a number, a word or a list, not {quote(value)}")
-        plain[name] = tuple(whole) if isinstance(value, list | tuple) else whole[0]
-    return plain
-
-
-def _plain(value: object) -> object:
-    whole = integer(value)
-    return value if whole is None else whole
 
 
 def _hashable(value: object) -> Any:

@@ -1,5 +1,6 @@
 """The public names, whatever was imported before."""
 
+import inspect
 import subprocess
 import sys
 from importlib import import_module
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import kvcalc
+from kvcalc.setup import Setup, SetupOptions
 
 
 @pytest.mark.parametrize("name", kvcalc.__all__)
@@ -32,3 +34,11 @@ def test_the_package_alone_loads_nothing() -> None:
     code = "import sys, kvcalc; print(*(name for name in sys.modules if name.startswith('kvcalc.')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "\n"
+
+
+@pytest.mark.parametrize("name", ["footprint", "kv_cache_bytes", "sweep", "capacity", "working_memory"])
+def test_the_signature_names_every_argument_of_a_setup(name: str) -> None:
+    shown = inspect.signature(getattr(kvcalc, name)).parameters
+    assert shown.keys() >= SetupOptions.__annotations__.keys()
+    assert (shown["engine"].default, shown["text_only"].default) == ("ideal", Setup.text_only)
+    assert all(f"{each}:" in kvcalc.footprint.__doc__ for each in SetupOptions.__annotations__)
