@@ -34,7 +34,7 @@ def test_the_front_has_less_memory_for_every_local_layer_more(kvcalc):
 
 def test_the_pareto_table_says_what_the_report_measured_and_no_more(kvcalc):
     out = kvcalc(*SECTION_5_2, "--pareto").out
-    assert "26 of 32 fit" in out
+    assert "26 of 32 candidates for gemma-2-2b fit 8GiB" in out
     assert "ratio trained, window trained" in out
     assert "nothing is predicted" in out
 
