@@ -19,6 +19,11 @@ SIGLIP_400M = {
     "patch_size": 14,
     "vision_use_head": False,
 }
+DEEPSEEK_OCR = {
+    "model_type": "deepseek_vl_v2",
+    "architectures": ["DeepseekOCRForCausalLM"],
+    "vision_config": {"image_size": 1024, "model_type": "vision"},
+}
 #: Random sizes, by tests/oracles/towers.py.
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "towers.json").read_text(encoding="utf-8"))
 # Counted by building each class with its default configuration, encoder and projector together; Kimi K3, which has no
@@ -53,6 +58,21 @@ def test_an_encoder_has_the_parameters_of_its_class(model_type):
 def test_encoders_have_the_parameters_of_their_class_whatever_their_sizes(row):
     towers, unknown = tower_parameters(row["config"], row["text_width"])
     assert (sum(towers.values()), unknown) == (row["parameters"], [])
+
+
+@pytest.mark.parametrize(
+    ("config", "width", "parameters"),
+    [
+        # What the published totals have beside the text: 3,336,106,240 of DeepSeek-OCR, 8,021,025,280 of Molmo-7B-D.
+        (DEEPSEEK_OCR, 1280, 3_336_106_240 - 2_934_734_080),
+        ({"model_type": "molmo", "intermediate_size": 37888}, 3584, 8_021_025_280 - 7_616_075_264),
+        # UnlimitedOcr of transformers 5.24.0 without its separator; MiniCPM-V 2 counted by hand.
+        ({"model_type": "unlimited-ocr"}, 1280, 3_335_504_128 - 2_934_735_360),
+        ({"model_type": "minicpmv"}, 2304, 397_747_744 + 29_514_240),
+    ],
+)  # fmt: skip
+def test_encoders_that_no_table_of_the_file_states(config, width, parameters):
+    assert tower_parameters(config, width) == ({"vision": parameters}, [])
 
 
 def test_encoders_of_images_and_sound_are_a_row_each():

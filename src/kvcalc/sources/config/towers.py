@@ -1,7 +1,8 @@
 """Parameters of the encoders of images and sound that a checkpoint carries: the rows of ``presets/towers``.
 
-A row is named by the model type of the file around the encoder, or by that and the encoder's own (``llava/pixtral``).
-It says which keys hold the encoder's numbers, the defaults of its class in transformers 5.24.0, and the formula of its
+A row is named by the model type of the file around the encoder, by that and the encoder's own (``llava/pixtral``), or
+by the class where one type stands for several; ``minicpmv/built in`` is one that the file does not state. It says
+which keys hold the encoder's numbers, the defaults of its class in transformers 5.24.0, and the formula of its
 parameters, projector and all.
 """
 
@@ -24,6 +25,8 @@ _PLACES = {
     "vision": ("vision_config", "visual"),
     "audio": ("audio_config", "audio_encoder_config", "encoder_config"),
 }
+#: Model types whose files may state no encoder of images though their class has one.
+_BUILT_IN = ("molmo", "minicpmv", "unlimited_ocr", "unlimited-ocr")
 _SENSES = {"vision": "image", "audio": "audio"}
 
 
@@ -95,12 +98,15 @@ def tower_parameters(config: Mapping[str, Any], text_width: int) -> tuple[dict[s
         config = encoder
     towers, notes = {}, []
     for sense, places in _PLACES.items():
-        stated = next((config[key] for key in places if isinstance(config.get(key), Mapping) and config[key]), None)
-        if stated is None:
+        tables = (config[key] for key in places if isinstance(config.get(key), Mapping))
+        stated: Mapping[str, Any] = next((table for table in tables if table), {})
+        around, classes = config.get("model_type"), config.get("architectures")
+        if not stated and (sense != "vision" or around not in _BUILT_IN):
             continue
-        around, own = (table.get("model_type") for table in (config, stated))
+        own = stated.get("model_type") if stated else "built in"
+        names = [each for each in classes if isinstance(each, str)] if isinstance(classes, list) else []
         rows = _rows(sense)
-        row = next((rows[name] for name in (f"{around}/{own}", f"{around}") if name in rows), None)
+        row = next((rows[name] for name in (*names, f"{around}/{own}", f"{around}") if name in rows), None)
         if row is None:
             kind = around if isinstance(around, str) else ""
             notes.append(f"not modelled: the {_SENSES[sense]} encoder of {quote(kind)}; its weights are not counted")
