@@ -88,7 +88,7 @@ def test_without_windows_every_layer_is_full() -> None:
     cache = plan.allocate(1000, 1)
     assert cache.why == "all 62 layers full"
     assert cache.bytes == 62 * 1024 * 16 * 2 * 128 * 2
-    assert any("full length" in note for note in cache.notes) and any("not checked" in note for note in cache.notes)
+    assert [note for note in cache.notes if "full length" in note] == list(cache.notes)
 
 
 @pytest.mark.parametrize(("tp", "heads"), [(1, 6), (2, 3), (4, 2), (5, 2), (8, 1)])
@@ -106,8 +106,11 @@ def test_windows_repeat_over_the_layers() -> None:
 def test_an_nvfp4_cache_pays_one_scale_for_16_numbers() -> None:
     full = Full(num_kv_heads=2, head_dim=64, v_head_dim=64)
     assert plan_of(model((full, 1)), dtype="nvfp4").kv_bytes(32, 1) == 32 * 256 * 9 // 16
-    with pytest.raises(UnsupportedError, match="scales"):
-        plan_of(model((full, 2)), dtype="nvfp4", max_attention_window="64,128")
+    windows = plan_of(model((full, 2)), dtype="nvfp4", max_attention_window="64,128").windows
+    assert [each.token_bytes for each in windows] == [144, 144]
+    odd = Full(num_kv_heads=1, head_dim=72, v_head_dim=72)
+    with pytest.raises(UnsupportedError, match="not of 72"):
+        plan_of(model((odd, 1)), dtype="nvfp4")
 
 
 _FULL = Full(num_kv_heads=2, head_dim=64, v_head_dim=64)
@@ -117,7 +120,7 @@ _LOCAL = Sliding(window=512, num_kv_heads=3, head_dim=64, v_head_dim=64)
 @given(
     windows=st.none() | st.lists(st.integers(1, 5000), min_size=1, max_size=5),
     size=st.sampled_from([1, 16, 32, 64]),
-    fraction=st.none() | st.sampled_from([0.9, 0.95, 1.0]) | st.floats(0.05, 1.0),
+    fraction=st.none() | st.sampled_from([0.9, 0.95]) | st.floats(0.05, 0.999),
     context=st.integers(1, 10**6),
     batch=st.integers(1, 100),
 )
@@ -329,10 +332,12 @@ def test_what_was_not_read_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model_type", "words"), [("olmo3", "AutoDeploy"), ("gemma2", "engines that are built"), ("llama", "not checked")]
+    ("model_type", "words"),
+    [("olmo3", "AutoDeploy"), ("gemma2", "engines that are built"), ("deepseek_v32", "not run")],
 )
 def test_what_runs_the_model_is_said(model_type: str, words: str) -> None:
-    assert words in plan_of(model((_FULL, 1), model_type=model_type)).notes[-1]
+    kind = Latent(512, 64, 4, 64, 64, indexer_dim=128) if model_type == "deepseek_v32" else _FULL
+    assert words in plan_of(model((kind, 1), model_type=model_type)).notes[-1]
 
 
 def test_heads_that_the_devices_do_not_divide_are_refused_with_the_sizes_that_work() -> None:
@@ -360,7 +365,7 @@ def test_formats_that_it_does_not_store_are_refused(dtype: str) -> None:
         {"max_attention_window": []},
         {"max_attention_window": 2**60},
         {"tokens_per_block": 0},
-        {"free_gpu_memory_fraction": 1.5},
+        {"free_gpu_memory_fraction": 1},
     ],
 )
 def test_options_out_of_range_are_refused(options: dict[str, Any]) -> None:

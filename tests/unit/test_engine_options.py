@@ -55,7 +55,7 @@ NUMBERS: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "tensorrt-llm": {
         "tokens_per_block": (32, 1, 2**20, 0, 2**20 + 1),
-        "free_gpu_memory_fraction": (None, 1e-6, 1, 0.9e-6, 1.000001),
+        "free_gpu_memory_fraction": (None, 1e-6, 0.999, 0.9e-6, 1),
         "max_batch_size": (None, 1, 2**20, 0, 2**20 + 1),
         "cross_kv_cache_fraction": (None, 0.001, 0.999, 0, 1),
     },

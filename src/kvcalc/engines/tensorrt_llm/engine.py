@@ -56,7 +56,8 @@ class TensorRTLLM(EngineOptions):
     )
     platforms: ClassVar[frozenset[Platform]] = frozenset({"cuda"})
     evidence: ClassVar[str] = (
-        "read from the source, never run; one server's printed figures (MLA, fp8) agree to the last printed digit"
+        "against its own managers' Python with random models (tests/oracles/tensorrt_llm.py), and against servers' "
+        "printed figures; index keys, DeepSeek V4 and MiniMax M3 are read from the source alone"
     )
     server: ClassVar[Server | None] = Server(
         ("trtllm-serve", "{model}"),
@@ -80,7 +81,7 @@ class TensorRTLLM(EngineOptions):
     free_gpu_memory_fraction: float | None = Field(
         None,
         ge=1e-6,
-        le=1,
+        lt=1,
         description="part of the KV memory that becomes the pool; none: all of it (TensorRT-LLM: 0.9 of what is free)",
     )
     max_batch_size: int | None = Field(
@@ -125,7 +126,9 @@ class TensorRTLLM(EngineOptions):
             NotModelledError: it has a manager for it that was not read.
         """
         refuse_formats("tensorrt-llm", setup, _DTYPES)
-        notes = ["tensorrt-llm's rule is read from its source and was not checked against a run", *check_model(setup)]
+        notes = [*check_model(setup)]
+        if any(isinstance(kind, Compressed) or getattr(kind, "indexer_dim", 0) for kind, _ in setup.served.caches):
+            notes.append("tensorrt-llm's rule for index keys and compressed layers is read from its source and not run")
         return self._pools(setup, notes) if uses_pools(setup.served) else self._shares(setup, notes)
 
     def _by_window(self, architecture: Architecture) -> dict[int | None, dict[LayerKind, int]]:
@@ -157,11 +160,6 @@ class TensorRTLLM(EngineOptions):
         for (window, tokens, members), share in zip(groups, shares, strict=True):
             layers = tuple((kind, count, _token_bytes(kind, setup)) for kind, count in members.items())
             windows.append(WindowPool(window, sum(count * each for _, count, each in layers), layers, share, tokens))
-        if len(windows) > 1 and setup.k_dtype.name == "nvfp4":
-            raise UnsupportedError(
-                "tensorrt-llm leaves the scales of an nvfp4 cache out when it divides a pool between windows",
-                hint="use fp8, or one window for all layers",
-            )
         if option is None and architecture.windows:
             notes.append("without max_attention_window every layer is allocated at full length")
         own = len(windows) - bool(cross)

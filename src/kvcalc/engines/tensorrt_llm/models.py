@@ -4,7 +4,7 @@ Source: TensorRT-LLM ``tensorrt_llm/_torch/models/_arch_index.py`` at 065ff9e937
 ``docs/source/models/supported-models.md`` at 00b6d5a25c30 (those of AutoDeploy), ``tensorrt_llm/models/__init__.py`` of
 1.2 (those of engines that are built); ``_torch/pyexecutor/config_utils.py`` at 00679c66c3e3 (states), and the cache
 managers of ``_torch/attention_backend/sparse``: ``dsa`` at 0bbb76d22e61, ``deepseek_v4`` at 015279e0fc9d,
-``minimax_m3`` at 0462117eb769. Read, and not run.
+``minimax_m3`` at 0462117eb769. The last three are read, and not run.
 """
 
 from __future__ import annotations
@@ -204,7 +204,12 @@ def _state(kind: State, setup: Setup, ssm_dtype: str) -> tuple[Part, ...]:
 def _stored(dtype: DType, elements: int) -> tuple[int, ...]:
     """The buffers of so many numbers: nvfp4 keeps its scales, one a 16 numbers, in a buffer of their own."""
     if dtype.name == "nvfp4":
-        return ceil_div(elements, 2), ceil_div(elements, 16)
+        if elements % 16:
+            raise UnsupportedError(
+                f"tensorrt-llm has nvfp4 caches of whole groups of 16 numbers, not of {elements} "
+                "(_torch/pyexecutor/resource_manager.py, calculate_scaling_factor_size_bytes)"
+            )
+        return elements // 2, elements // 16
     return (dtype.bytes_for(elements),)
 
 

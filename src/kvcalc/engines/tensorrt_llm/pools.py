@@ -6,7 +6,7 @@ that ``avg_seq_len`` describes: here those that are asked about.
 
 Source: TensorRT-LLM ``tensorrt_llm/runtime/kv_cache_manager_v2``: ``_storage/_config.py`` at 1148a82f66d3 (pools),
 ``_storage_manager.py`` at 00f6bd61f297 (their sizes), ``_life_cycle_registry.py`` at 1548780d8b82 (blocks that are
-given back); ``_torch/pyexecutor/kv_cache/mamba_cache_manager`` at 28295084972c (slots). Read, and not run.
+given back); ``_torch/pyexecutor/kv_cache/mamba_cache_manager`` at 28295084972c (slots).
 """
 
 from __future__ import annotations

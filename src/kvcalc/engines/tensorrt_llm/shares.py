@@ -3,7 +3,7 @@
 An encoder-decoder divides the memory between its own cache and that of the encoder's tokens first.
 
 Source: TensorRT-LLM ``tensorrt_llm/_torch/pyexecutor/resource_manager.py`` at 001541bad83b, ``_util.py`` at
-000439672005 (_split_kv_cache_budget_for_cross); read and not run.
+000439672005 (_split_kv_cache_budget_for_cross).
 """
 
 from __future__ import annotations
