@@ -111,7 +111,8 @@ class State(_Sized):
     ``conv_kernel`` is the kernel's width: transformers keeps that many columns, everyone else one fewer. A format is
     the model's unless its configuration, or the kind of state, asks for another (Qwen3.5's ``mamba_ssm_dtype``, KDA).
     Of the channels, ``groups`` x ``group_channels`` belong to Mamba-2's groups of B and C, which an engine may
-    replicate where devices do not divide them.
+    replicate where devices do not divide them. ``scan_chunk`` tokens are scanned at once, which decides what a prefill
+    takes and not what is kept; 0 is Mamba-2's usual 256.
     """
 
     kind: ClassVar[Literal["state"]] = "state"
@@ -121,6 +122,7 @@ class State(_Sized):
     conv_kernel: int = 1
     groups: int = 0
     group_channels: int = 0
+    scan_chunk: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True)

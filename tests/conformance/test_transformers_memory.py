@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import kvcalc
-from kvcalc.architecture import Architecture, Full, Latent, Layer, Sliding, State, Tensor
+from kvcalc.architecture import Architecture, Compressed, Full, Latent, Layer, Sliding, State, Tensor
 from kvcalc.derivation import evaluate
 from kvcalc.engines.transformers_memory import Forward, forwards, peak, transformers_working_memory
 from kvcalc.errors import NotModelledError
@@ -94,7 +94,13 @@ def test_eager_attention_writes_out_every_score() -> None:
 
 @pytest.mark.parametrize(
     ("name", "attention", "percent"),
-    [("llama-3.1-8b", "sdpa", 1), ("llama-3.1-8b", "eager", 3), ("gemma-3-1b", "sdpa", 3), ("phi-4", "sdpa", 20)],
+    [
+        ("llama-3.1-8b", "sdpa", 1),
+        ("llama-3.1-8b", "eager", 3),
+        ("gemma-3-1b", "sdpa", 3),
+        ("phi-4", "sdpa", 20),
+        ("gemma-4-e4b", "sdpa", 6),
+    ],
 )
 def test_the_band_is_the_contexts_and_a_part_of_the_peak(name: str, attention: str, percent: int) -> None:
     working = kvcalc.working_memory(
@@ -146,11 +152,33 @@ def test_what_was_not_measured_is_refused(kind: Any, device: str, reason: str) -
         kvcalc.working_memory(model, context=8, device=device, engine="transformers")
 
 
-def test_the_memory_of_indexers_was_not_taken_apart() -> None:
-    layers = (Layer(Latent(512, 64, 16, 128, 128, indexer_dim=128)),)
-    widths = Widths(Architecture("m", "m", layers, (0,), 64, 1000))
-    with pytest.raises(NotModelledError, match="indexers"):
+@pytest.mark.parametrize("indexer", [Latent(512, 64, 16, 128, 128, indexer_dim=128), Compressed(512, 128, 4)])
+def test_indexers_of_unknown_heads_and_compressed_layers_are_refused(indexer: Any) -> None:
+    widths = Widths(Architecture("m", "m", (Layer(indexer),), (0,), 64, 1000))
+    with pytest.raises(NotModelledError, match="sparse or compressed"):
         transformers_working_memory(widths, 8, None, Forward(8, 0, 1, 2), load_device("h100-80gb"))
+
+
+SMALL = json.loads((Path(__file__).parent.parent / "data" / "transformers_scans.json").read_text(encoding="utf-8"))
+UNFUSED = {name: Widths(kvcalc.read_config(config)) for name, config in SMALL["models"].items()}
+
+
+@pytest.mark.parametrize(("name", "tokens", "batch", "past", "working_bytes"), SMALL["rows"])
+def test_scans_indexers_and_per_layer_embeddings_are_met(
+    name: str, tokens: int, batch: int, past: int, working_bytes: int
+) -> None:
+    bound = 0.023 if past or "dsa" in name or batch > 1 else 0.011
+    found = peak(UNFUSED[name], Forward(tokens, past, batch, 2))["activation_bytes"]
+    assert found == pytest.approx(working_bytes, rel=bound)
+
+
+def test_a_scan_without_kernels_is_said() -> None:
+    """Chunks are of 128 tokens in Nemotron-H, and each is whole; the states of Mamba-1 are of every token."""
+    nemotron = kvcalc.working_memory(
+        kvcalc.load("nemotron-nano-9b-v2"), context=2048, device="h100-80gb", engine="transformers"
+    )
+    assert evaluate(nemotron.quantities)["scanned"] == 128
+    assert "causal-conv1d" in nemotron.notes[-1]
 
 
 def test_a_model_without_projections_is_its_residuals_and_tables() -> None:
@@ -209,7 +237,7 @@ def test_types_have_rules_of_their_own() -> None:
 
 def test_a_net_of_unknown_widths_and_several_residual_streams_are_refused() -> None:
     bare = Architecture("m", "qwen3_5", (Layer(State(recurrent_elements=8)),), (0,), 64, 1000)
-    for model, reason in ((bare, "kernels that are installed"), ("gemma-4-e4b", "per-layer embeddings")):
+    for model, reason in ((bare, "kernels that are installed"), ("minimax-m3", "sparse or compressed")):
         with pytest.raises(NotModelledError, match=reason):
             kvcalc.working_memory(model, context=8, device="h100-80gb", engine="transformers")
     latent = kvcalc.working_memory(

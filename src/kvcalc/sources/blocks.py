@@ -210,6 +210,7 @@ def state_cache(hidden_size: int, shape: StateSpec) -> State:
         conv_kernel=shape.conv_kernel if channels else 1,
         groups=shape.groups if shape.type == "mamba2" else 0,
         group_channels=2 * shape.state_size if shape.type == "mamba2" else 0,
+        scan_chunk=shape.scan_chunk,
     )
 
 

@@ -107,6 +107,7 @@ class StateSpec(Table):
     state_size: WidthOrZero = Field(0, description="state numbers for each inner channel (d_state)")
     groups: WidthOrZero = Field(1, description="groups of B and C in Mamba-2")
     dt_rank: WidthOrZero = Field(0, description="rank of the time step's projection in Mamba-1")
+    scan_chunk: WidthOrZero = Field(0, description="tokens that Mamba-2's scan takes at once; 0: 256")
     conv_kernel: KernelSize = Field(1, description="columns of the convolution")
     conv_bias: bool = Field(False, description="a bias on the convolution (and around a short convolution)")
     bias: bool = Field(False, description="biases on the input and output projections")

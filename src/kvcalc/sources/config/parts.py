@@ -192,6 +192,7 @@ def _mamba2(config: Config) -> Fields:
         "head_dim": head_dim or inner // heads,
         "state_size": config.need("mamba_d_state", "ssm_state_size", "state_size"),
         "groups": config.need("mamba_n_groups", "n_groups", "mamba_ngroups"),
+        "scan_chunk": config.count("mamba_chunk_size", "chunk_size") or 0,
         "conv_kernel": config.need("mamba_d_conv", "conv_kernel", "conv_dimension"),
         "conv_bias": config.flag("mamba_conv_bias", "use_conv_bias", default=True),
         "bias": config.flag("mamba_proj_bias", "use_bias", "add_bias_linear"),
