@@ -63,8 +63,9 @@ def test_encoders_have_the_parameters_of_their_class_whatever_their_sizes(row):
 @pytest.mark.parametrize(
     ("config", "width", "parameters"),
     [
-        # What the published totals have beside the text: 3,336,106,240 of DeepSeek-OCR, 8,021,025,280 of Molmo-7B-D.
+        # What the published totals have beside the text: DeepSeek-OCR, Phi-3.5-vision, Molmo-7B-D.
         (DEEPSEEK_OCR, 1280, 3_336_106_240 - 2_934_734_080),
+        ({"model_type": "phi3_v", "img_processor": {"name": "clip_vision_model"}}, 3072, 4_146_621_440 - 3_821_079_552),
         ({"model_type": "molmo", "intermediate_size": 37888}, 3584, 8_021_025_280 - 7_616_075_264),
         # UnlimitedOcr of transformers 5.24.0 without its separator; MiniCPM-V 2 counted by hand.
         ({"model_type": "unlimited-ocr"}, 1280, 3_335_504_128 - 2_934_735_360),
@@ -73,6 +74,14 @@ def test_encoders_have_the_parameters_of_their_class_whatever_their_sizes(row):
 )  # fmt: skip
 def test_encoders_that_no_table_of_the_file_states(config, width, parameters):
     assert tower_parameters(config, width) == ({"vision": parameters}, [])
+
+
+def test_an_encoder_that_a_file_only_names_is_said_not_to_be_counted():
+    config = {"model_type": "llava_qwen", "mm_vision_tower": "google/siglip-so400m-patch14-384"}
+    assert tower_parameters(config, 3584) == (
+        {},
+        ["not modelled: the image encoder of 'llava_qwen'; its weights are not counted"],
+    )
 
 
 def test_encoders_of_images_and_sound_are_a_row_each():

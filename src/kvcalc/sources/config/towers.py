@@ -26,7 +26,9 @@ _PLACES = {
     "audio": ("audio_config", "audio_encoder_config", "encoder_config"),
 }
 #: Model types whose files may state no encoder of images though their class has one.
-_BUILT_IN = ("molmo", "minicpmv", "unlimited_ocr", "unlimited-ocr")
+_BUILT_IN = ("molmo", "minicpmv", "phi3_v", "unlimited_ocr", "unlimited-ocr")
+#: Keys by which a file names such an encoder without stating it.
+_NAMES = ("mm_vision_tower", "vision_tower", "vision_tower_cfg", "visual_config", "img_processor", "timm_model_ids")
 _SENSES = {"vision": "image", "audio": "audio"}
 
 
@@ -88,6 +90,20 @@ class _Numbers(dict[str, Any]):
         return check_count(value, path, least=0, most=_MOST)
 
 
+def _names_one(config: _Row) -> bool:
+    """Whether a file without a table of an encoder of images is of a model that has one."""
+    return config.get("model_type") in _BUILT_IN or any(config.get(key) for key in _NAMES)
+
+
+def _row(sense: str, config: _Row, stated: _Row) -> _Row | None:
+    around, classes = config.get("model_type"), config.get("architectures")
+    if not stated and around not in _BUILT_IN:
+        return None
+    names = [each for each in classes if isinstance(each, str)] if isinstance(classes, list) else []
+    names += [f"{around}/{stated.get('model_type') if stated else 'built in'}", f"{around}"]
+    return next((_rows(sense)[name] for name in names if name in _rows(sense)), None)
+
+
 def tower_parameters(config: Mapping[str, Any], text_width: int) -> tuple[dict[str, int], list[str]]:
     """Parameters of each encoder that a file has, its projector with it, and why others are not known.
 
@@ -100,19 +116,16 @@ def tower_parameters(config: Mapping[str, Any], text_width: int) -> tuple[dict[s
     for sense, places in _PLACES.items():
         tables = (config[key] for key in places if isinstance(config.get(key), Mapping))
         stated: Mapping[str, Any] = next((table for table in tables if table), {})
-        around, classes = config.get("model_type"), config.get("architectures")
-        if not stated and (sense != "vision" or around not in _BUILT_IN):
+        if not stated and (sense != "vision" or not _names_one(config)):
             continue
-        own = stated.get("model_type") if stated else "built in"
-        names = [each for each in classes if isinstance(each, str)] if isinstance(classes, list) else []
-        rows = _rows(sense)
-        row = next((rows[name] for name in (*names, f"{around}/{own}", f"{around}") if name in rows), None)
+        row = _row(sense, config, stated)
         if row is None:
-            kind = around if isinstance(around, str) else ""
+            kind = config.get("model_type")
+            kind = kind if isinstance(kind, str) else ""
             notes.append(f"not modelled: the {_SENSES[sense]} encoder of {quote(kind)}; its weights are not counted")
             continue
         try:
-            counted = int(_Numbers(row, rows["formulas"], stated, config, text_width)["parameters"])
+            counted = int(_Numbers(row, _rows(sense)["formulas"], stated, config, text_width)["parameters"])
         except (ArithmeticError, TypeError):
             raise InputError(f"the sizes of the {_SENSES[sense]} encoder fit no model") from None
         towers[sense] = check_count(counted, f"parameters of the {_SENSES[sense]} encoder", most=2**50)
