@@ -45,6 +45,11 @@ class Alternative:
         """Whether the workload fits there."""
         return self.capacity is not None and self.capacity.fits
 
+    @property
+    def not_modelled(self) -> str:
+        """Why the engine's working memory there is not in the answer, or empty."""
+        return "" if self.capacity is None else self.capacity.pool.not_modelled
+
 
 def usual_engine(device: Device | None) -> str:
     """The engine that is meant where none is named: vLLM, and MLX on a Mac.

@@ -126,7 +126,8 @@ def _on_some_device(
         return make(engine or usual_engine(device), device, count)
 
     found = on_devices(known, made, memory_of, workload.compared_at, workload.batch_size or 1)
-    found.sort(key=lambda each: (each.count, each.device.memory_bytes if each.device else 0))
+    # Of as few devices, those whose working memory is known stand first: the others may not serve it after all.
+    found.sort(key=lambda each: (each.count, bool(each.not_modelled), each.device.memory_bytes if each.device else 0))
     first = next(iter(found), None)
     if first is not None and first.device is not None and first.setup is not None:
         setup = first.setup

@@ -334,6 +334,13 @@ def test_a_baseline_whose_process_ends_before_the_last_step_is_the_old_one(saved
     assert Path("baseline.json").read_bytes() == saved
 
 
+def test_a_baseline_is_not_written_while_a_budget_cannot_be_judged(folder, kvcalc):
+    (folder / "budgets.toml").write_text(BUDGETS + '\n[[budget]]\nname = "gone"\nmodel = "no-such-model"\n')
+    ran = kvcalc("check", "--save-baseline", "new.json")
+    assert ran.code == 2 and not Path("new.json").exists()
+    assert "warning: new.json is not written: not every budget could be judged" in ran.err
+
+
 def test_a_failing_check_does_not_move_a_baseline(folder, kvcalc):
     (folder / "budgets.toml").write_text(BUDGETS.replace("60GiB", "70GiB"))
     assert kvcalc("check", "--save-baseline", "baseline.json").code == 0

@@ -21,6 +21,7 @@ def save_baseline(path: Path, verdicts: Sequence[Verdict], partial: bool) -> Non
     if partial:
         raise InputError("a baseline holds every budget", hint="leave --only out, or --save-baseline")
     if any(verdict.status == "error" for verdict in verdicts):
+        question.say(f"warning: {path} is not written: not every budget could be judged")
         return
     if path.exists() and not all(verdict.ok for verdict in verdicts):
         question.say(f"warning: {path} stays as it was: not every budget holds")

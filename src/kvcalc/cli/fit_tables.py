@@ -151,8 +151,7 @@ def _alternatives_section(alternatives: Sequence[Alternative]) -> Section:
 
 def _remark(row: Alternative) -> str | None:
     """Why an engine does not serve it, or what its figure leaves out."""
-    unknown = row.capacity.pool.not_modelled if row.capacity is not None else ""
-    return row.refusal or (f"before working memory: {unknown}" if unknown else None)
+    return row.refusal or (f"before working memory: {row.not_modelled}" if row.not_modelled else None)
 
 
 def _standing(row: Alternative) -> str:
@@ -319,7 +318,7 @@ def _alternative_record(each: Alternative) -> AlternativeRecord:
         "max_batch_size": None if answer is None else answer.max_batch_size,
         "kv_memory": None if answer is None else answer.kv_memory,
         "refusal": each.refusal,
-        "not_modelled": None if answer is None else answer.pool.not_modelled or None,
+        "not_modelled": each.not_modelled or None,
     }
 
 
