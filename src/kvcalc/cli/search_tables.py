@@ -211,7 +211,8 @@ def stream(walk: Walk, asked: Asked, go_on: Callable[[int], bool]) -> Iterator[F
 def title(model: str, label: str, size: int, found: Found) -> str:
     """How many candidates fit, or there are; of an interrupted walk, those it came to."""
     walked = f"{counted(found.walked, 'candidate')} for {model}"
-    said = f"{found.fitting:,} of {walked} fit {label}" if label else walked
+    fit = "fits" if found.fitting == 1 else "fit"
+    said = f"{found.fitting:,} of {walked} {fit} {label}" if label else walked
     return f"{said}: interrupted after {found.walked:,} of {size:,}, the best so far" if found.interrupted else said
 
 
