@@ -4,10 +4,11 @@ python tests/tools/mutate.py [--module vllm]... [--line 120]... [--sample 100]
 
 Each number of a module becomes one higher, then one lower, and each True or False the other; each comparison its
 neighbour (< and <=, == and !=), each +, -, *, // and % another operation, each `and` an `or`, each `min` a `max` and
-the other way round, and each `not` goes: one at a time, in a copy of the package and its tests, and the module's own
-tests run there. A mutant is killed when they fail (or run far longer than without it), and survives when they pass. A
-survivor that cannot change any answer stands in equivalent_mutants.toml with the reason; the script ends with 1 where
-another one survives, or where an entry of that file is killed or matches nothing.
+the other way round, and each `not` goes: one at a time, in a copy of the package and its tests. There those tests run
+that run its line; the whole suite runs once before to say which. A mutant is killed when they fail (or run far longer
+than without it), and survives when they pass. A survivor that cannot change any answer stands in
+equivalent_mutants.toml with the reason; the script ends with 1 where another one survives, or where an entry of that
+file is killed or matches nothing.
 With ``--sample`` so many mutants of each module are drawn, by ``--seed``. Needs a system that forks: every
 mutant gets a process that has the test tools loaded already.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import ast
 import compileall
+import functools
 import importlib
 import importlib.util
 import json
@@ -25,166 +27,27 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatch
-from functools import partial
+from functools import cache, partial
+from itertools import accumulate
 from pathlib import Path
 from random import Random
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENTS = Path(__file__).with_name("equivalent_mutants.toml")
-ANY_ENGINE = (
-    "tests/unit/test_engine_options.py",
-    "tests/unit/test_explained.py",
-    "tests/unit/test_refusals.py",
-    "tests/property/test_engine_laws.py",
-    "tests/property/test_capacity.py",
-)
-
-BUDGETS = ("tests/unit/test_budget.py", "tests/cli/test_check.py")
-LOGS = (
-    "tests/unit/test_logs.py",
-    "tests/cli/test_audit.py",
-    "tests/conformance/test_field_logs.py",
-    "tests/unit/test_users.py",
-)
-CONFIGS = (
-    "tests/conformance/test_quantised_checkpoints.py",
-    "tests/unit/test_config_traps.py",
-    "tests/unit/test_config_files.py",
-    "tests/unit/test_families.py",
-    "tests/unit/test_config_counts.py",
-    "tests/unit/test_config_kinds.py",
-    "tests/unit/test_stored_besides.py",
-    "tests/unit/test_towers.py",
-    "tests/conformance/test_published_models.py",
-    "tests/conformance/test_working_memory.py",
-    "tests/property/test_config_laws.py",
-)
-FITTING = (
-    "tests/unit/test_rare_cases.py",
-    "tests/unit/test_what_fits.py",
-    "tests/property/test_capacity.py",
-    "tests/cli/test_fit.py",
-    "tests/unit/test_arguments.py",
-)
-
-WEIGHTS = (
-    "tests/conformance/test_quantised_checkpoints.py",
-    "tests/unit/test_weight_formats.py",
-    "tests/unit/test_quantization.py",
-    "tests/unit/test_declared_formats.py",
-    "tests/unit/test_weights.py",
-)
-
-# Which tests hold a module: the first pattern that its path matches. The file that kills most comes first: pytest stops
-# at the first failure.
-PATTERNS: dict[str, tuple[str, ...]] = {
-    "engines/ideal.py": (
-        "tests/unit/test_rare_cases.py",
-        "tests/property/test_ideal_laws.py",
-        "tests/conformance/test_published_models.py",
-        *ANY_ENGINE,
-    ),
-    "engines/llama_cpp/*.py": (
-        "tests/conformance/test_llama_cpp.py",
-        "tests/conformance/test_llama_cpp_compute.py",
-        "tests/property/test_llama_cpp_laws.py",
-        "tests/conformance/test_gguf_metadata.py",
-        *ANY_ENGINE,
-    ),
-    "engines/ollama.py": ("tests/conformance/test_ollama.py", *ANY_ENGINE),
-    "engines/vllm_*.py": ("tests/conformance/test_working_memory.py", *ANY_ENGINE),
-    "engines/vllm/*.py": ("tests/conformance/test_vllm.py", "tests/conformance/test_field_logs.py", *ANY_ENGINE),
-    "engines/sglang/*.py": ("tests/conformance/test_sglang.py", "tests/property/test_sglang_laws.py", *ANY_ENGINE),
-    "engines/tensorrt_llm/*.py": ("tests/conformance/test_tensorrt_llm.py", *ANY_ENGINE),
-    "engines/transformers_memory.py": ("tests/conformance/test_transformers_memory.py", *ANY_ENGINE),
-    "engines/transformers/*.py": (
-        "tests/conformance/test_transformers.py",
-        "tests/property/test_transformers_chunks.py",
-        *ANY_ENGINE,
-    ),
-    "engines/mlx_lm/*.py": ("tests/conformance/test_mlx_lm.py", "tests/property/test_mlx_lm_growth.py", *ANY_ENGINE),
-    "engines/lmdeploy.py": ("tests/conformance/test_lmdeploy.py", *ANY_ENGINE),
-    "engines/*.py": (
-        *ANY_ENGINE,
-        "tests/conformance/test_vllm.py",
-        "tests/conformance/test_llama_cpp.py",
-        "tests/unit/test_arguments.py",
-        "tests/unit/test_what_fits.py",
-    ),
-    "dtypes.py": (
-        "tests/unit/test_dtypes.py",
-        "tests/unit/test_weights.py",
-        "tests/conformance/test_llama_cpp.py",
-        "tests/conformance/test_vllm.py",
-    ),
-    "layout.py": ("tests/unit/test_layout.py", "tests/unit/test_variants.py"),
-    "weights.py": (
-        "tests/unit/test_weights.py",
-        "tests/unit/test_weights_steps.py",
-        "tests/conformance/test_published_models.py",
-    ),
-    "weights_steps.py": ("tests/unit/test_weights_steps.py",),
-    "weight_formats.py": WEIGHTS,
-    "gguf_mixes.py": WEIGHTS,
-    "quantization.py": WEIGHTS,
-    "units.py": ("tests/unit/test_units.py", "tests/property/test_capacity.py", "tests/unit/test_arguments.py"),
-    "fitting.py": (*FITTING, "tests/unit/test_users.py"),
-    "users.py": ("tests/unit/test_users.py", "tests/property/test_users_laws.py", "tests/cli/test_fit.py"),
-    "beside.py": ("tests/unit/test_beside.py", "tests/cli/test_fit.py"),
-    "deciding.py": ("tests/cli/test_fit.py", "tests/unit/test_alternatives.py"),
-    "levers.py": FITTING,
-    "serving.py": ("tests/unit/test_alternatives.py", *FITTING),
-    "alternatives.py": ("tests/unit/test_alternatives.py", *FITTING),
-    "growth.py": ("tests/unit/test_growth.py", *FITTING),
-    "setup.py": ("tests/unit/test_arguments.py", *ANY_ENGINE),
-    "report/files.py": ("tests/cli/test_interruptions.py", "tests/cli/test_streams.py"),
-    "budgets/*.py": BUDGETS,
-    "logs/*.py": LOGS,
-    "sources/gguf*.py": (
-        "tests/unit/test_gguf.py",
-        "tests/unit/test_gguf_model.py",
-        "tests/property/test_hostile_headers.py",
-        "tests/conformance/test_gguf_metadata.py",
-    ),
-    "sources/hub.py": ("tests/unit/test_hub.py",),
-    "sources/safetensors.py": (
-        "tests/unit/test_safetensors.py",
-        "tests/unit/test_checkpoint.py",
-        "tests/unit/test_hub.py",
-    ),
-    "sources/devices.py": ("tests/unit/test_devices.py", "tests/cli/test_fit.py"),
-    "sources/quantization_config.py": WEIGHTS,
-    "sources/resolve.py": ("tests/unit/test_names.py", "tests/cli/test_platforms.py", "tests/unit/test_checkpoint.py"),
-    "sources/config/*.py": CONFIGS,
-    "sources/*.py": (
-        "tests/unit/test_files.py",
-        "tests/unit/test_spec.py",
-        "tests/unit/test_shipped.py",
-        "tests/unit/test_checkpoint.py",
-        "tests/unit/test_arguments.py",
-        "tests/cli/test_presets.py",
-        *CONFIGS,
-    ),
-}
 PACKAGE = ROOT / "src/kvcalc"
 
 
-def tests_of(module: str) -> tuple[str, ...]:
-    """The test files that hold a module."""
-    return next((tests for pattern, tests in PATTERNS.items() if fnmatch(module, pattern)), ())
-
-
-#: Every module that tests are named for, by its path in the package.
-MODULES = [module for path in sorted(PACKAGE.rglob("*.py")) if tests_of(module := path.relative_to(PACKAGE).as_posix())]
+#: Every module by its path in the package.
+MODULES = [path.relative_to(PACKAGE).as_posix() for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__main__.py"]
 
 
 @dataclass(frozen=True)
@@ -304,43 +167,124 @@ def mutated(text: str, mutant: Mutant) -> str:
 
 
 class Tracer:
-    """A plugin of pytest that writes down which test functions run each line of a file."""
+    """A plugin of pytest that writes down which test functions run each line of the package, and their seconds.
 
-    def __init__(self, path: Path, table: Path) -> None:
+    What is remembered from one test to the next is forgotten before each function, so that every test runs the lines
+    that its answers come from. A file whose collection runs a line has it as a whole.
+    """
+
+    def __init__(self, source: Path, table: Path) -> None:
         import coverage
 
-        self.path, self.table = path, table
-        self.coverage = coverage.Coverage(data_file=None, include=[str(path)], config_file=False)
+        self.source, self.table = source, table
+        self.coverage = coverage.Coverage(data_file=None, source=[str(source)], config_file=False)
         self.coverage.start()
+        self.seconds: Counter[str] = Counter()
+        self.failed: set[str] = set()
+        self.now = ""
+
+    def pytest_collectstart(self, collector: Any) -> None:
+        self._switch(collector.nodeid.partition("::")[0])
 
     def pytest_runtest_logstart(self, nodeid: str) -> None:
-        self.coverage.switch_context(nodeid.partition("[")[0])
+        self._switch(nodeid.partition("[")[0])
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        name = report.nodeid.partition("[")[0]
+        self.seconds[name] += report.duration
+        if report.failed:
+            self.failed.add(name)
+
+    def _switch(self, name: str) -> None:
+        if name != self.now:
+            self.now = name
+            self.coverage.switch_context(name)
+            for module in [each for each in sys.modules.values() if getattr(each, "__file__", None)]:
+                if str(module.__file__).startswith(str(_copy)):
+                    for value in vars(module).values():
+                        if isinstance(value, functools._lru_cache_wrapper):
+                            value.cache_clear()
 
     def pytest_sessionfinish(self) -> None:
         self.coverage.stop()
-        contexts = self.coverage.get_data().contexts_by_lineno(str(self.path))
-        self.table.write_text(json.dumps({line: sorted({*tests} - {""}) for line, tests in contexts.items()}))
+        data = self.coverage.get_data()
+        lines = {
+            Path(file).relative_to(self.source).as_posix(): {
+                line: sorted({*tests} - {""} - self.failed) for line, tests in data.contexts_by_lineno(file).items()
+            }
+            for file in data.measured_files()
+        }
+        self.table.write_text(json.dumps({"lines": lines, "seconds": self.seconds, "failed": sorted(self.failed)}))
 
 
-def tests_by_line(module: str, seconds: int) -> dict[int, list[str]] | None:
-    """The tests of a module that run each of its lines; None where one of them fails."""
-    path, table = _copy / "src/kvcalc" / module, _copy / "lines.json"
-    if not passed(all_tests(module), seconds, trace=(path, table)):
-        return None
-    return {int(line): tests for line, tests in json.loads(table.read_text()).items()}
+class Traced:
+    """Which tests run which lines of the package."""
+
+    def __init__(self, text: str) -> None:
+        told = json.loads(text)
+        self.lines: dict[str, dict[int, list[str]]] = {
+            module: {int(line): tests for line, tests in lines.items()} for module, lines in told["lines"].items()
+        }
+        self.seconds = Counter[str](told["seconds"])
+        for name, took in told["seconds"].items():  # a file takes as long as its tests
+            self.seconds[name.partition("::")[0]] += took
+        self.failed: list[str] = told["failed"]
+
+    def tests_of(self, module: str, line: int) -> list[str]:
+        """The tests that run the statement of a line, the quickest first.
+
+        What runs as the module is imported is seen by every test that runs a function of the module, or of one that
+        imports it.
+        """
+        statements, in_functions = shape(module)
+        if line in in_functions:
+            tests = self.running(module, min((each for each in statements if line in each), key=len))
+        else:
+            tests = {test for name in [module, *importers(module)] for test in self.running(name, shape(name)[1])}
+        files = {test for test in tests if "::" not in test}
+        alone = {test for test in tests if test.partition("::")[0] not in files}
+        return sorted(files | alone, key=self.seconds.__getitem__)
+
+    def within(self, seconds: int | None, tests: list[str]) -> list[str]:
+        """The first of some tests, as many as so many seconds allow."""
+        if seconds is None:
+            return tests
+        total = accumulate(self.seconds[test] for test in tests)
+        return [test for test, took in zip(tests, total, strict=True) if took <= seconds]
+
+    def running(self, module: str, lines: Iterable[int]) -> set[str]:
+        """The tests that run any of these lines."""
+        of_line = self.lines.get(module, {})
+        return {test for line in lines for test in of_line.get(line, ())}
 
 
-def tests_of_line(text: str, line: int, by_line: dict[int, list[str]]) -> list[str]:
-    """The tests that run the statement that a line belongs to."""
-    statements = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.stmt))
-    around = (range(node.lineno, (node.end_lineno or node.lineno) + 1) for node in statements)
-    lines = min((each for each in around if line in each), key=len)
-    return sorted({test for each in lines for test in by_line.get(each, ())})
+@cache
+def shape(module: str) -> tuple[list[range], set[int]]:
+    """The lines of each statement of a module, and the lines that run when one of its functions does."""
+    nodes = list(ast.walk(ast.parse((PACKAGE / module).read_text(encoding="utf-8"))))
+
+    def lines_of(node: ast.stmt) -> range:
+        return range(node.lineno, (node.end_lineno or node.lineno) + 1)
+
+    bodies = [lines_of(each) for node in nodes if isinstance(node, ast.FunctionDef) for each in node.body]
+    return [lines_of(node) for node in nodes if isinstance(node, ast.stmt)], {line for body in bodies for line in body}
 
 
-def all_tests(module: str) -> list[str]:
-    """A module's tests, and its own examples."""
-    return [*(name for name in tests_of(module) if (ROOT / name).exists()), f"src/kvcalc/{module}"]
+@cache
+def importers(module: str) -> list[str]:
+    """The modules that import one."""
+    name = "kvcalc." + module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    return [each for each in MODULES if f"from {name} import " in (PACKAGE / each).read_text(encoding="utf-8")]
+
+
+def trace() -> str:
+    """Run the whole suite once in this worker's copy, and write down which tests run which lines."""
+    table = _copy / "lines.json"
+    passed(["tests", "src"], 3600, trace=(_copy / "src/kvcalc", table))
+    text = table.read_text()
+    if not Traced(text).seconds:
+        raise RuntimeError("the suite ran no test")
+    return text
 
 
 def passed(tests: list[str], seconds: int, trace: tuple[Path, Path] | None = None) -> bool:
@@ -378,7 +322,8 @@ def _run_tests(tests: list[str], seconds: int, trace: tuple[Path, Path] | None) 
     os.environ["PYTHONPATH"] = str(package)
     sys.path.insert(0, str(package))
     os.chdir(_copy)
-    options = ["-x", "-p", "no:cacheprovider", f"--rootdir={_copy}", "-c", "pyproject.toml"]
+    options = ["-p", "no:cacheprovider", f"--rootdir={_copy}", "-c", "pyproject.toml", f"--basetemp={_copy}/temporary"]
+    options += [] if trace else ["-x"]
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # the tools are loaded, on purpose
     code = 4
     try:
@@ -393,9 +338,10 @@ _copy = Path()  # each worker's own copy of the package and its tests
 def _start_worker(folder: str) -> None:
     global _copy  # noqa: PLW0603 - a pool hands its workers nothing else
     _copy = Path(tempfile.mkdtemp(dir=folder))
-    for name in ("src", "presets", "tests"):
-        shutil.copytree(ROOT / name, _copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", _copy)
+    asked = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    for name in subprocess.run(asked, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines():
+        (_copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, _copy / name)
     compileall.compile_dir(_copy / "src", quiet=2)
     # a mutant written within the same second, as long as the last, would be taken for it from the cache
     for module in MODULES:
@@ -405,16 +351,19 @@ def _start_worker(folder: str) -> None:
         importlib.import_module(tool)
 
 
-def survives(mutant: Mutant, by_line: dict[int, list[str]], seconds: int) -> bool:
-    """Whether the tests of a mutant's module pass in spite of it; those that run its line come first."""
+def survives(mutant: Mutant, tests: list[str], seconds: int) -> bool:
+    """Whether the tests that run a mutant's line pass in spite of it."""
     path = _copy / "src/kvcalc" / mutant.module
     text = path.read_text(encoding="utf-8")
-    first = tests_of_line(text, mutant.line, by_line)
     try:
         path.write_text(mutated(text, mutant), encoding="utf-8")
-        return (not first or passed(first, seconds)) and passed(all_tests(mutant.module), seconds)
+        return not tests or passed(tests, seconds)
     finally:
         path.write_text(text, encoding="utf-8")
+
+
+def _survives(asked: tuple[Mutant, list[str], int]) -> bool:
+    return survives(*asked)
 
 
 def equivalents(module: str) -> Counter[tuple[str, str]]:
@@ -447,7 +396,9 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="only so many mutants of each module")
     parser.add_argument("--seed", type=int, default=1, help="of the sample")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--list", action="store_true", help="list the mutants and their tests, run nothing")
+    parser.add_argument("--traced", type=Path, help="keep here which tests run which lines, and read it from here")
+    parser.add_argument("--quick", type=int, help="only the quickest of a mutant's tests, so many seconds of them")
+    parser.add_argument("--list", action="store_true", help="list the mutants, run nothing")
     options = parser.parse_args()
     chosen = [
         mutant
@@ -463,7 +414,7 @@ def main() -> None:
     if options.list:
         for module, found in by_module.items():
             if found:
-                print(module, *tests_of(module), *map(str, found), sep="\n")
+                print(module, *map(str, found), sep="\n")
         return
     lost = unmatched()
     if lost:
@@ -472,9 +423,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("fork")
         with context.Pool(options.workers, _start_worker, (folder,)) as pool:
+            if options.traced is None or not options.traced.exists():
+                text = pool.apply(trace)
+                if options.traced is not None:
+                    options.traced.write_text(text, encoding="utf-8")
+            else:
+                text = options.traced.read_text(encoding="utf-8")
+            traced = Traced(text)
+            if traced.failed:
+                print("left out, as they fail without a mutant:", *traced.failed, sep="\n    ", flush=True)
             for module, found in by_module.items():
                 if found:
-                    as_expected &= run(pool, module, found, whole)
+                    as_expected &= run(pool, traced, module, found, whole, options.quick)
     raise SystemExit(0 if as_expected else 1)
 
 
@@ -485,15 +445,14 @@ def drawn(found: list[Mutant], count: int | None, seed: int) -> list[Mutant]:
     return [found[at] for at in sorted(Random(seed).sample(range(len(found)), count))]
 
 
-def run(pool: Any, module: str, found: list[Mutant], whole: bool) -> bool:
+def run(pool: Any, traced: Traced, module: str, found: list[Mutant], whole: bool, quick: int | None) -> bool:
     """Print what survives of a module's mutants; whether that is what equivalent_mutants.toml says."""
     start = time.perf_counter()
-    by_line = pool.apply(tests_by_line, (module, 600))
-    if by_line is None:
-        raise SystemExit(f"the tests of {module} fail without a mutant")
-    seconds = 30 + 3 * round(time.perf_counter() - start)
+    tests = [traced.within(quick, traced.tests_of(module, mutant.line)) for mutant in found]
+    seconds = [30 + round(5 * sum(map(traced.seconds.__getitem__, each))) for each in tests]
+    asked = pool.imap(_survives, zip(found, tests, seconds, strict=True))
     listed, alive = equivalents(module), Counter[tuple[str, str]]()
-    for mutant, lives in zip(found, pool.imap(partial(survives, by_line=by_line, seconds=seconds), found), strict=True):
+    for mutant, lives in zip(found, asked, strict=True):
         if lives:
             alive[mutant.words] += 1
             if alive[mutant.words] > listed[mutant.words]:
