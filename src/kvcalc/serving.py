@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from fractions import Fraction
 
-from kvcalc.architecture import Architecture
-from kvcalc.engines.base import Engine, Server
+from kvcalc.engines.base import Server
 from kvcalc.errors import NotModelledError
 from kvcalc.setup import Setup
 from kvcalc.sources.preset import hub_name
@@ -32,6 +32,7 @@ def server_line(setup: Setup, model: str, context: int, batch_size: int, utiliza
     if server is None:
         raise NotModelledError(f"{setup.engine.name} has no server that kvcalc knows", hint="name another --engine")
     own = setup.engine.default_kv_dtypes(setup.architecture)
+    draft = None if setup.drafts_itself else setup.draft
     values: dict[str, str | None] = {
         "context": str(context),
         "context_in_all": str(context * batch_size),
@@ -40,6 +41,7 @@ def server_line(setup: Setup, model: str, context: int, batch_size: int, utiliza
         "k_dtype": setup.k_dtype.name if (setup.k_dtype, setup.v_dtype) != own else None,
         "v_dtype": setup.v_dtype.name if (setup.k_dtype, setup.v_dtype) != own else None,
         "utilization": None if utilization is None else f"{float(utilization):g}",
+        "draft": None if draft is None else shlex.quote(hub_name(draft.provenance.reference or draft.name)),
     }
     words = [word.format(model=shlex.quote(model)) for word in server.program]
     for name, flag in server.flags.items():
@@ -47,7 +49,8 @@ def server_line(setup: Setup, model: str, context: int, batch_size: int, utiliza
             words += [flag, str(values[name])]
     if setup.text_only and setup.architecture.towers and server.text_only:
         words.append(server.text_only)
-    return " ".join([*words, *option_words(setup.engine, server, setup.architecture)])
+    stated = {**setup.engine.draft_options(setup), **setup.engine.stated_options(setup.architecture)}
+    return " ".join([*words, *option_words(server, stated)])
 
 
 def served_name(engine: str, reference: str) -> str:
@@ -61,17 +64,17 @@ def served_name(engine: str, reference: str) -> str:
     return reference if engine == "llama.cpp" else hub_name(reference)
 
 
-def option_words(engine: Engine, server: Server, model: Architecture) -> list[str]:
+def option_words(server: Server, options: Mapping[str, object]) -> list[str]:
     """The options that a server must be told, as flags."""
-    stated = engine.stated_options(model).items()
-    return [word for option, value in stated for word in _option(server, option, value)]
+    return [word for option, value in options.items() for word in _option(server, option, value)]
 
 
 def _option(server: Server, option: str, value: object) -> list[str]:
     """An option of the engine as its flag; what has none there is left out."""
     if server.option is None or option in server.no_flags:
         return []
-    flag = server.option.format(option.replace("_", "-"))
+    name = option.replace("_", "-")
+    flag = server.option.format(name)
     if isinstance(value, bool):
-        return [flag] if value else [f"--no-{option.replace('_', '-')}"]
+        return [flag] if value else [server.off.format(name)] if server.off else []
     return [flag, shlex.quote(str(value))]

@@ -140,6 +140,12 @@ class Setup:
         """The fields alone: the plans are made anew where the setup arrives."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
+    @property
+    def drafts_itself(self) -> bool:
+        """Whether the draft is the model's own prediction layers."""
+        model = self.architecture
+        return bool(model.mtp_layers) and self.draft == model.mtp
+
     @cached_property
     def served(self) -> Architecture:
         """The model with the layers and tensors of its draft after its own."""

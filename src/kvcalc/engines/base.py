@@ -179,8 +179,9 @@ class Server:
     Attributes:
         program: its words, with ``{model}`` where the model goes.
         flags: the flag of each part of a workload that has one (``context``, ``context_in_all``, ``batch_size``,
-            ``tensor_parallel_size``, ``k_dtype``, ``v_dtype``, ``utilization``).
+            ``tensor_parallel_size``, ``k_dtype``, ``v_dtype``, ``utilization``, ``draft``).
         option: how an option of the engine becomes a flag (``--{}``), or None where options are no flags.
+        off: how one that is false does (``--no-{}``); empty: it is left out.
         no_flags: options that are no flags of the server.
         text_only: the flag that leaves the encoders of images and sound out, or nothing.
     """
@@ -188,6 +189,7 @@ class Server:
     program: tuple[str, ...]
     flags: Mapping[str, str]
     option: str | None = None
+    off: str = ""
     no_flags: frozenset[str] = frozenset()
     text_only: str = ""
 
@@ -269,6 +271,10 @@ class Engine:
     def stated_options(self, model: Architecture) -> dict[str, Any]:
         """The options that a server must be told to serve a model as the answer assumes."""
         return self.given_options
+
+    def draft_options(self, setup: Setup) -> dict[str, Any]:
+        """The options that a server must be told to speculate at all."""
+        return {}
 
     @property
     def followed_version(self) -> str:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from typing import Literal, get_args
 
-from kvcalc.architecture import Architecture, Chunked, Compressed, Cross, Full, Latent, Parallel, Sliding
+from kvcalc.architecture import Architecture, Chunked, Full, Parallel, Sliding, is_local
+from kvcalc.engines.sglang import SGLang, SGLangPlan
+from kvcalc.engines.sglang.plan import PoolRow
+from kvcalc.engines.sglang.states import StatePool
 from kvcalc.errors import InputError
 from kvcalc.logs.base import (
     MOST_CACHES,
@@ -24,9 +29,11 @@ from kvcalc.logs.base import (
     checked,
     known_options,
     stated_number,
+    stated_truth,
     unchecked,
 )
-from kvcalc.setup import Setup
+from kvcalc.logs.models import preset_of
+from kvcalc.sources.preset import load_preset
 from kvcalc.units import GiB
 
 # ---- lines ----
@@ -36,35 +43,43 @@ _PART = re.compile(rf"\b(KV|K|V) size: {NUMBER} ?GB")
 _DTYPE = re.compile(r"dtype: (?:torch\.)?(\w{1,30})")
 _SWA = re.compile(rf"SWAKVPool mem usage: {NUMBER} ?GB, swa size: (\d{{1,15}}), full size: (\d{{1,15}})")
 _STATES = re.compile(r"(max_mamba_cache_size): (\d{1,12})")
-_STATE_PART = re.compile(
-    rf"\b(conv_state|ssm_state|intermediate_ssm_state_cache|intermediate_conv_window_cache) size: {NUMBER} ?GB"
-)
+_STATE_PARTS = ("conv_state", "ssm_state", "intermediate_ssm_state_cache", "intermediate_conv_window_cache")
+_STATE_PART = re.compile(rf"\b({'|'.join(_STATE_PARTS)}) size: {NUMBER} ?GB")
 _TOTAL = re.compile(r"max_total_num_tokens=(\d{1,15})")
-_FLAGS = re.compile(
-    r"(?<![\w.])['\"]?(model_path|dtype|kv_cache_dtype|page_size|tp_size|dp_size|pp_size|swa_full_tokens_ratio"
-    r"|max_running_requests|disable_radix_cache|disable_hybrid_swa_memory|chunked_prefill_size|enable_dp_attention"
-    r"|disable_overlap_schedule|context_len|speculative_algorithm|speculative_num_draft_tokens|mamba_ssm_dtype"
-    r"|mamba_full_memory_ratio|max_mamba_cache_size|mem_fraction_static)['\"]?[=:] ?['\"]?([^'\",()\s]{1,300})"
+#: What ``server_args`` and a command line say: the options of the engine, and what a server is told of a setup, as
+#: ``fit --command`` writes them (``--dp-size`` and ``dp_size``).
+_SERVER = SGLang.server
+assert _SERVER is not None
+_NAMES = (
+    *("model_path", "dtype", "pp_size", "attn_dp_size"),
+    *(flag.removeprefix("--").replace("-", "_") for flag in _SERVER.flags.values()),
+    *(name for name in SGLang.model_fields if name != "version"),
 )
-_COMMAND = {
-    "--model-path": "model_path",
-    "--model": "model_path",
-    "--tp": "tp_size",
-    "--tp-size": "tp_size",
-    "--tensor-parallel-size": "tp_size",
-    "--dp": "dp_size",
-    "--dp-size": "dp_size",
-    "--data-parallel-size": "dp_size",
-    "--enable-dp-attention": "enable_dp_attention",
-    "--kv-cache-dtype": "kv_cache_dtype",
-    "--page-size": "page_size",
-    "--dtype": "dtype",
-    "--chunked-prefill-size": "chunked_prefill_size",
-    "--disable-radix-cache": "disable_radix_cache",
-    "--disable-hybrid-swa-memory": "disable_hybrid_swa_memory",
-    "--swa-full-tokens-ratio": "swa_full_tokens_ratio",
-    "--mamba-ssm-dtype": "mamba_ssm_dtype",
+#: Names of other releases, and short ones.
+_RENAMED = {
+    "cuda_graph_max_bs": "cuda_graph_max_bs_decode",
+    "mamba_scheduler_strategy": "mamba_radix_cache_strategy",
+    "speculative_dflash_block_size": "speculative_num_draft_tokens",
 }
+_SHORT = {
+    "model": "model_path",
+    "tp": "tp_size",
+    "tensor-parallel-size": "tp_size",
+    "dp": "dp_size",
+    "data-parallel-size": "dp_size",
+    "attention-data-parallel-size": "attn_dp_size",
+    "attention-context-parallel-size": "attn_cp_size",
+    "decode-context-parallel-size": "dcp_size",
+    "pipeline-parallel-size": "pp_size",
+    "speculative-draft-model": "speculative_draft_model_path",
+}
+_COMMAND = {f"--{name.replace('_', '-')}": name for name in (*_NAMES, *_RENAMED)}
+_COMMAND |= {f"--{flag}": name for flag, name in _SHORT.items()}
+_FLAGS = re.compile(rf"(?<![\w.])['\"]?({'|'.join((*_NAMES, *_RENAMED))})['\"]?[=:] ?['\"]?([^'\",()\s]{{1,300}})")
+_ALGORITHMS = frozenset(get_args(SGLang.model_fields["speculative_algorithm"].annotation))
+#: Algorithms that draft with the model's own prediction layers where no other model is named.
+_OWN_LAYERS = frozenset({"EAGLE", "NEXTN", "FROZEN_KV_MTP"})
+_RUNNING = re.compile(r"max_running_requests=(\d{1,9})")
 _WEIGHTS = re.compile(rf"Load weight end\b.{{0,300}}?\bmem usage={NUMBER} ?GB")
 _GRAPHS = re.compile(rf"[Cc]apture .{{0,60}}graph end\b.{{0,120}}?\bmem usage={NUMBER} ?GB")
 
@@ -107,8 +122,10 @@ def _states(reader: LogReader, line: Line) -> None:
 def _total(reader: LogReader, line: Line) -> None:
     match = _TOTAL.search(line.text)
     if match:
-        reader.of("sglang", line).put(line, "tokens", max_total_num_tokens=match[1])
-        reader.flags(line, _FLAGS)
+        start = reader.of("sglang", line)
+        start.put(line, "tokens", max_total_num_tokens=match[1])
+        if running := _RUNNING.search(line.text):
+            start.stated["running"] = running[1]
 
 
 def _arguments(reader: LogReader, line: Line) -> None:
@@ -138,33 +155,31 @@ def _no_memory(reader: LogReader, line: Line) -> None:
 
 # ---- what they state, and what they should be ----
 
-_OPTIONS = (
-    "page_size",
-    "swa_full_tokens_ratio",
-    "disable_hybrid_swa_memory",
-    "max_running_requests",
-    "disable_radix_cache",
-    "chunked_prefill_size",
-    "disable_overlap_schedule",
-    "max_mamba_cache_size",
-)
-
 
 def _question(start: Start, given: Given) -> Question:
-    stated = start.stated
+    stated = {_RENAMED.get(name, name): value for name, value in start.stated.items()}
     tokens = _pool_tokens(start)
     if tokens is None:
         raise InputError("the log does not state the tokens of a pool", hint="SGLang prints '#tokens: N'")
-    options: dict[str, object] = {name: stated[name] for name in _OPTIONS if name in stated}
-    slots = start.figures.get("state_slots")
-    if slots is not None:  # what the start took, whatever its flags and its memory made it choose
-        options["max_mamba_cache_size"] = int(slots.printed)
-    types = next((cache.types for cache in start.caches if cache.types), ())
+    groups = _attention_groups(stated)
+    options: dict[str, object] = {name: stated[name] for name in (*SGLang.model_fields, "pp_size") if name in stated}
+    for name in ("dp_size", "enable_dp_attention"):  # other groups are other servers
+        options.pop(name, None)
+    if stated.get("pp_size") == "1":
+        options.pop("pp_size")
+    if stated.get("speculative_algorithm") not in _ALGORITHMS:
+        options.pop("speculative_algorithm", None)
+    if groups > 1:
+        options |= {"dp_size": groups, "enable_dp_attention": True}
+    # What the start took, whatever its flags and its memory made it choose; one device's are a group's.
+    if (slots := start.figures.get("state_slots")) is not None:
+        options["max_mamba_cache_size"] = int(slots.printed) * groups
+    if "running" in stated and "intermediate_ssm_state_cache" in start.figures:
+        options["max_running_requests"] = int(stated["running"]) * groups
     options, notes = known_options("sglang", options)
+    draft, of_draft = _draft(start, stated, given)
+    types = next((cache.types for cache in start.caches if cache.types), ())
     dtype = given.kv_cache_dtype or (types[0] if types else stated.get("kv_cache_dtype") or stated.get("dtype"))
-    tp = given.tensor_parallel_size or stated_number(stated, "tp_size") or 1
-    if given.tensor_parallel_size is None and stated.get("enable_dp_attention", "").casefold() == "true":
-        tp = max(1, tp // (stated_number(stated, "dp_size") or 1))  # attention is shared by tp / dp devices
     names = {*options, *given.options}
     if given.kv_cache_dtype or types or "kv_cache_dtype" in stated:
         names.add("kv_cache_dtype")
@@ -173,12 +188,46 @@ def _question(start: Start, given: Given) -> Question:
     return Question(
         given.engine or "sglang",
         {**options, **given.options},
-        tokens,
+        tokens * (stated_number(stated, "dcp_size") or 1),
         1,
         dtype,
-        tp,
+        given.tensor_parallel_size or stated_number(stated, "tp_size") or 1,
         frozenset(names),
-        notes=notes,
+        draft=draft,
+        notes=(*notes, *of_draft),
+    )
+
+
+def _attention_groups(stated: Mapping[str, str]) -> int:
+    """Groups of attention data parallelism: ``attn_dp_size``, and before 0.5.2x ``dp_size`` with a flag."""
+    groups = stated_number(stated, "attn_dp_size") or 1
+    if groups == 1 and stated_truth(stated, "enable_dp_attention"):
+        groups = stated_number(stated, "dp_size") or 1
+    return groups
+
+
+def _draft(
+    start: Start, stated: Mapping[str, str], given: Given
+) -> tuple[Architecture | Literal["mtp"] | None, tuple[str, ...]]:
+    """The draft that is given or stated: a preset, or the model's own layers where no other path is named."""
+    if given.draft is not None:
+        return given.draft, ()
+    algorithm, path = stated.get("speculative_algorithm"), stated.get("speculative_draft_model_path")
+    if algorithm in _OWN_LAYERS and path in (None, stated.get("model_path")):
+        return "mtp", ()
+    preset = preset_of(path)
+    if algorithm is not None and preset is not None:
+        return load_preset(preset), ()
+    if algorithm is not None:
+        named = f" {path}" if path else ""
+        return None, (f"the log states a draft{named} ({algorithm}), which is not counted: give it with --draft",)
+    pools = [cache for cache in start.caches if _tokens_of(cache) == _pool_tokens(start)]
+    if len(pools) < 2:
+        return None, ()
+    token_bytes = sum(figure.bytes for figure in pools[1].figures if figure.unit == "GB") / _tokens_of(pools[1])
+    return None, (
+        f"a second pool of as many tokens, of about {token_bytes:,.0f} bytes each, is a draft's or another pipeline "
+        "stage's: give the draft with --draft",
     )
 
 
@@ -193,68 +242,73 @@ def _pool_tokens(start: Start) -> int | None:
 
 
 def _compare(start: Start, question: Question, architecture: Architecture) -> Iterator[Compared]:
-    setup = question.setup(architecture)
-    allocated = setup.plan.kv_bytes(question.context, 1)
-    report = setup.plan.report(question.context, 1, setup.plan.required_kv_memory(question.context, 1))
-    total, pools = start.figures.get("max_total_num_tokens"), start.figures.get("pools")
-    swa = start.figures.get("swa_tokens")
-    states = {name: _size_of(report, f"{name}_bytes") for name in ("conv_state", "ssm_state")}
-    attention = allocated - sum(states.values())
-    for name, state_bytes in states.items():
-        if name in start.figures:
-            yield checked(name.replace("_", " "), start.figures[name], f"{state_bytes / GiB:.2f}")
-    if pools is not None:
-        yield checked("all pools", pools, f"{allocated / GiB:.2f}")
-    if swa is not None:
-        size = report.get("swa_max_total_num_tokens")
-        yield checked("sliding pool", swa, "none" if size is None else str(size))
-    elif pools is None:
-        largest = [cache for cache in start.caches if _tokens_of(cache) == question.context]
-        for cache in largest[:1]:
-            yield from _pool_rows(cache, attention, setup, architecture)
-        for cache in [*largest[1:], *(cache for cache in start.caches if cache not in largest)]:
-            yield from (unchecked(f"another pool: {figure.name}", figure) for figure in cache.figures)
-    for name in ("intermediate_ssm_state_cache", "intermediate_conv_window_cache"):
-        if name in start.figures:
-            yield unchecked(name.replace("_", " "), start.figures[name])
+    plan = question.setup(architecture).plan
+    figures, total = start.figures, start.figures.get("max_total_num_tokens")
+    if isinstance(plan, SGLangPlan):
+        main = question.context // plan.ranks.spread
+        yield from _state_rows(figures, plan.states, main)
+        if (pools := figures.get("pools")) is not None:
+            yield checked("all pools", pools, _gib(plan.pool_bytes(plan.own, main)))
+        if (swa := figures.get("swa_tokens")) is not None:
+            sizes = {"plain": "none", "all_sliding": str(main)}
+            yield checked("sliding pool", swa, sizes.get(plan.pool.kind, str(plan.pool.swa_tokens(main))))
+        yield from _pool_rows(start.caches, plan, main)
     if total is not None:
-        if start.caches or pools is not None:
-            yield checked("max_total_num_tokens", total, str(question.context))
-        else:
-            yield unchecked("max_total_num_tokens", total)
+        known = start.caches or "pools" in figures
+        yield checked(total.name, total, str(question.context)) if known else unchecked(total.name, total)
 
 
-def _size_of(report: Mapping[str, object], name: str) -> int:
-    """A size that the engine's report has for models with states, else 0."""
-    size = report.get(name)
-    return size if isinstance(size, int) else 0
+def _gib(size: int) -> str:
+    return f"{size / GiB:.2f}"
 
 
-def _pool_rows(cache: CacheLine, allocated: int, setup: Setup, architecture: Architecture) -> Iterator[Compared]:
-    key, value = _sides(setup, architecture)
-    k_bytes = allocated * key // max(1, key + value)
-    for name, size in (("KV", allocated), ("K", k_bytes), ("V", allocated - k_bytes)):
-        figure = cache.get(name)
-        if figure is not None:
-            yield checked(f"pool: {name} size", figure, f"{size / GiB:.2f}")
+def _state_rows(figures: Mapping[str, Figure], states: StatePool | None, tokens: int) -> Iterator[Compared]:
+    """The slots' sizes; those of drafted tokens where the draft is known."""
+    sizes: dict[str, int | None] = dict.fromkeys(_STATE_PARTS, None if states is None or not states.draft_tokens else 0)
+    sizes |= {"conv_state": 0, "ssm_state": 0}
+    if states is not None and (slots := states.fixed_slots) is not None:
+        sizes |= {"conv_state": (slots + 1) * states.conv_bytes, "ssm_state": (slots + 1) * states.ssm_bytes}
+        if states.draft_tokens:
+            windows, parts = states.verified(slots, tokens)
+            sizes |= {"intermediate_ssm_state_cache": parts, "intermediate_conv_window_cache": windows}
+    for name, size in sizes.items():
+        if (figure := figures.get(name)) is not None:
+            words = name.replace("_", " ")
+            yield unchecked(words, figure) if size is None else checked(words, figure, _gib(size))
+
+
+def _pool_rows(caches: list[CacheLine], plan: SGLangPlan, main: int) -> Iterator[Compared]:
+    """K and V of each pool that is printed, beside the first of the plan's that has as many tokens."""
+    pools = [
+        ("pool", main, [row for row in plan.own if not row[2]]),
+        ("sliding pool", plan.pool.swa_tokens(main), [row for row in plan.own if row[2]]),
+        ("draft pool", main, list(plan.drafted)),
+    ]
+    for cache in caches:
+        found = next((pool for pool in pools if pool[2] and pool[1] == _tokens_of(cache)), None)
+        if found is None:
+            yield from (unchecked(f"another pool: {figure.name}", figure) for figure in cache.figures)
+            continue
+        pools.remove(found)
+        name, _, rows = found
+        size = plan.pool_bytes(rows, main)
+        keys = size * _key_part(rows)
+        for part, part_bytes in (("KV", size), ("K", int(keys)), ("V", int(size - keys))):
+            if (figure := cache.get(part)) is not None:
+                yield checked(f"{name}: {part} size", figure, _gib(part_bytes))
+
+
+def _key_part(rows: list[PoolRow]) -> Fraction:
+    """K of K and V: all layers of a pool have the widths of its full ones."""
+    kinds = [kind.attention if isinstance(kind, Parallel) else kind for kind, *_ in rows]
+    sides = [kind for kind in kinds if isinstance(kind, Full | Sliding | Chunked)]
+    widest = min(sides, key=is_local, default=None)
+    return Fraction(1) if widest is None else Fraction(widest.head_dim, widest.head_dim + widest.v_head_dim)
 
 
 def _tokens_of(cache: CacheLine) -> int:
     tokens = cache.get("tokens")
     return int(tokens.printed) if tokens is not None else 0
-
-
-def _sides(setup: Setup, architecture: Architecture) -> tuple[int, int]:
-    """Bytes of K and of V that one token takes in all layers, as far as the layers keep both."""
-    keys = values = 0
-    for kind, count in architecture.caches:
-        inner = kind.attention if isinstance(kind, Parallel) else kind
-        if isinstance(inner, Full | Sliding | Chunked | Cross):
-            keys += count * setup.k_dtype.row_bytes(inner.num_kv_heads, inner.head_dim)
-            values += count * setup.v_dtype.row_bytes(inner.num_kv_heads, inner.v_head_dim)
-        elif isinstance(inner, Latent | Compressed):
-            keys += count
-    return keys, values
 
 
 def _changes(start: Start, question: Question) -> Iterator[Change]:
@@ -263,6 +317,9 @@ def _changes(start: Start, question: Question) -> Iterator[Change]:
         kv_cache_dtype=("fp8_e4m3", "bfloat16"),
         tensor_parallel_size=(1, 2, 4, 8),
         page_size=(1, 16, 32, 64, 128, 256),
+        mamba_ssm_dtype=("bfloat16", "float16"),
+        mamba_radix_cache_strategy=("no_buffer", "extra_buffer_lazy"),
+        speculative_num_draft_tokens=(2, 3, 5, 6, 8, 16),
         disable_hybrid_swa_memory=(True, False),
         swa_full_tokens_ratio=(1.0, 0.5, 0.25, 0.1),
     )

@@ -34,10 +34,11 @@ from kvcalc.setup import options_on
 from kvcalc.sources.preset import load_preset
 from kvcalc.units import GiB
 
-#: How the log of each engine is understood; the markers of the first ones are looked for first.
+#: How the log of each engine is understood; the markers of the first ones are looked for first: those of vLLM are words
+#: ("speculative") that stand in SGLang's arguments too.
 LOGS: Mapping[str, EngineLog] = {
     log.engine: log
-    for log in (vllm.LOG, ollama.LOG, llama_cpp.LOG, sglang.LOG, tensorrt_llm.LOG, mlx_lm.LOG, lmdeploy.LOG)
+    for log in (sglang.LOG, vllm.LOG, ollama.LOG, llama_cpp.LOG, tensorrt_llm.LOG, mlx_lm.LOG, lmdeploy.LOG)
 }
 MARKERS: tuple[Marker, ...] = (*(marker for log in LOGS.values() for marker in log.markers), *COMMON)
 

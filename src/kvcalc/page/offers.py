@@ -135,7 +135,7 @@ class Offer:
             return []
 
         def words(row: int, choice: int) -> str:
-            line = " ".join(option_words(self._with_inputs(row, choice), server, model))
+            line = " ".join(option_words(server, self._with_inputs(row, choice).stated_options(model)))
             for number, name in self._stands_for.items():
                 line = line.replace(str(number), f"{{{name}}}")
             return line

@@ -132,7 +132,7 @@ def draft_pool(
         rows.append((kind, count, second, size))
     layers = sum(count for _, count in kinds)
     sliding = sum(count for _, count, second, _ in rows if second)
-    if is_hybrid and setup.architecture.mtp_layers and draft == setup.architecture.mtp:
+    if is_hybrid and setup.drafts_itself:
         # The model's own prediction layers: their number is read from its configuration, the split from its layers.
         sliding = min(sliding_layers, layers)
     return DraftPool(tuple(rows), layers, sliding, algorithm in BLOCKS)

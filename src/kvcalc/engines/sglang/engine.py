@@ -113,6 +113,7 @@ class SGLang(EngineOptions):
             "tensor_parallel_size": "--tp-size",
             "k_dtype": "--kv-cache-dtype",
             "utilization": "--mem-fraction-static",
+            "draft": "--speculative-draft-model-path",
         },
         option="--{}",
     )
@@ -176,6 +177,10 @@ class SGLang(EngineOptions):
     def batch_limit(self) -> int | None:
         """``max_running_requests``: further requests wait."""
         return self.max_running_requests
+
+    def draft_options(self, setup: Setup) -> dict[str, Any]:
+        """The algorithm, without which a draft is not used."""
+        return {} if setup.draft is None else {"speculative_algorithm": self.speculative_algorithm}
 
     @classmethod
     def device_options(cls, memory_bytes: int, device: str) -> dict[str, Any]:
@@ -375,7 +380,7 @@ class SGLang(EngineOptions):
         pool = Pool("plain", page, cell + paid, least_tokens=page, main_beyond=beyond)
         every = layers == model.num_layers
         why = f"all {layers} layers full" if every else f"{layers} layers with attention, full"
-        return SGLangPlan(pool, (*rows, *draft.rows), why, tuple(notes), self._running(setup), ranks)
+        return SGLangPlan(pool, rows, draft.rows, why, tuple(notes), self._running(setup), ranks)
 
     def _sliding_plan(self, setup: Setup, ranks: Ranks, local: list[tuple[LayerKind, int]]) -> SGLangPlan:
         model = setup.architecture
@@ -403,8 +408,8 @@ class SGLang(EngineOptions):
         rows = (
             *((kind, count, False, full_bytes) for kind, count in wide),
             *((kind, count, bool(wide), swa_bytes) for kind, count in local),
-            *((kind, count, second and bool(wide), size) for kind, count, second, size in draft.rows),
         )
+        drafted = tuple((kind, count, second and bool(wide), size) for kind, count, second, size in draft.rows)
         notes = [_PAGE_NOTE, *shared_note(model.caches)]
         match pool.kind:
             case "hybrid":
@@ -420,7 +425,7 @@ class SGLang(EngineOptions):
             case _:
                 why = f"all {swa_layers} layers in one sliding pool"
                 notes.append("no full layer: sglang counts max_total_num_tokens in the sliding pool")
-        return SGLangPlan(pool, rows, why, tuple(notes), self._running(setup), ranks)
+        return SGLangPlan(pool, rows, drafted, why, tuple(notes), self._running(setup), ranks)
 
     def _request_cap(self, setup: Setup, window: int) -> int | None:
         """Tokens that the running requests can hold in the sliding pool; None where the ratio sizes it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,25 +15,41 @@ from kvcalc.engines.sglang.states import STATE_POOL, StatePool
 from kvcalc.errors import NotModelledError, UnsupportedError
 from kvcalc.units import ceil_div, round_up
 
+#: A kind of layers, how many there are, whether their tokens are those of the second pool, and bytes of a token in one.
+PoolRow = tuple[LayerKind, int, bool, int]
+
 
 @dataclass(frozen=True, slots=True)
 class SGLangPlan:
-    """A pool and the layers in it: kind, layers, whether they are in the second pool, bytes of a token in one.
+    """The pools and the layers in them.
 
     Attributes:
+        own: the model's layers.
+        drafted: a draft's, which are in pools of their own and of as many tokens.
         ranks: how devices share attention.
         states: the slots of recurrent states, or None.
         state_rows: the kinds with a state, their layers, and the bytes of one slot in one of them.
     """
 
     pool: Pool
-    rows: tuple[tuple[LayerKind, int, bool, int], ...]
+    own: tuple[PoolRow, ...]
+    drafted: tuple[PoolRow, ...]
     why: str
     notes: tuple[str, ...]
     max_running_requests: int | None
     ranks: Ranks
     states: StatePool | None = None
     state_rows: tuple[tuple[LayerKind, int, int], ...] = ()
+
+    @property
+    def rows(self) -> tuple[PoolRow, ...]:
+        """All layers."""
+        return self.own + self.drafted
+
+    def pool_bytes(self, rows: Iterable[PoolRow], main_tokens: int) -> int:
+        """Bytes of these layers in their pools beside so many tokens in the main one, with the pages added."""
+        tokens = {False: main_tokens, True: self.pool.swa_tokens(main_tokens)}
+        return sum(count * (tokens[second] + self.pool.page_size) * size for _, count, second, size in rows)
 
     def _slots(self, context: int, batch_size: int) -> int:
         """State slots of the smallest budget that serves the workload."""

@@ -70,8 +70,13 @@ class StatePool:
 
     def verified_bytes(self, slots: int, tokens: int) -> int:
         """Bytes of the states that are kept while drafted tokens are verified; two tokens a request at least."""
+        return sum(self.verified(slots, tokens))
+
+    def verified(self, slots: int, tokens: int) -> tuple[int, int]:
+        """The same by columns of convolutions and recurrent parts."""
         requests = min(self._running(slots), tokens // 2) + 1
-        return requests * (self.draft_tokens * self.slot_bytes - self.shared_bytes)
+        drafted = requests * self.draft_tokens
+        return drafted * self.conv_bytes - requests * self.shared_bytes, drafted * self.ssm_bytes
 
     def left(self, kv_memory: int) -> int:
         """What the slots leave of a budget for tokens."""

@@ -119,6 +119,7 @@ class Vllm(EngineOptions):
             "utilization": "--gpu-memory-utilization",
         },
         option="--{}",
+        off="--no-{}",
         no_flags=frozenset({"num_speculative_tokens", "indexer_kv_dtype"}),
         text_only="--language-model-only",
     )
