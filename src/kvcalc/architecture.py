@@ -404,21 +404,15 @@ class Architecture:
         stand last.
         """
         counts: list[tuple[LayerKind, int]] = []
-        for kept in (*((layer.cache, n) for layer, n in self._counted), *self._crossed):
+        counted = list(zip(self.layers, self.layer_counts, strict=True))
+        crossed = ((layer.cross, n) for layer, n in counted if layer.cross is not None)
+        for kept in (*((layer.cache, n) for layer, n in counted), *crossed):
             same = next((at for at, (kind, _) in enumerate(counts) if kind == kept[0]), None)
             if same is None:
                 counts.append(kept)
             else:
                 counts[same] = (kept[0], counts[same][1] + kept[1])
         return tuple(counts)
-
-    @property
-    def _counted(self) -> tuple[tuple[Layer, int], ...]:
-        return tuple(zip(self.layers, self.layer_counts, strict=True))
-
-    @property
-    def _crossed(self) -> tuple[tuple[LayerKind, int], ...]:
-        return tuple((layer.cross, n) for layer, n in self._counted if layer.cross is not None)
 
     @cached_property
     def layout(self) -> str:
@@ -495,7 +489,8 @@ class Architecture:
 
         None where no attention layer is local. A state or empty layer belongs to neither.
         """
-        flags = [is_local(kind) for kind in (self.layers[at].cache for at in self.order) if _attends(kind)]
+        kinds = (self.layers[at].cache for at in self.order)
+        flags = [is_local(kind) for kind in kinds if isinstance(kind, Full | Sliding | Chunked | Parallel)]
         if not any(flags):
             return None
         if all(flags):
@@ -621,7 +616,3 @@ def window_of(kind: LayerKind) -> int | None:
 def is_local(kind: LayerKind) -> bool:
     """Whether a layer attends to a part of the context only."""
     return isinstance(kind, Sliding | Chunked) or (isinstance(kind, Parallel) and is_local(kind.attention))
-
-
-def _attends(kind: LayerKind) -> bool:
-    return isinstance(kind, Full | Sliding | Chunked | Parallel)

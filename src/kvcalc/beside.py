@@ -57,7 +57,11 @@ def neighbour(setup: Setup, device: Device, context: int, part: Fraction | None)
         taken = device.memory_bytes - pool.kv_memory + setup.plan.required_kv_memory(context, 1)
         return Neighbour(setup, None, taken, capacity_of(setup, Memory(device=device), context))
     if part is None:
-        smaller = largest(lambda hundredths: not _serves(setup, device, context, Fraction(hundredths, _PARTS)), _PARTS)
+
+        def too_small(hundredths: int) -> bool:
+            return not fits(setup, Memory(device=device, utilization=Fraction(hundredths, _PARTS)), context, 1)
+
+        smaller = largest(too_small, _PARTS)
         if smaller == _PARTS:
             raise InputError(f"{setup.reference} does not fit {device.title} at {context:,} tokens, even alone")
         part = Fraction(smaller + 1, _PARTS)
@@ -69,10 +73,6 @@ def neighbour(setup: Setup, device: Device, context: int, part: Fraction | None)
 def _takes_parts(setup: Setup) -> bool:
     server = setup.engine.server
     return server is not None and "utilization" in server.flags
-
-
-def _serves(setup: Setup, device: Device, context: int, part: Fraction) -> bool:
-    return fits(setup, Memory(device=device, utilization=part), context, 1)
 
 
 def left_by(neighbours: Sequence[Neighbour], memory: Memory, setup: Setup) -> Memory:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
-from kvcalc.engines.base import LayerBytes
 from kvcalc.setup import Setup
 from kvcalc.units import MAX_TOKENS, largest
 
@@ -63,7 +62,7 @@ def growth(setup: Setup, batch_size: int) -> Growth:
         return sum(row.bytes for row in plan.allocate(context, batch_size).layers if row.window is not None)
 
     rows = plan.allocate(MAX_TOKENS, batch_size).layers
-    window = _smallest_window(rows)
+    window = min((row.window for row in rows if row.window is not None), default=None)
     late = Fraction(kv_bytes(_FAR + _SPAN) - kv_bytes(_FAR), _SPAN)
     overtakes = _first(lambda context: kv_bytes(context) > weights_bytes)
     if window is None:
@@ -80,10 +79,6 @@ def growth(setup: Setup, batch_size: int) -> Growth:
         small_share_context=_first(lambda context: windowed_bytes(context) < _LOCAL_SHARE * kv_bytes(context)),
         has_windows=True,
     )
-
-
-def _smallest_window(rows: tuple[LayerBytes, ...]) -> int | None:
-    return min((row.window for row in rows if row.window is not None), default=None)
 
 
 def _first(holds: Callable[[int], bool]) -> int | None:

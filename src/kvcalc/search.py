@@ -216,43 +216,40 @@ def search(
         reason = f"{len(contexts):,} contexts are more than the {MOST_FRONTS:,} that a front is kept for"
         raise InputError(reason, hint="--all --format csv streams any number")
     found = Found()
-    heap: list[tuple[int, int, int, Candidate]] = []
     fronts: dict[int, dict[int, Candidate]] = {context: {} for context in contexts}
-    worst: tuple[int, int] | None = None  # the last of the best, once there are enough of them
+    found.best = heapq.nsmallest(top, _fitting(walk, memory, batch_size, go_on, found, fronts))
+    found.refused, found.reason = walk.refused, walk.reason
+    found.front = [candidate for context in contexts for candidate in _undominated(fronts[context])]
+    return found
+
+
+def _fitting(
+    walk: Walk,
+    memory: Memory | None,
+    batch_size: int,
+    go_on: Callable[[int], bool],
+    found: Found,
+    fronts: Mapping[int, dict[int, Candidate]],
+) -> Iterator[Candidate]:
+    """The candidates that fit, counted, with the least of each number of local layers put to the fronts."""
     for configuration in walk.configurations():
         setup, local = configuration.setup, configuration.local_layers
         kv_bytes, weights_bytes = setup.plan.kv_bytes, setup.weights.bytes
         longest = configuration.longest_context(batch_size)
-        for context in contexts:
+        for context in walk.grid.contexts:
             if found.walked % _STRIDE == 0 and not go_on(found.walked):
                 found.interrupted = True
-                break
+                return
             found.walked += 1
             if context > longest or (memory is not None and not fits(setup, memory, context, batch_size)):
                 continue
             found.fitting += 1
             size = kv_bytes(context, batch_size)
-            total = weights_bytes + size
+            candidate = Candidate(weights_bytes + size, local, found.walked, context, size, configuration)
             front = fronts[context]
-            rival = front.get(local)
-            leads = rival is None or total < rival.memory_bytes
-            if not leads and worst is not None and (total, local) >= worst:
-                continue
-            candidate = Candidate(total, local, found.walked, context, size, configuration)
-            if leads:
+            if local not in front or candidate.memory_bytes < front[local].memory_bytes:
                 front[local] = candidate
-            if worst is None or (total, local) < worst:
-                heapq.heappush(heap, (-total, -local, -found.walked, candidate))
-                if len(heap) > top:
-                    heapq.heappop(heap)
-                if len(heap) == top:
-                    worst = heap[0][3][:2]
-        if found.interrupted:
-            break
-    found.refused, found.reason = walk.refused, walk.reason
-    found.best = sorted(entry[3] for entry in heap)
-    found.front = [candidate for context in contexts for candidate in _undominated(fronts[context])]
-    return found
+            yield candidate
 
 
 def _undominated(front: Mapping[int, Candidate]) -> Iterator[Candidate]:

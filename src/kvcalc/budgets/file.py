@@ -107,12 +107,9 @@ class Unreadable:
 
 def _from_folder(folder: Path, reference: str) -> str:
     base, _ = split_variant(reference)
-    is_path = not base.startswith("hf:") and ("/" in base or "\\" in base or _ends_as_file(base))
+    is_file = base in (".", "..") or base.endswith((".toml", ".json", ".gguf", ".safetensors"))
+    is_path = not base.startswith("hf:") and ("/" in base or "\\" in base or is_file)
     return str(folder / reference) if is_path else reference
-
-
-def _ends_as_file(base: str) -> bool:
-    return base in (".", "..") or base.endswith((".toml", ".json", ".gguf", ".safetensors"))
 
 
 def find_files(named: Sequence[str | PathLike[str]]) -> list[Path]:

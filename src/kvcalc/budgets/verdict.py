@@ -247,7 +247,8 @@ class _Limit:
             used += setup.weights.bytes
         match self.size:
             case Memory():
-                pool = _pool(self.size, setup, parts)
+                part = mix.whole(parts)
+                pool = self.size.pool(setup, part.context, part.batch_size)
                 limit, terms = max(0, pool.kv_memory + setup.weights.bytes), _terms(self.size, pool)
             case Fraction():
                 limit = setup.weights.bytes * self.size.numerator // self.size.denominator
@@ -257,11 +258,6 @@ class _Limit:
         if isinstance(warn, Fraction):
             warn = -(-limit * warn.numerator // warn.denominator)
         return Check(self.rule, self.subject, used, limit, warn, terms, pool)
-
-
-def _pool(memory: Memory, setup: Setup, parts: tuple[Part, ...]) -> Pool:
-    part = mix.whole(parts)
-    return memory.pool(setup, part.context, part.batch_size)
 
 
 def _terms(memory: Memory, pool: Pool) -> str:

@@ -18,7 +18,8 @@ def document(log: str, found: LogAudit, shown: tuple[Audit, ...]) -> Document:
     """The starts that count, with their figures, and what all starts of the log came to."""
     last = shown[-1]
     notes = [note for each in shown for note in _notes(each, alone=len(shown) == 1)]
-    notes += [note for audit, note in zip(_aside(found), found.notes, strict=True) if audit not in shown]
+    aside = (each for each in found.audits if each not in found.deciding)
+    notes += [note for audit, note in zip(aside, found.notes, strict=True) if audit not in shown]
     if len(shown) == 1:
         title, assumptions = f"{last.reference}: {_verdict(last)}", _assumptions(last)
     else:
@@ -41,10 +42,6 @@ def document(log: str, found: LogAudit, shown: tuple[Audit, ...]) -> Document:
         notes=tuple(notes),
         cases=[_case(log, each) for each in shown],
     )
-
-
-def _aside(found: LogAudit) -> tuple[Audit, ...]:
-    return tuple(each for each in found.audits if each not in found.deciding)
 
 
 def _verdict(found: Audit) -> str:
@@ -90,10 +87,6 @@ def _with_unit(printed: str, unit: str) -> str:
     return f"{number} {unit}" if unit and printed not in ("none", "") else number
 
 
-def _predicted(row: Compared) -> str:
-    return _with_unit(row.predicted, row.unit)
-
-
 def _signed(row: Compared) -> str:
     if row.verdict != "disagrees" or row.difference is None:
         return ""
@@ -104,7 +97,7 @@ _COLUMNS = (
     Column("figure", lambda row: row.figure),
     Column("line", lambda row: row.line or None, "count", drop_order=1),
     Column("reported", lambda row: _with_unit(row.reported, row.unit)),
-    Column("predicted", _predicted),
+    Column("predicted", lambda row: _with_unit(row.predicted, row.unit)),
     Column("difference", _signed),
     Column("verdict", lambda row: row.verdict, "verdict"),
 )

@@ -78,6 +78,7 @@ def _account(decision: Decision) -> Section:
     rows: list[tuple[str, int, str]] = []
     if pool.device_memory is not None and pool.utilization is not None:
         assert pool.usable_bytes is not None
+        beside = ", and models beside it" if decision.neighbours else ""
         weighed = pool.measured.source if pool.measured and "weights_bytes" in pool.measured.printed else ""
         rows = [
             ("device memory", pool.device_memory, ""),
@@ -85,7 +86,7 @@ def _account(decision: Decision) -> Section:
             ("- weights on one device", -(pool.weights_bytes or 0), _said(weighed) or setup.weights.dtype),
             *([("  of them added by loading", -pool.loading_bytes, "")] if pool.loading_bytes else []),
             *_term_rows(pool),
-            *([(_kept(decision), -pool.reserve_bytes, "")] if pool.reserve_bytes else []),
+            *([(f"- reserve{beside}", -pool.reserve_bytes, "")] if pool.reserve_bytes else []),
         ]
     rows.append(("= KV memory" if rows else "KV memory, as given", pool.kv_memory, ""))
     total = len(rows) - 1
@@ -109,10 +110,6 @@ def _term_rows(pool: Pool) -> Iterator[tuple[str, int, str]]:
     for term in pool.terms:
         said = _said(term.source) or (band if term.name == "activation_bytes" else "")
         yield f"- {term.words}", -term.size, said
-
-
-def _kept(decision: Decision) -> str:
-    return "- reserve, and models beside it" if decision.neighbours else "- reserve"
 
 
 def _said(source: str) -> str:

@@ -99,7 +99,7 @@ def sections(shown: Sequence[Candidate], front: set[int], grid: Grid, pareto: bo
         Column("weights", lambda each: each.configuration.setup.weights.bytes, "bytes", drop_order=2),
         Column("KV cache", lambda each: each.kv_bytes, "bytes"),
         Column("total", lambda each: each.memory_bytes, "bytes"),
-        Column("local", _local_layers),
+        Column("local", lambda each: f"{each.local_layers} of {each.configuration.attention_layers}"),
     ]
     # What the report measured is about layouts: it says nothing where none is varied.
     standing = Column("in the report", lambda each: each.configuration.standing.label, drop_order=1)
@@ -171,10 +171,6 @@ def page_live(shown: Sequence[Candidate], batch_size: int, grid: Grid) -> Live:
     distinct = list({id(each.configuration): each.configuration for each in shown}.values())[:MOST_ON_A_PAGE]
     labels = [_short_name(each, grid) for each in distinct]
     return pictures.live(labels, [each.setup for each in distinct], shown[0].context, batch_size)
-
-
-def _local_layers(candidate: Candidate) -> str:
-    return f"{candidate.local_layers} of {candidate.configuration.attention_layers}"
 
 
 def notes(asked: Asked, found: Found, shown: Sequence[Candidate]) -> Iterator[str]:

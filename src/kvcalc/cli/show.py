@@ -50,7 +50,7 @@ def show(
         records=[footprint.to_dict()],
         schema="show",
         extra={"pool": None if pool is None else pool.to_dict()},
-        notes=(*footprint.notes, *([] if pool is None else _left_out(pool))),
+        notes=(*footprint.notes, *([f"{pool.not_modelled}: {pool.advice}"] if pool and pool.not_modelled else [])),
         derivations=steps if shown.explain else (),
         units=shown.units,
         charts=(pictures.parts(f"{question.titled(setup)} at {tokens:,} tokens", footprint),),
@@ -67,11 +67,6 @@ def _verdict(footprint: Footprint, units: Units) -> str:
     total, weights, cache = (format_bytes(size, UNIT_TABLES[units], 2) for size in sizes)
     each = " on each device" if footprint.devices > 1 else ""
     return f"{question.titled(footprint.setup)}: {total}{each} = {weights} weights + {cache} KV cache"
-
-
-def _left_out(pool: Pool) -> tuple[str, ...]:
-    """What the rows of a device leave out, and what to do about it."""
-    return (f"{pool.not_modelled}: {pool.advice}",) if pool.not_modelled else ()
 
 
 def _section(footprint: Footprint, pool: Pool | None, units: Units) -> Section:

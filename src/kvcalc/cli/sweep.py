@@ -66,7 +66,9 @@ def sweep(
                 yield footprint_of(setup, tokens, batch_size).to_dict()
         watch.close()
 
-    rows = _rows(asked, contexts, batch_size) if tables or shown.plot is not None else []
+    rows: list[tuple[int, list[int]]] = []
+    if tables or shown.plot is not None:
+        rows = [(tokens, [each.plan.kv_bytes(tokens, batch_size) for each in asked]) for tokens in contexts]
     one_model = len({setup.reference for setup in asked}) == 1
     title = f"KV cache of {question.titled(asked[0])} over the context" if one_model else "KV cache over the context"
     document = Document(
@@ -89,10 +91,6 @@ def sweep(
     )
     target.write(document)
     return 0
-
-
-def _rows(asked: Sequence[Setup], contexts: Sequence[int], batch_size: int) -> list[tuple[int, list[int]]]:
-    return [(tokens, [each.plan.kv_bytes(tokens, batch_size) for each in asked]) for tokens in contexts]
 
 
 def _sections(

@@ -210,7 +210,10 @@ def _widths(shown: Sequence[_Drawn], width: int) -> list[int]:
 
 def _rows(shown: Sequence[_Drawn], remarks: Sequence[_Drawn], section: Section, screen: Screen) -> Iterator[str]:
     widths = _widths(shown, screen.width)
-    columns = [_with_bars(each, section, width) for each, width in zip(shown, widths, strict=True)]
+    columns = [
+        replace(each, cells=bars(each.column, section, width)) if each.is_bars else each
+        for each, width in zip(shown, widths, strict=True)
+    ]
     if any(each.header for each in shown):
         yield from _line([each.header for each in shown], [_BOLD] * len(shown), columns, widths, screen)
         yield "─" * _total(widths) + "\n"
@@ -250,11 +253,6 @@ def _draw(column: Column, section: Section, units: Units) -> _Drawn:
     if column.kind == "verdict":
         styles = [_VERDICT_STYLES.get(cell.split(" ")[0].rstrip(","), _RED) for cell in cells]
     return _Drawn(column, header, cells, styles)
-
-
-def _with_bars(drawn: _Drawn, section: Section, width: int) -> _Drawn:
-    """A column of bars with its bars, now that its width is known; any other as it is."""
-    return replace(drawn, cells=bars(drawn.column, section, width)) if drawn.is_bars else drawn
 
 
 def _colored_bar(bar: str, screen: Screen) -> str:
