@@ -125,6 +125,11 @@ def mxfp4() -> Packing:
     return Packing("mxfp4", bits=4, groups=((32, 1),))
 
 
+def mxfp8() -> Packing:
+    """Groups of 32 numbers: a byte each and one E8M0 scale."""
+    return Packing("mxfp8", bits=8, groups=((32, 1),))
+
+
 def nvfp4(group: int = 16, scalars: int = 2) -> Packing:
     """Groups of 16 numbers: 8 bytes and one fp8 scale; ``scalars`` float32 beside each matrix."""
     return Packing("nvfp4", bits=4, groups=((group, 1),), matrix_bytes=4 * scalars)

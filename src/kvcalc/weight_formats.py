@@ -94,7 +94,7 @@ _NAMED: dict[str, Quantization] = {
         _linear("int8_channel", "compressed-tensors", q.channel(8, name="int8")),
         _linear("w4a16", "compressed-tensors", q.packed_int(4, 128)),
         _linear("hqq", "hqq", q.hqq(4, 64)),
-        _linear("mxfp8", "mxfp8", Packing("mxfp8", bits=8, groups=((32, 1),))),
+        _linear("mxfp8", "mxfp8", q.mxfp8()),
     )
 }
 

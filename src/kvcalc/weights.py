@@ -123,7 +123,9 @@ def _weights(architecture: Architecture, dtype: str | None, tp: int, stages: int
     name, exact_parameters = stored.name, provenance.exact_parameters
     exact = exact_parameters and not stored.estimated
     own = architecture.quantization
-    notes = [f"as shipped: {stored.name}"] if stored is own else [f"the checkpoint ships in {own.name}"] if own else []
+    notes = []
+    if own is not None and own.method:  # plain numbers are no format of their own
+        notes.append(f"as shipped: {stored.name}" if stored is own else f"the checkpoint ships in {own.name}")
     notes += [stored.note] if stored.note else []
     if rows.get(PREDICTION) and stored.holds & {PREDICTION}:
         notes.append("the bytes hold the multi-token-prediction layers; the parameters do not count them")

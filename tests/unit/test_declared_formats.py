@@ -91,12 +91,12 @@ def test_a_static_scheme_keeps_a_scale_of_the_activations_too():
 
 @pytest.mark.parametrize(
     ("table", "name"),
-    [({}, "mlx_4bit"), ({"sym": True}, None), ({"zero_point": True}, None)],  # GPTQ's and AWQ's own words
+    [({}, "mlx_4bit"), ({"sym": True}, "bfloat16"), ({"zero_point": True}, "bfloat16")],  # GPTQ's and AWQ's own words
 )
 def test_bits_and_groups_alone_are_those_of_mlx(table, name):
     stated = {"bits": 4, "group_size": 64, **table}
     declared = kvcalc.read_config(LLAMA | {"quantization_config": stated}).quantization
-    assert (None if declared is None else declared.name) == name
+    assert declared.name == name
 
 
 def test_what_autoround_says_of_a_module_is_a_table_or_nothing():
@@ -121,11 +121,70 @@ def test_hqq_says_its_bits_in_any_of_three_places():
     assert sizes.pop() < fewer_bits  # 4 bits, where it says none
 
 
-def test_an_unknown_method_is_said_to_be_not_modelled():
-    model = kvcalc.read_config(LLAMA | {"quantization_config": {"quant_method": "aqlm"}})
-    counted = kvcalc.footprint(model, context=4096)
-    assert counted.weights.bytes == 2 * counted.weights.parameters
-    assert any(note.startswith("not modelled: what aqlm stores") for note in counted.notes)
+def test_an_unknown_method_is_said_to_be_not_modelled_and_no_figure_of_it_is_exact():
+    wider = {"quant_method": "aqlm", "out_group_size": 8}
+    for method, stated in (("vptq", {"quant_method": "vptq"}), ("aqlm", wider)):
+        counted = kvcalc.footprint(kvcalc.read_config(LLAMA | {"quantization_config": stated}), context=4096)
+        assert counted.weights.bytes == 2 * counted.weights.parameters
+        assert any(f"not modelled: what {method} stores" in note for note in counted.notes)
+        assert not counted.weights.exact
+
+
+LLAMA_2 = {
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 11008,
+    "num_hidden_layers": 32,
+    "vocab_size": 32000,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 32,
+    "torch_dtype": "float16",
+}
+BITNET = {
+    "model_type": "bitnet",
+    "hidden_size": 2560,
+    "intermediate_size": 6912,
+    "num_hidden_layers": 30,
+    "vocab_size": 128256,
+    "num_attention_heads": 20,
+    "num_key_value_heads": 5,
+    "torch_dtype": "bfloat16",
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "stated", "printed"),
+    [
+        # ISTA-DASLab/Llama-2-7b-AQLM-2Bit-1x16-hf prints 2.38 GB, microsoft/bitnet-b1.58-2B-4T 1.18.
+        (LLAMA_2, {"quant_method": "aqlm", "num_codebooks": 1, "nbits_per_codebook": 16, "in_group_size": 8}, 2.38),
+        (BITNET, {"quant_method": "bitnet", "linear_class": "autobitlinear"}, 1.18),
+    ],
+)
+def test_codes_and_ternary_numbers_take_what_was_printed(config, stated, printed):
+    size = weights(kvcalc.read_config(config | {"quantization_config": stated}), None).bytes
+    assert round(size / 10**9, 2) == printed
+
+
+def test_gemmas_own_format_packs_rows_with_a_scale_each_and_modules_of_other_bits():
+    stated = {"quant_method": "gemma", "num_bits": 4, "module_quant_configs": {"down_proj": {"num_bits": 8}, "up": 1}}
+    config = LLAMA_2 | {"model_type": "gemma3_text", "tie_word_embeddings": True, "num_hidden_layers": 1}
+    sizes = [
+        weights(kvcalc.read_config(config | {"quantization_config": stated | more}), None).bytes
+        for more in ({}, {"quantize_embeddings": True}, {"modules_to_not_convert": ["down_proj"]})
+    ]
+    down, table = 4096 * 11008, 32000 * 4096
+    assert sizes[0] - sizes[1] == 2 * table - (table // 2 + 4 * 32000 + 8)
+    assert sizes[2] - sizes[0] == 2 * down - (down + 4 * 4096 + 8)
+
+
+@pytest.mark.parametrize("method", ["gptq_marlin", "awq_marlin", "inc"])
+def test_the_name_of_a_kernel_is_that_of_its_format(method):
+    own = {"gptq_marlin": "gptq", "awq_marlin": "awq", "inc": "auto-round"}[method]
+    table = {"bits": 4, "group_size": 128}
+    assert read_quantization(table | {"quant_method": method}, "llama") == read_quantization(
+        table | {"quant_method": own}, "llama"
+    )
 
 
 @pytest.mark.parametrize(

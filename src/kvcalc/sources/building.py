@@ -81,9 +81,7 @@ def build(spec: ModelSpec) -> Architecture:
         quantization=declared.weights if declared is not None else None,
         declared_cache=declared.cache if declared is not None else None,
         mtp_layers=tuple(builder.mtp_layer(entry, at, len(mtp)) for at, entry in enumerate(mtp)),
-        provenance=Provenance(
-            sources=spec.sources, notes=(*spec.notes, *(declared.notes if declared is not None else ()))
-        ),
+        provenance=Provenance(sources=spec.sources, notes=spec.notes),
     )
 
 

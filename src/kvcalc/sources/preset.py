@@ -174,7 +174,7 @@ def load_release(name: str) -> Architecture | None:
         model = None if preset is None else load_preset(preset)
         if model is None or (ending.dense and model.has_experts):
             continue
-        stored: WeightsFormat | None
+        stored: WeightsFormat
         if isinstance(means, str):
             stored, cache_format = parse_weights_format(means, model), None
         else:
@@ -182,7 +182,6 @@ def load_release(name: str) -> Architecture | None:
 
             declared = read_quantization(means, model.model_type, model.dtype)
             stored, cache_format = declared.weights, declared.cache
-        assert stored is not None
         known = model.provenance
         note = f"{quote(name)} is read by its name: {model.name} in {stored.name}"
         return model.changed(

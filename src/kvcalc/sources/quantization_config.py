@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kvcalc import quantization as q
+from kvcalc.dtypes import parse_dtype
 from kvcalc.errors import InputError, quote
-from kvcalc.quantization import DeclaredCache, Packing, Quantization
+from kvcalc.quantization import DeclaredCache, Packing, Quantization, WeightsFormat
 from kvcalc.weight_formats import mlx_format
 
 _MOST_MODULES = 500_000
@@ -30,16 +31,15 @@ _KIMI_KEPT = frozenset({"mlp.fc1_latent_proj", "mlp.fc2_latent_proj"})
 _TIED_TWICE = "a tied head is taken as stored twice, as AutoAWQ and AutoGPTQ of 2023 do; others leave it out"
 _NESTED_MEAN = "a mean value of some 20 digits is written beside each matrix"
 #: Quantisers that load a model by its transformers class, which leaves prediction layers out.
-_WITHOUT_PREDICTION = frozenset({"awq", "gptq", "gptqmodel", "auto-round", "bitsandbytes", "hqq", "torchao", "eetq"})
+_WITHOUT_PREDICTION = frozenset({"awq", "gptq", "auto-round", "bitsandbytes", "hqq", "torchao", "eetq", "aqlm"})
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What a checkpoint declares: the formats of its weights (None: not modelled), that of its cache, and notes."""
+    """What a checkpoint declares: the formats of its weights, and that of its cache."""
 
-    weights: Quantization | None
+    weights: WeightsFormat
     cache: DeclaredCache | None = None
-    notes: tuple[str, ...] = ()
 
 
 #: The keys that hold such a table, and the method that each means by itself.
@@ -107,26 +107,26 @@ def read_quantization(
         raise InputError(f"quant_method must be a short text, not {quote(method)}", location="quant_method")
     method = method.casefold().replace("_", "-")
     cache = _cache(table, method)
-    if method == "fp8" and table.get("quant_algo"):
+    if method.startswith("modelopt") or (method == "fp8" and table.get("quant_algo")):
         method = "modelopt"
-    reader = _READERS.get(method) or (_READERS["modelopt"] if method.startswith("modelopt") else None)
-    weights = reader(table, model_type) if reader is not None else None
-    if weights is not None:
-        weights = replace(weights, method=_METHODS.get(method, method))
-    if weights is not None and method == "bitsandbytes" and weights.name != "bnb_int8":
-        weights = replace(weights, packing=q.bnb_4bit(weights.name.endswith("_double"), dtype))
-    if weights is not None and method.startswith("modelopt") and cache is not None and cache.dtype == "fp8_e4m3":
-        weights = replace(weights, cache_scales=True)
-    if weights is not None and table.get("told_in_prose"):
-        weights = replace(weights, estimated="lists of the file are told in prose")
-    if weights is not None and method in _WITHOUT_PREDICTION:
-        weights = replace(weights, holds=q.TOWERS)
-    if weights is not None and tied and (method == "awq" or (method == "gptq" and table.get("sidecar"))):
-        weights = replace(weights, estimated=_TIED_TWICE, holds=weights.holds | {q.TIED_HEAD})
+    method = _METHODS.get(method, method)
+    weights = _READERS[method](table, model_type) if method in _READERS else _covering_all(method, table)
     if weights is None:
-        shown = method if len(method) < 40 else "a format of its own"
-        return Declared(None, cache, (f"not modelled: what {shown} stores; the weights are counted unquantised",))
-    return Declared(weights, cache)
+        own, shown = parse_dtype(dtype), method if len(method) < 40 else "a format of its own"
+        why = f"not modelled: what {shown} stores; they are counted unquantised"
+        return Declared(q.Plain(own, own, buffers=True, holds=q.PUBLISHED, estimated=why), cache)
+    packing, holds, estimated = weights.packing, weights.holds, weights.estimated
+    if method == "bitsandbytes" and weights.name != "bnb_int8":
+        packing = q.bnb_4bit(weights.name.endswith("_double"), dtype)
+    if method in _WITHOUT_PREDICTION:
+        holds = q.TOWERS
+    if table.get("told_in_prose"):
+        estimated = "lists of the file are told in prose"
+    if tied and (method == "awq" or (method == "gptq" and table.get("sidecar"))):
+        holds, estimated = holds | {q.TIED_HEAD}, _TIED_TWICE
+    scales = method == "modelopt" and cache is not None and cache.dtype == "fp8_e4m3"
+    found = replace(weights, packing=packing, holds=holds, estimated=estimated, cache_scales=scales)
+    return Declared(replace(found, method=method), cache)
 
 
 def _method_of(table: Mapping[str, Any]) -> str:
@@ -384,7 +384,7 @@ _ALGORITHMS: dict[str, tuple[str, Packing]] = {
     "NVFP4": ("nvfp4", q.nvfp4()),
     "W4A16_NVFP4": ("nvfp4", q.nvfp4()),
     "NVFP4_AWQ": ("nvfp4", replace(q.nvfp4(), column_bytes=2)),
-    "MXFP8": ("mxfp8", Packing("mxfp8", bits=8, groups=((32, 1),))),
+    "MXFP8": ("mxfp8", q.mxfp8()),
     "MXFP4": ("mxfp4", q.mxfp4()),
     "W4A16_AWQ": ("int4_awq", Packing("int4", bits=4, groups=((128, 2),), column_bytes=2)),
     "W4A8_AWQ": ("int4_awq", Packing("int4", bits=4, groups=((128, 2),), column_bytes=2, matrix_bytes=8)),
@@ -483,33 +483,76 @@ def _torchao(table: Mapping[str, Any], model_type: str) -> Quantization | None:
     return None
 
 
-def _fbgemm(table: Mapping[str, Any], model_type: str) -> Quantization:
-    kept = _names(table, "modules_to_not_convert")
-    return Quantization("fp8_channel", q.channel(8, 4), kept=kept, skips=_ROUTERS)
+def _aqlm(table: Mapping[str, Any], model_type: str) -> Quantization | None:
+    """A code of 8 or 16 bits for each group and codebook, a scale for each output, the codebooks of each matrix."""
+    books, bits = _int(table, "num_codebooks", 1, 64), _bits(table, "nbits_per_codebook", 16)
+    group = _int(table, "in_group_size", 8, 1024)
+    if _int(table, "out_group_size", 1) != 1 or bits > 16 or books < 1 or group < 1:
+        return None
+    codes = ((group, books * (1 if bits <= 8 else 2)),)
+    packing = Packing("aqlm", groups=codes, row_bytes=2, matrix_bytes=books * 2**bits * group * 2)
+    kept = tuple(name.removesuffix(".weight") for name in _names(table, "linear_weights_not_to_quantize"))
+    return Quantization("aqlm", packing, kept=kept, skips=_ROUTERS)
 
 
-def _eetq(table: Mapping[str, Any], model_type: str) -> Quantization:
-    return Quantization("int8_channel", q.channel(8, name="int8"), kept=_names(table, "modules_to_not_convert"))
+def _gemma(table: Mapping[str, Any], model_type: str) -> Quantization:
+    """Gemma's quantised training: 2, 4 or 8 bits, a float32 scale for each output, scales of what goes in and out."""
+
+    def packed(bits: int) -> Packing:
+        return Packing(f"int{bits}", bits=bits, row_bytes=4, matrix_bytes=8)
+
+    bits = _bits(table, "num_bits", 4)
+    overrides = tuple(
+        ((f"re:.*(?:{pattern})",), packed(_bits(settings, "num_bits", bits)))
+        for pattern, settings in _table(table, "module_quant_configs").items()
+        if isinstance(settings, Mapping)
+    )
+    return Quantization(
+        f"gemma_int{bits}",
+        packed(bits),
+        kept=_names(table, "modules_to_not_convert"),
+        overrides=overrides,
+        covers=frozenset({"head", "embedding"}) if table.get("quantize_embeddings") is True else frozenset({"head"}),
+        estimated="no file of this format was compared",
+    )
+
+
+#: Formats that cover the linear layers, all alike (bitnet: four numbers a byte and one scale).
+_ALIKE = {
+    "fbgemm-fp8": ("fp8_channel", q.channel(8, 4)),
+    "eetq": ("int8_channel", q.channel(8, name="int8")),
+    "bitnet": ("bitnet", Packing("bitnet", bits=2, matrix_bytes=2)),
+    "mxfp8": ("mxfp8", q.mxfp8()),
+}
+
+
+def _covering_all(method: str, table: Mapping[str, Any]) -> Quantization | None:
+    if method not in _ALIKE:
+        return None
+    name, packing = _ALIKE[method]
+    return Quantization(name, packing, kept=_names(table, "modules_to_not_convert"), skips=_ROUTERS)
 
 
 #: Other words of a ``quant_method`` for what one reader reads.
-_METHODS = {"gptqmodel": "gptq", "intel/auto-round": "auto-round", "modelopt-fp4": "modelopt"}
+_METHODS = {
+    **dict.fromkeys(("gptqmodel", "gptq-marlin"), "gptq"),
+    **dict.fromkeys(("intel/auto-round", "inc"), "auto-round"),
+    "awq-marlin": "awq",
+}
 _READERS = {
     "mxfp4": _mxfp4,
     "fp8": _fp8,
     "compressed-tensors": _compressed_tensors,
     "awq": _awq,
     "gptq": _gptq,
-    "gptqmodel": _gptq,
     "auto-round": _auto_round,
-    "intel/auto-round": _auto_round,
     "bitsandbytes": _bitsandbytes,
     "modelopt": _modelopt,
     "mlx": _mlx,
     "hqq": _hqq,
     "torchao": _torchao,
-    "fbgemm-fp8": _fbgemm,
-    "eetq": _eetq,
+    "aqlm": _aqlm,
+    "gemma": _gemma,
 }
 
 
