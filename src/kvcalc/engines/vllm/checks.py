@@ -20,12 +20,12 @@ from kvcalc.architecture import (
     window_of,
 )
 from kvcalc.engines.releases import Release, note_on, release, text
+from kvcalc.engines.vllm.options import VllmOptions
 from kvcalc.engines.vllm.specs import model_dtype
 from kvcalc.engines.vllm.versions import READ
 from kvcalc.errors import InputError, UnsupportedError
 
 if TYPE_CHECKING:
-    from kvcalc.engines.vllm.engine import Vllm
     from kvcalc.setup import Setup
 
 _KV_DTYPES = frozenset(
@@ -75,7 +75,7 @@ _LAST_VERSION: dict[str, Release] = {
 }
 
 
-def refuse(engine: Vllm, setup: Setup) -> None:
+def refuse(engine: VllmOptions, setup: Setup) -> None:
     """Raise what vLLM, or this calculator, does not answer of a setup.
 
     Raises:
@@ -103,7 +103,7 @@ def _attention_kinds(architecture: Architecture) -> list[LayerKind]:
     return [kind.attention if isinstance(kind, Parallel) else kind for kind, _ in architecture.caches]
 
 
-def _refuse_parallelism(engine: Vllm, setup: Setup) -> None:
+def _refuse_parallelism(engine: VllmOptions, setup: Setup) -> None:
     """What vLLM refuses of parallel sizes (vllm 0.33.0 config/model.py:1557, config/parallel.py:594)."""
     architecture, tp = setup.architecture, setup.tensor_parallel_size
     if engine.pipeline_parallel_size > architecture.num_layers:
@@ -142,7 +142,7 @@ def _divides(counts: list[tuple[str, int]], tp: int) -> bool:
     return all(count % tp == 0 or (what == "KV heads" and count < tp and tp % count == 0) for what, count in counts)
 
 
-def _refuse_context_parallelism(engine: Vllm, setup: Setup) -> None:
+def _refuse_context_parallelism(engine: VllmOptions, setup: Setup) -> None:
     dcp, pcp, tp = engine.decode_context_parallel_size, engine.prefill_context_parallel_size, setup.tensor_parallel_size
     model = setup.architecture.name
     if pcp == 1 and tp % dcp:
@@ -162,7 +162,7 @@ def _refuse_context_parallelism(engine: Vllm, setup: Setup) -> None:
         raise UnsupportedError(f"vllm has no decode context parallelism for {model}'s windows")
 
 
-def _refuse_states(engine: Vllm, setup: Setup) -> None:
+def _refuse_states(engine: VllmOptions, setup: Setup) -> None:
     if not setup.architecture.has_states:
         return
     own = setup.architecture.mtp_layers and setup.draft is setup.architecture.mtp
@@ -173,7 +173,7 @@ def _refuse_states(engine: Vllm, setup: Setup) -> None:
         )
 
 
-def notes_on(engine: Vllm, setup: Setup) -> list[str]:
+def notes_on(engine: VllmOptions, setup: Setup) -> list[str]:
     architecture, tp = setup.architecture, setup.tensor_parallel_size
     version = note_on(engine.name, engine.version, READ)
     notes = [version] if version else []
@@ -224,7 +224,7 @@ def notes_on(engine: Vllm, setup: Setup) -> list[str]:
     return notes
 
 
-def hybrid_off_note(engine: Vllm) -> str:
+def hybrid_off_note(engine: VllmOptions) -> str:
     reason = "its hybrid KV cache manager is disabled"
     if not engine.disable_hybrid_kv_cache_manager:
         reason = "it turns its hybrid KV cache manager off for chunked attention"

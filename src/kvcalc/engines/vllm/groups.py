@@ -8,16 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
+from kvcalc.engines.vllm.specs import FULL, Form, Spec
 from kvcalc.engines.vllm.versions import Rules
 from kvcalc.errors import UnsupportedError
 from kvcalc.units import ceil_div
-
-if TYPE_CHECKING:
-    pass
-
-from kvcalc.engines.vllm.specs import FULL, Form, Spec
 
 _LOCAL = ("sliding", "chunked")
 _WINDOWED = ("sliding", "sliding latent")
@@ -152,7 +147,7 @@ def _packed(specs: list[Spec]) -> list[list[int]]:
         specs[bucket[0]].form == "state" or (unit is None and specs[bucket[0]].form in _WINDOWED) for bucket in buckets
     ]
     anchor = max(
-        _widest(pages, len(bucket) if splits else count, specs)
+        _widest(pages, len(bucket) if splits else count)
         for pages, bucket, splits, count in zip(by_page, buckets, yields, counts, strict=True)
     )
     groups: list[list[int]] = []
@@ -199,7 +194,7 @@ def _by_page(specs: list[Spec], bucket: list[int]) -> dict[int, list[int]]:
     return pages
 
 
-def _widest(pages: dict[int, list[int]], count: int, specs: list[Spec]) -> int:
+def _widest(pages: dict[int, list[int]], count: int) -> int:
     """Bytes of the largest of ``count`` groups of a bucket."""
     return sum(ceil_div(len(layers), count) * page for page, layers in pages.items())
 

@@ -15,18 +15,16 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from math import lcm
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kvcalc.architecture import LayerKind, kind_label, window_of
 from kvcalc.derivation import Derivation, Quantity
 from kvcalc.engines.base import KVCache, LayerBytes
 from kvcalc.engines.vllm.blocks import Blocks
+from kvcalc.engines.vllm.options import VllmOptions
 from kvcalc.engines.vllm.specs import RaisedBlock, Spec
 from kvcalc.engines.vllm.versions import NEWEST, Rules
 from kvcalc.units import MAX_BYTES, ceil_div, largest
-
-if TYPE_CHECKING:
-    from kvcalc.engines.vllm.engine import Vllm
 
 # "estimated maximum model length" is a bisection up to max_model_len; the recorded figures use this one.
 _LONGEST_ESTIMATE = 2**24
@@ -58,7 +56,7 @@ class VllmPlan:
         notes: what a reader must know.
     """
 
-    engine: Vllm
+    engine: VllmOptions
     rules: Rules
     kinds: tuple[tuple[LayerKind, int], ...]
     specs: tuple[tuple[Spec, int], ...]

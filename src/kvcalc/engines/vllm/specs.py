@@ -29,11 +29,11 @@ from kvcalc.architecture import (
 )
 from kvcalc.dtypes import DTYPES, DType
 from kvcalc.engines.base import refuse_latent_formats
+from kvcalc.engines.vllm.options import VllmOptions
 from kvcalc.errors import NotModelledError, UnsupportedError
 from kvcalc.units import ceil_div, round_up
 
 if TYPE_CHECKING:
-    from kvcalc.engines.vllm.engine import Vllm
     from kvcalc.setup import Setup
 
 #: What a spec is to the planner (its KVCacheSpec class): the names of the layer kinds, and windows over latents.
@@ -109,7 +109,7 @@ class Owned:
     spec: Spec
 
 
-def owned_caches(engine: Vllm, setup: Setup) -> list[Owned]:
+def owned_caches(engine: VllmOptions, setup: Setup) -> list[Owned]:
     """The caches of the model and of its draft, layer by layer; layers that keep none own none."""
     rows = {kind: index for index, (kind, _) in enumerate(setup.architecture.caches)}
     served, last = setup.served, setup.architecture.num_layers
@@ -122,7 +122,7 @@ def owned_caches(engine: Vllm, setup: Setup) -> list[Owned]:
     return _skipping_boundaries(engine, setup, owned)
 
 
-def _layer_specs(engine: Vllm, setup: Setup, layer: Layer) -> Iterator[tuple[LayerKind, Spec]]:
+def _layer_specs(engine: VllmOptions, setup: Setup, layer: Layer) -> Iterator[tuple[LayerKind, Spec]]:
     kept = layer.cache
     for kind in (kept.attention, kept.state) if isinstance(kept, Parallel) else (kept,):
         for spec in _specs(engine, setup, kind):
@@ -132,7 +132,7 @@ def _layer_specs(engine: Vllm, setup: Setup, layer: Layer) -> Iterator[tuple[Lay
             yield layer.cross, spec
 
 
-def _specs(engine: Vllm, setup: Setup, kind: LayerKind) -> Iterator[Spec]:
+def _specs(engine: VllmOptions, setup: Setup, kind: LayerKind) -> Iterator[Spec]:
     """The caches of one layer of a kind: one, none, or several beside each other."""
     dtype, model = setup.k_dtype, setup.architecture
     block_size = engine.block_size_for(model, dtype)
@@ -208,7 +208,7 @@ def _head_bytes(model: str, dtype: DType, key_width: int, value_width: int) -> t
     )
 
 
-def _indexer_bytes(engine: Vllm, width: int, default: str) -> int:
+def _indexer_bytes(engine: VllmOptions, width: int, default: str) -> int:
     """Bytes of one index key: 128 numbers are 256, 128 + 4 (a float32 scale for each 128) or 64 + 4 (one for each 32).
 
     Source: vllm 0.33.0 models/deepseek_v4/attention.py:1020, model_executor/models/deepseek_v2.py:659.
@@ -224,7 +224,7 @@ def _indexer_bytes(engine: Vllm, width: int, default: str) -> int:
             return width if default == "bf16" else width + width // 128 * 4
 
 
-def _state_bytes(engine: Vllm, setup: Setup, kind: State) -> int:
+def _state_bytes(engine: VllmOptions, setup: Setup, kind: State) -> int:
     """Bytes of one sequence's state on one device.
 
     "auto" is the model's format for both parts, unless the model itself asks for another one of the recurrent part.
@@ -254,7 +254,7 @@ def model_dtype(model: Architecture) -> str:
     return model.dtype if model.dtype in ("bfloat16", "float16") else "bfloat16"
 
 
-def _compressed_specs(engine: Vllm, setup: Setup, kind: Compressed, block_size: int) -> Iterator[Spec]:
+def _compressed_specs(engine: VllmOptions, setup: Setup, kind: Compressed, block_size: int) -> Iterator[Spec]:
     """DeepSeek V4's layers: a window of latents, compressed latents and index keys, and the states that compress.
 
     One token's latent is 448 bytes without and 128 with rope and 8 of scales; every page is a multiple of 576 bytes.
@@ -289,7 +289,7 @@ def _compressed_specs(engine: Vllm, setup: Setup, kind: Compressed, block_size: 
         yield Spec("sliding latent", rows, 1, size, window=window, alignment=alignment, role="compressor")
 
 
-def _skipping_boundaries(engine: Vllm, setup: Setup, owned: list[Owned]) -> list[Owned]:
+def _skipping_boundaries(engine: VllmOptions, setup: Setup, owned: list[Owned]) -> list[Owned]:
     """TurboQuant leaves the first two and the last two layers of a model without states in the model's format.
 
     The packed block grows until it covers 16 tokens of a skipped layer; all layers are of one type, so that pages of
@@ -350,7 +350,7 @@ class RaisedBlock:
     block_size: int
 
 
-def with_raised_block(engine: Vllm, setup: Setup, owned: list[Owned]) -> tuple[list[Owned], RaisedBlock | None]:
+def with_raised_block(engine: VllmOptions, setup: Setup, owned: list[Owned]) -> tuple[list[Owned], RaisedBlock | None]:
     """Raise the attention block until its page covers a state, which is then padded to it.
 
     Qwen3.5-27B: a state of 3,207,168 bytes over pages of 4,096 bytes a token is 783 tokens, so blocks of 784, or of 832
