@@ -50,10 +50,10 @@ def offer(engine: str) -> Offer:
 
 
 def some_setups(random_: random.Random) -> Iterator[Setup]:
-    """Every preset in every engine, as it is by default, in one version, format and size at random, and with one of its
-    options or its own draft."""
-    for model in models().values():
-        for name in engine_names():
+    """Every preset in every engine as it is by default, and in every third engine also in one version, format and size
+    at random, and with one of its options or its own draft."""
+    for number, model in enumerate(models().values()):
+        for at, name in enumerate(engine_names()):
             engine = engine_class(name)
             releases = [release for group in engine.releases for release in group]
             options = {"version": random_.choice(releases)} if releases else {}
@@ -65,7 +65,7 @@ def some_setups(random_: random.Random) -> Iterator[Setup]:
                 (options, formats, random_.choice(SIZES), None),
                 (picked, random_.choice([None, "fp8"]), random_.choice(FEW_SIZES), draft),
             )
-            for chosen, kv_format, size, drafted in asked:
+            for chosen, kv_format, size, drafted in asked[: None if (number + at) % 3 == 0 else 1]:
                 try:
                     yield prepare(
                         model,
@@ -95,7 +95,7 @@ def test_the_formulas_of_every_preset_in_every_engine_are_its_bytes(run: Run) ->
             formulas = formulas_of(setup)
         except NotModelledError:  # they hold for one question alone
             continue
-        questions = [context_and_batch(random_) for _ in range(9)]
+        questions = [context_and_batch(random_) for _ in range(10)]
         one, several = map(as_page_has_it, (formulas.one, formulas.several))
         asked.append([one, several, inputs_of(formulas), [[str(each) for each in pair] for pair in questions]])
         known.append(
@@ -115,8 +115,8 @@ def test_the_formulas_of_every_preset_in_every_engine_are_its_bytes(run: Run) ->
 
 @pytest.fixture(scope="module")
 def data() -> dict[str, Any]:
-    """A small page: windows and experts in mxfp4, states, latents, and five kinds of memory."""
-    places = [load_device(name) for name in ("h100-80gb", "rtx-4090", "b200", "mi300x", "apple-m4-max-64gb")]
+    """A small page: windows and experts in mxfp4, states, latents, and three kinds of memory."""
+    places = [load_device(name) for name in ("h100-80gb", "b200", "apple-m4-max-64gb")]
     return page_data(["gpt-oss-20b", "qwen3.5-4b", "deepseek-v2-lite"], engine_names(), places)
 
 
@@ -184,7 +184,7 @@ def asked_of(question: dict[str, Any]) -> tuple[Setup, Memory]:
 
 
 def test_what_fits_on_a_page_fits_in_the_library(page: Run, data: dict[str, Any]) -> None:
-    asked = questions(data, random.Random(7), 2_500)  # noqa: S311
+    asked = questions(data, random.Random(7), 2_000)  # noqa: S311
     answered = page(
         f"""{json.dumps(asked)}.map((asked) => {{
             const utilization = asked.utilization && asked.utilization.map(BigInt);
@@ -253,7 +253,7 @@ def test_what_a_page_has_no_formulas_of_is_the_command_lines(page: Run, asked: d
 
 
 def test_every_device_has_a_platform_and_its_choices(data: dict[str, Any]) -> None:
-    whole = page_data(["smollm2-135m"], ["vllm", "llama.cpp"], devices())
+    whole = page_data(["smollm2-135m"], ["ideal", "mlx-lm"], devices())
     assert {device["platform"] for device in whole["devices"]} == {"cuda", "rocm", "metal", "gaudi", "tpu"}
     assert {len(engine["platforms"]) for engine in whole["engines"].values()} == {
         len({(each.platform, each.unified) for each in devices()})

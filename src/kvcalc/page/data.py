@@ -16,7 +16,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -55,7 +55,7 @@ def page_data(
     >>> list(data["models"]), len(data["shapes"])
     (['gemma-3-1b'], 2)
     """
-    offers = [Offer(name, devices) for name in engines]
+    offers = _offers(tuple(engines), tuple(devices))
     shapes, texts, lines, found = Places(), Places(), Places(), {}
     for name, (each, own) in zip(models, _each(models, engines, devices, workers), strict=True):
         said(name)
@@ -97,12 +97,17 @@ def _each(
 
 
 def _exported(
-    engines: Sequence[str], devices: Sequence[Device], reference: str, draft: str | None
+    engines: tuple[str, ...], devices: tuple[Device, ...], reference: str, draft: str | None
 ) -> tuple[dict[str, Any], list[Any]]:
     shapes = Places()
     tables = Tables(load(reference), None if draft is None else load(draft), shapes)
     names = known_names(reference) if reference in presets() else [reference]
-    return tables.exported(names, [Offer(name, devices) for name in engines]), shapes.listed()
+    return tables.exported(names, _offers(engines, devices)), shapes.listed()
+
+
+@cache
+def _offers(engines: tuple[str, ...], devices: tuple[Device, ...]) -> list[Offer]:
+    return [Offer(name, devices) for name in engines]
 
 
 def _leave_signals() -> None:

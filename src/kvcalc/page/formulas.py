@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -20,10 +19,6 @@ INPUTS = frozenset(
 )
 #: Questions at which a derivation must be the same text: the shortest context, and a long one that ends in a chunk.
 _ONE, _SEVERAL = ((1, 1), (2**31 + 11, 1)), ((1, 2), (2**31 + 11, 4096))
-#: A number that stands alone: neither a part of a symbol (``layers_1``) nor of another number.
-_NUMBER = re.compile(r"(?<![A-Za-z_0-9.])\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![A-Za-z_0-9.]*[A-Za-z_])")
-#: What stands for a number in a text without its numbers.
-HOLE = "\N{PILCROW SIGN}"
 
 
 @dataclass(frozen=True)
@@ -73,12 +68,3 @@ def is_input(quantity: Quantity) -> bool:
     (True, False)
     """
     return quantity.symbol in INPUTS and quantity.formula.isdecimal()
-
-
-def split(text: str) -> tuple[str, list[str]]:
-    """A text without its numbers, and those.
-
-    >>> split("24 * B * min(T, 1024) + layers_1")
-    ('¶ * B * min(T, ¶) + layers_1', ['24', '1024'])
-    """
-    return _NUMBER.sub(HOLE, text), _NUMBER.findall(text)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from itertools import product
 from typing import Any, Literal, get_args, get_origin
 
 from kvcalc.architecture import Architecture
@@ -70,13 +71,13 @@ class Row:
         """Whether it is an option of the engine, other than its version."""
         return bool(self.options.keys() - {"version"})
 
-    def formats(self, default: str) -> frozenset[str]:
-        """The formats of K and V that may be picked with it, where those are few."""
-        return frozenset({default} if self.is_option else {default, SECOND_FORMAT})
-
-    def has(self, size: int) -> bool:
-        """Whether a size may be picked with it."""
-        return self.is_whole or size in (OPTION_SIZES if self.is_option else FEW_SIZES)
+    def has(self, size: int, kv_format: str | None = None, default: str = "") -> bool:
+        """Whether a size may be picked with it, and a format of K and V: None and the default are the model's own."""
+        if self.is_whole:
+            return True
+        if self.is_option:
+            return size in OPTION_SIZES and kv_format in (None, default)
+        return size in FEW_SIZES and kv_format in (None, default, SECOND_FORMAT)
 
 
 class Offer:
@@ -85,6 +86,7 @@ class Offer:
     Attributes:
         rows: versions, the newest first, then options and drafts of the newest.
         choices: the options that it chooses by itself, on no device and on each of the page's.
+        made: the engine of a row, with a choice and its inputs.
     """
 
     def __init__(self, name: str, devices: Sequence[Device]) -> None:
@@ -99,6 +101,7 @@ class Offer:
         self.platforms = dict(sorted(classes.items()))
         versions = [{"version": group[0]} for group in self.cls.releases] or [{}]
         self.picks = tuple(_picks(self.cls))
+        self.made = cache(self._made)
         self.rows = (
             Row(versions[0], is_whole=True),
             *map(Row, versions[1:]),
@@ -106,8 +109,12 @@ class Offer:
             *(Row(draft=draft) for draft in (MTP, OTHER)),
         )
 
-    def made(self, row: int = 0, choice: int = 0, **inputs: int) -> Engine:
-        """The engine itself."""
+    @property
+    def cells(self) -> Iterator[tuple[int, int]]:
+        """Every row in every size, in the order of a table."""
+        return product(range(len(self.rows)), SIZES)
+
+    def _made(self, row: int = 0, choice: int = 0, **inputs: int) -> Engine:
         return make_engine(self.name, {**self.choices[choice], **self.rows[row].options, **inputs})
 
     @cached_property

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Hashable, Iterable
+from functools import lru_cache
 from itertools import groupby
 from typing import Any
 
 from kvcalc.derivation import Quantity
-from kvcalc.page.formulas import is_input, split
+from kvcalc.page.formulas import is_input
 
+#: A number that stands alone: neither a part of a symbol (``layers_1``) nor of another number.
+_NUMBER = re.compile(r"(?<![A-Za-z_0-9.])\d+(?:\.\d+)?(?:e[+-]?\d+)?(?![A-Za-z_0-9.]*[A-Za-z_])")
 #: The largest integer that JSON's readers keep exactly; larger ones are texts.
 _MOST_EXACT = 2**53 - 1
+#: What stands for a number in a text without its numbers.
+HOLE = "\N{PILCROW SIGN}"
 
 
 class Places:
@@ -43,15 +49,26 @@ def shape(quantities: Iterable[Quantity]) -> tuple[tuple[tuple[str, ...], ...], 
     >>> shape([Quantity("T", "context", "4096", 4096), Quantity("m", "slots", "min(T, 1024)", 1024)])
     ((('T', '', 'context', '', ''), ('m', 'min(T, ¶)', 'slots', '', '')), (1024,))
     """
-    lines, numbers = [], []
+    lines: list[tuple[str, ...]] = []
+    numbers: list[int | str] = []
     for each in quantities:
-        formula, in_formula = ("", []) if is_input(each) else split(each.formula)
+        formula, in_formula = ("", ()) if is_input(each) else split(each.formula)
         meaning, in_meaning = split(each.meaning)
         lines.append((each.symbol, formula, meaning, each.unit, each.source))
         numbers += in_formula + in_meaning
-    return tuple(lines), tuple(map(_number, numbers))
+    return tuple(lines), tuple(numbers)
+
+
+@lru_cache(2**14)
+def split(text: str) -> tuple[str, tuple[int | str, ...]]:
+    """A text without its numbers, and those as JSON has them.
+
+    >>> split("24 * B * min(T, 1024) + layers_1")
+    ('¶ * B * min(T, ¶) + layers_1', (24, 1024))
+    """
+    return _NUMBER.sub(HOLE, text), tuple(map(_number, _NUMBER.findall(text)))
 
 
 def _number(text: str) -> int | str:
-    """A number as JSON has it; one with leading zeros, a fraction or too many digits is a text."""
+    """One with leading zeros, a fraction or too many digits is a text."""
     return int(text) if text.isdecimal() and str(int(text)) == text and int(text) <= _MOST_EXACT else text

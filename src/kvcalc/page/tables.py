@@ -10,7 +10,7 @@ from typing import Any
 from kvcalc.architecture import Architecture
 from kvcalc.derivation import Quantity
 from kvcalc.device import Device
-from kvcalc.dtypes import DTYPES
+from kvcalc.dtypes import DTYPES, parse_kv_dtypes
 from kvcalc.engines.base import WorkingMemory
 from kvcalc.errors import KVCalcError, NotModelledError
 from kvcalc.fitting import Memory
@@ -19,7 +19,7 @@ from kvcalc.page.offers import OTHER, SIZES, Offer
 from kvcalc.page.packing import Places, runs, shape
 from kvcalc.report.strips import strip
 from kvcalc.serving import served_name
-from kvcalc.setup import MTP, Setup, prepare
+from kvcalc.setup import MTP, Setup
 
 #: A place in a list; below 0, the place of a reason in ``texts``; None where the page has nothing.
 Place = int | None
@@ -89,16 +89,10 @@ class Tables:
 
     def _caches(self, offer: Offer, choice: int) -> dict[str, list[Place]]:
         """Where the cache of each format is, for every row in every size."""
-        few = [each.formats(_default(offer, row, self.model)) for row, each in enumerate(offer.rows)]
 
         def places(kv_format: str) -> list[Place]:
-            return [
-                self._case(self._prepared(offer, row, choice, kv_format, size))
-                if each.has(size) and (each.is_whole or kv_format in few[row])
-                else None
-                for row, each in enumerate(offer.rows)
-                for size in SIZES
-            ]
+            asked = (self._asked(offer, row, choice, kv_format, size) for row, size in offer.cells)
+            return [None if setup is None else self._case(setup) for setup in asked]
 
         singles = [each for each in DTYPES if self._takes(offer, choice, each)]
         pairs = (f"{key}/{value}" for key, value in product(singles, singles) if offer.takes_pairs and key != value)
@@ -108,6 +102,11 @@ class Tables:
         """Whether the newest version takes a format in any size."""
         return any(isinstance(self._prepared(offer, 0, choice, kv_format, size), Setup) for size in SIZES)
 
+    def _asked(self, offer: Offer, row: int, choice: int, kv_format: str | None, size: int) -> Setup | str | None:
+        """A setup, or why the engine refuses it, or None where the page has not this row in this format and size."""
+        has = offer.rows[row].has(size, kv_format, _default(offer, row, self.model))
+        return self._prepared(offer, row, choice, kv_format, size) if has else None
+
     def _prepared(self, offer: Offer, row: int, choice: int, kv_format: str | None, size: int) -> Setup | str:
         """A setup, or why the engine refuses it; made once, for the cache and for the working memory."""
         key = (offer.name, row, choice, kv_format, size)
@@ -116,22 +115,18 @@ class Tables:
         return self.setups[key]
 
     def _made(self, offer: Offer, row: int, choice: int, kv_format: str | None, size: int) -> Setup | str:
-        draft: Architecture | str | None = offer.rows[row].draft or None
-        if draft == OTHER:
-            draft = self.draft
-            if draft is None:
-                return "this page has no draft for this model"
+        asked = offer.rows[row].draft
+        if asked == OTHER and self.draft is None:
+            return "this page has no draft for this model"
         try:
-            return prepare(
-                self.model,
-                engine=offer.name,
-                engine_options={**offer.choices[choice], **offer.rows[row].options},
-                kv_cache_dtype=kv_format,
-                tensor_parallel_size=size,
-                draft=draft,
-            )
+            engine = offer.made(row, choice)
+            formats = engine.default_kv_dtypes(self.model) if kv_format is None else parse_kv_dtypes(kv_format)
+            draft = self.model.mtp if asked == MTP else self.draft if asked else None
+            setup = Setup(self.model, engine, *formats, tensor_parallel_size=size, draft=draft)
+            _ = setup.plan  # refusals come here
         except KVCalcError as error:
             return _reason(error)
+        return setup
 
     def _case(self, setup: Setup | str) -> int:
         """Where a cache's formulas are."""
@@ -196,10 +191,10 @@ class Tables:
         working: dict[str, list[Place]] = {}
         for kv_format in kv_formats if by_kv_format else (None,):
             places = working[kv_format or ""] = []
-            for row, (size_at, size) in product(range(len(offer.rows)), enumerate(SIZES)):
-                setup = self._prepared(offer, row, 0, kv_format, size) if offer.rows[row].has(size) else None
-                as_newest = places[size_at * len(formats) : (size_at + 1) * len(formats)]
-                if setup is None:
+            for row, size in offer.cells:
+                setup = self._asked(offer, row, 0, kv_format, size)
+                as_newest = places[(at := SIZES.index(size) * len(formats)) : at + len(formats)]
+                if not isinstance(setup, Setup):  # what has no cache is not asked about the rest
                     places += [None] * len(formats)
                 elif as_newest and self._held(offer, setup, None) == as_newest[0]:
                     places += as_newest
