@@ -1,5 +1,7 @@
 """TensorRT-LLM's rule as its source states it, and against figures that one server printed."""
 
+from ctypes import c_float
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -144,6 +146,43 @@ def test_the_pool_is_the_smallest_and_never_falls(
     steps = plan.explain(context, batch)
     values = evaluate(steps)
     assert all(values[step.symbol] == step.value for step in steps) and steps[-1].value == cache.bytes
+
+
+@pytest.mark.parametrize(
+    "options", [{"version": "0.13.0"}, {"backend": "tensorrt"}, {"version": "0.9", "backend": None}]
+)
+def test_an_engine_that_is_built_rounds_the_blocks_of_a_free_memory_up(options: dict[str, Any]) -> None:
+    # 0.9 of 17.833 GiB are 262,956 tokens of 65,536 bytes: 8,217.4 blocks of 32
+    llama = kvcalc.load("llama-3.1-8b")
+    plan = plan_of(llama, dtype="fp8", free_gpu_memory_fraction=0.9, **options)
+    assert plan.report(1, 1, int(17.833 * GiB))["max_tokens"] == 8218 * 32
+    down = plan_of(llama, dtype="fp8", free_gpu_memory_fraction=0.9)
+    assert down.report(1, 1, int(17.833 * GiB))["max_tokens"] == 8217 * 32
+    # what is given is the pool itself where no fraction is: whole blocks of it
+    assert plan_of(llama, dtype="fp8", **options).report(1, 1, 100 * 65_536)["max_tokens"] == 96
+    for context in (1, 32, 33, 100_000):
+        budget = plan.required_kv_memory(context, 3)
+        assert plan.report(context, 3, budget)["fits"] and not plan.report(context, 3, budget - 1)["fits"]
+        steps = plan.explain(context, 3)
+        values = evaluate(steps)
+        assert values["required_bytes"] == budget and steps[-1].value == plan.kv_bytes(context, 3)
+    # 31 tokens of the last block come for nothing
+    assert plan.required_kv_memory(64, 1) == -(-33 * 65_536 // Fraction(c_float(0.9).value))
+
+
+def test_a_model_type_that_is_built_alone_rounds_up_whatever_the_version() -> None:
+    options = {"free_gpu_memory_fraction": 0.5}
+    built, other = (plan_of(model((_FULL, 1), model_type=name), **options) for name in ("gemma2", "llama"))
+    assert [plan.report(1, 1, 100 * 512 * 2)["max_tokens"] for plan in (built, other)] == [128, 96]
+
+
+def test_what_an_engine_that_is_built_has_not_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="builds no engine"):
+        pools_of("qwen3.5-27b", version="0.20")
+    with pytest.raises(NotModelledError, match="several windows"):
+        plan_of(model((_FULL, 2)), backend="tensorrt", max_attention_window="64,128")
+    with pytest.raises(InputError, match="no version"):
+        make_engine("tensorrt-llm", {"version": "new"})
 
 
 def test_a_sparse_attention_indexer_has_a_key_and_a_scale_a_token_in_the_layers_that_own_one() -> None:

@@ -585,6 +585,32 @@ def _free_before(blocks):
     return int((blocks * 2**23 / 0.8 + reserve) // 2**20)
 
 
+TRT_FREE = "Memory usage when calculating max tokens in paged kv cache: total: 79.1 GiB, available: {} GiB"
+TRT_BLOCKS = "[TensorRT-LLM][INFO] Number of blocks in KV cache primary pool: {}"
+
+
+def test_blocks_of_tensorrt_llm_are_those_of_the_free_memory_rounded_up():
+    # 0.9 of 39.995 to 40.005 GiB are 294,875 to 294,948 tokens of 131,072 bytes: 4,608 or 4,609 blocks of 64
+    given = Given(options={"tokens_per_block": 64})
+    for blocks, verdict in ((4608, "agrees"), (4609, "agrees"), (4607, "not checked"), (4610, "not checked")):
+        audit = judged(TRT_FREE.format("40.00"), TRT_BLOCKS.format(blocks), given=given)
+        assert [row.verdict for row in audit.rows] == [verdict]
+    stated = Given(options={"tokens_per_block": 64, "free_gpu_memory_fraction": 0.9})
+    assert judged(TRT_FREE.format("40.00"), TRT_BLOCKS.format(4607), given=stated).verdict == "disagrees"
+    with pytest.raises(InputError, match="tokens of a pool") as refusal:
+        judged(TRT_BLOCKS.format(4607))
+    assert "tokens_per_block" in refusal.value.hint
+    with pytest.raises(InputError, match="tokens of a pool"):
+        judged("[MemUsageChange] Allocated 1.00 GiB for max tokens in paged KV cache (0)")
+
+
+def test_the_bytes_of_a_token_that_tensorrt_llm_profiles_with_are_of_one_device():
+    line = "max tokens: 41.11 GiB, fraction is set 0.9, kv size per token is {}. device total memory 80 GiB"
+    half_a_head = Given(tensor_parallel_size=16)
+    assert judged(line.format(8192), given=half_a_head).verdict == "agrees"
+    assert judged(line.format(131_072)).verdict == "agrees" and judged(line.format(65_536)).verdict == "disagrees"
+
+
 def test_turbomind_prints_a_block_and_a_session():
     block = "[TM][INFO] [BlockManager] block_size = {} MB"
     count = "[TM][INFO] [BlockManager] max_block_count = 6000"
@@ -601,6 +627,10 @@ def test_turbomind_gives_its_cache_a_part_of_the_free_memory():
     session = "lmdeploy serve api_server meta-llama/Llama-3.1-8B-Instruct --session-len 8192"
     assert judged(session, budget.format("48000.00"), model=None).verdict == "agrees"
     assert judged(session, budget.format("48100.00"), model=None).verdict == "disagrees"
+    # where the arguments are not printed, the ratio is: to three places, and with another word in 0.18
+    rounded = "Object cache budget: {} MB from cacheable 60000.00 MB and ratio 0.876"
+    for size, verdict in (("52579.00", "agrees"), ("52540.00", "agrees"), ("52600.00", "disagrees")):
+        assert judged(rounded.format(size), given=Given(context=8192)).verdict == verdict
 
 
 def test_lmdeploy_keeps_a_state_slot_for_each_sequence_and_two_more():

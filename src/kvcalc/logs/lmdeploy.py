@@ -30,7 +30,7 @@ from kvcalc.units import MiB
 
 _BLOCK = re.compile(rf"\[BlockManager\] (?:block_size = {NUMBER} MB|max_block_count = {COUNT})")
 _TRUNCATED = re.compile(rf"`session_len` truncated to {COUNT}")
-_BUDGET = re.compile(rf"Object cache budget: {NUMBER} MB from free {NUMBER} MB")
+_BUDGET = re.compile(rf"Object cache budget: {NUMBER} MB from (?:free|cacheable) {NUMBER} MB and ratio {NUMBER}")
 _MEMORY = re.compile(rf"(minimal free gpu|estimated max runtime) memory: {COUNT} mb")
 _FLAGS = re.compile(
     r"(?<![\w.])(backend|tp|session_len|max_batch_size|max_batches|cache_max_entry_count|cache_block_seq_len|block_size"
@@ -47,8 +47,8 @@ _COMMAND = {
     "--quant-policy": "quant_policy",
     "--max-prefill-token-num": "max_prefill_token_num",
 }
-#: A budget and a free memory in hundredths of MiB, the one a part of the other.
-_TWO_ROUNDINGS = Decimal("0.01")
+#: A budget and a free memory in hundredths of MiB, the one a part of the other; the part itself is in thousandths.
+_TWO_ROUNDINGS, _RATIO_ROUNDING = Decimal("0.01"), Decimal("0.0005")
 _SERVE_MODEL = re.compile(r"lmdeploy serve api_server ['\"]?([^-\s'\"][^\s'\"]{0,300})")
 
 
@@ -61,6 +61,7 @@ def _turbomind(reader: LogReader, line: Line) -> None:
     start.put(line, "tokens", session_len=cut and cut[1])
     if budget:
         start.put(line, "MiB", budget=budget[1], free=budget[2])
+        start.put(line, ratio=budget[3])
 
 
 def _cache_config(reader: LogReader, line: Line) -> None:
@@ -145,9 +146,12 @@ def _compare(start: Start, question: Question, architecture: Architecture) -> It
         tokens = int(blocks.printed) * _block_tokens(question.options)
         yield checked("session", figures["session_len"], str(tokens))
     if "budget" in figures and free is not None:
-        budget = Decimal(free.printed) * Decimal(str(question.options.get("cache_max_entry_count", 0.8)))
-        printed = Decimal(figures["budget"].printed)
-        yield checked("budget", figures["budget"], f"{budget:.2f}", agrees=abs(budget - printed) <= _TWO_ROUNDINGS)
+        ratio, rounding = question.options.get("cache_max_entry_count"), _TWO_ROUNDINGS
+        if ratio is None:
+            ratio, rounding = figures["ratio"].printed, rounding + Decimal(free.printed) * _RATIO_ROUNDING
+        budget = Decimal(free.printed) * Decimal(str(ratio))
+        agrees = abs(budget - Decimal(figures["budget"].printed)) <= rounding
+        yield checked("budget", figures["budget"], f"{budget:.2f}", agrees=agrees)
     if "reserved" in figures:
         yield checked("reserve of a step", figures["reserved"], str(report["reserved_bytes"] // MiB))
     if "state_slots" in figures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ctypes import c_float
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -10,10 +11,11 @@ from pydantic import Field, field_validator
 from kvcalc.architecture import Architecture, Chunked, Compressed, Cross, Full, LayerKind, NoCache, Sliding
 from kvcalc.engines.base import Plan, Server, refuse_formats
 from kvcalc.engines.options import EngineOptions
-from kvcalc.engines.tensorrt_llm.models import check_model, layer_parts, owner_of, uses_pools
+from kvcalc.engines.releases import release
+from kvcalc.engines.tensorrt_llm.models import BUILT, check_model, layer_parts, owner_of, uses_pools
 from kvcalc.engines.tensorrt_llm.pools import Cycle, PoolsPlan, pools_of
 from kvcalc.engines.tensorrt_llm.shares import SharesPlan, WindowPool
-from kvcalc.errors import KVCalcError, UnsupportedError
+from kvcalc.errors import KVCalcError, NotModelledError, UnsupportedError
 from kvcalc.units import MAX_TOKENS, parse_counts
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ _DTYPES = frozenset({"bfloat16", "float16", "float32", "fp8_e4m3", "int8", "nvfp
 _MOST_WINDOWS = 1024
 #: Tokens of a block that DeepSeek V4's manager has (deepseek_v4/cache_manager.py at 015279e0fc9d); the first is taken.
 _V4_BLOCKS = (128, 256)
+#: The release from which on PyTorch runs a model where nobody says (trtllm-serve, --backend).
+_PYTORCH_SINCE = (1, 0, 0)
 
 
 class TensorRTLLM(EngineOptions):
@@ -39,12 +43,14 @@ class TensorRTLLM(EngineOptions):
         "bytes = number of windows x max over w of blocks(w) x tokens_per_block x bytes of a token in w's layers\n"
         "bytes of a token = layers x ceil(KV heads / tp) x 2 x head dim x element bytes (MLA: one latent, whole)\n"
         "a pool gives w: int(pool / number of windows / bytes of a token // tokens_per_block) blocks\n"
+        "an engine that is built rounds up: ceil(int(fraction x free / bytes of a token) / tokens_per_block)\n"
         "states, several head widths, compressed layers (V2): pools of buffers of one size, each rounded up to 2 MiB\n"
         "(to 32 MiB from 16 GiB on); states have a slot a sequence and one more"
     )
     weight_formats: ClassVar[tuple[str, ...]] = ("fp8", "int8_channel", "awq", "nvfp4")
     sources: ClassVar[tuple[str, ...]] = (
         "TensorRT-LLM 001541bad83b _torch/pyexecutor/resource_manager.py (KVCacheManager V1)",
+        "TensorRT-LLM 0.12 to 0.16 cpp/tensorrt_llm/batch_manager/kvCacheManager.cpp, calculateMaxNumBlocks (built)",
         "TensorRT-LLM _torch/pyexecutor/_util.py at 000439672005 (which manager), runtime/kv_cache_manager_v2 (V2)",
         "TensorRT-LLM _torch/attention_backend/sparse: dsa, deepseek_v4, minimax_m3; _torch/models/_arch_index.py",
     )
@@ -70,6 +76,11 @@ class TensorRTLLM(EngineOptions):
     )
     follows_cache_of: ClassVar[frozenset[str]] = frozenset({"modelopt"})
 
+    version: str = Field("1.4.0", description="release; before 1.0 models run in engines that are built")
+    backend: Literal["pytorch", "tensorrt"] | None = Field(
+        None,
+        description="what runs the model; tensorrt: an engine that is built, which rounds blocks up; none: by version",
+    )
     tokens_per_block: int = Field(
         32, ge=1, le=2**20, description="tokens of a block; where nobody names it 128 for DeepSeek V4"
     )
@@ -93,6 +104,12 @@ class TensorRTLLM(EngineOptions):
     cross_kv_cache_fraction: float | None = Field(
         None, gt=0, lt=1, description="part of the pool that an encoder's tokens have; encoder-decoders need it"
     )
+
+    @field_validator("version")
+    @classmethod
+    def _known_version(cls, version: str) -> str:
+        release(version)  # raises ValueError where the text is no version
+        return version
 
     @field_validator("max_attention_window", mode="before")
     @classmethod
@@ -118,6 +135,12 @@ class TensorRTLLM(EngineOptions):
         """``max_batch_size``, where it is given."""
         return self.max_batch_size
 
+    @property
+    def _builds(self) -> bool:
+        if self.backend is None:
+            return release(self.version) < _PYTORCH_SINCE
+        return self.backend == "tensorrt"
+
     def prepare(self, setup: Setup) -> Plan:
         """The windows or the pools of the layers, each with its bytes.
 
@@ -129,7 +152,15 @@ class TensorRTLLM(EngineOptions):
         notes = [*check_model(setup)]
         if any(isinstance(kind, Compressed) or getattr(kind, "indexer_dim", 0) for kind, _ in setup.served.caches):
             notes.append("tensorrt-llm's rule for index keys and compressed layers is read from its source and not run")
-        return self._pools(setup, notes) if uses_pools(setup.served) else self._shares(setup, notes)
+        if not uses_pools(setup.served):
+            return self._shares(setup, notes)
+        if self._builds:
+            raise UnsupportedError(
+                f"tensorrt-llm builds no engine of a model like {setup.architecture.name} "
+                "(kvCacheManager.cpp: K and V of one width in every layer)",
+                hint="leave backend out",
+            )
+        return self._pools(setup, notes)
 
     def _by_window(self, architecture: Architecture) -> dict[int | None, dict[LayerKind, int]]:
         """The layers with a cache of each window: that of the option, none, or with pools the layers' own."""
@@ -160,6 +191,15 @@ class TensorRTLLM(EngineOptions):
         for (window, tokens, members), share in zip(groups, shares, strict=True):
             layers = tuple((kind, count, _token_bytes(kind, setup)) for kind, count in members.items())
             windows.append(WindowPool(window, sum(count * each for _, count, each in layers), layers, share, tokens))
+        built = self._builds or architecture.model_type in BUILT
+        if built and len(windows) > 1:
+            raise NotModelledError(
+                "tensorrt-llm is not modelled for several windows in an engine that is built: its shares were not read",
+                hint="one max_attention_window, or a model that its PyTorch backend has",
+            )
+        fraction, rounded_up = self.free_gpu_memory_fraction, 0
+        if built and fraction is not None:  # C++ has a float of 32 bits, and rounds the blocks of a free memory up
+            fraction, rounded_up = c_float(fraction).value, self.tokens_per_block - 1
         if option is None and architecture.windows:
             notes.append("without max_attention_window every layer is allocated at full length")
         own = len(windows) - bool(cross)
@@ -168,7 +208,7 @@ class TensorRTLLM(EngineOptions):
             if own > 1
             else f"all {architecture.num_layers} layers {'full' if option is None else f'at window {option[0]}'}"
         )
-        return SharesPlan(tuple(windows), self.tokens_per_block, self.free_gpu_memory_fraction, why, tuple(notes))
+        return SharesPlan(tuple(windows), self.tokens_per_block, fraction, rounded_up, why, tuple(notes))
 
     def _encoder_share(self, architecture: Architecture) -> Fraction:
         if self.cross_kv_cache_fraction is None:

@@ -52,7 +52,8 @@ _PYTORCH = frozenset(
 _AUTODEPLOY = frozenset(
     {"deepseek_v2", "exaone", "glm4_moe_lite", "granite", "internlm3", "olmo3", "openelm", "smollm3"}
 )
-_BUILT = frozenset(
+#: Model types that engines which are built have alone; they round the blocks of a free memory up.
+BUILT = frozenset(
     {
         *("arctic", "baichuan", "bloom", "cohere", "dbrx", "deepseek", "falcon", "gemma", "gemma2", "gpt2"),
         *("gpt_bigcode", "gpt_neox", "gptj", "granitemoe", "grok-1", "internlm", "internlm2", "jais", "mpt", "opt"),
@@ -235,7 +236,7 @@ def check_model(setup: Setup) -> tuple[str, ...]:
         )
     if model in _AUTODEPLOY:
         return (f"tensorrt-llm runs model type {model} in its AutoDeploy backend, with the same blocks",)
-    if model in _BUILT:
+    if model in BUILT:
         return (f"tensorrt-llm runs model type {model} in engines that are built (up to 1.2), with the same blocks",)
     if model in _OWN_MANAGERS:
         raise NotModelledError(

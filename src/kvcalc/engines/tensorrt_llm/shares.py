@@ -65,11 +65,16 @@ class WindowPool:
 
 @dataclass(frozen=True, slots=True)
 class SharesPlan:
-    """The windows and the words; ``fraction`` is None where the budget is the pool itself."""
+    """The windows and the words.
+
+    ``fraction`` is None where the budget is the pool itself; ``rounded_up`` are tokens that a part of a block is
+    rounded up by: all of a block but one in an engine that is built, none elsewhere.
+    """
 
     windows: tuple[WindowPool, ...]
     tokens_per_block: int
     fraction: float | None
+    rounded_up: int
     why: str
     notes: tuple[str, ...]
 
@@ -82,7 +87,8 @@ class SharesPlan:
         """Blocks of each window for a memory; the divisions are float divisions, as in the engine."""
         if len(self.windows) == 1:
             max_tokens = (memory if fraction is None else fraction * memory) / self.windows[0].token_bytes
-            return (int(max_tokens // self.tokens_per_block),)
+            rounded_up = 0 if fraction is None else self.rounded_up
+            return ((int(max_tokens) + rounded_up) // self.tokens_per_block,)
         pool = memory if fraction is None else int(memory * fraction)
         size = self.tokens_per_block
         return tuple([int((pool * float(each.share) / each.token_bytes) // size) for each in self.windows])
@@ -126,7 +132,7 @@ class SharesPlan:
         if self.fraction is None:
             return pool
         fraction, needed = self.fraction, self._needed(context, batch_size)
-        guess = -(-pool // Fraction(fraction))
+        guess = -(-(pool - self.rounded_up * self.windows[0].token_bytes) // Fraction(fraction))
         return smallest_reaching(guess, lambda memory: self._reaches(memory, fraction, needed))
 
     def report(self, context: int, batch_size: int, kv_memory: int) -> dict[str, Any]:
@@ -171,7 +177,8 @@ class SharesPlan:
         pool = self._search("exact_bytes", None)
         if self.fraction is not None:
             work.let("pool_bytes", "the pool", pool, "bytes", _SOURCE)
-            free = self._search(f"int(pool_bytes / {self.fraction!r})", self.fraction)
+            least = f"pool_bytes - {self.rounded_up} * token_1" if self.rounded_up else "pool_bytes"
+            free = self._search(f"int(({least}) / {self.fraction!r})", self.fraction)
             work.let("required_bytes", "free memory that it is cut from", free, "bytes", _SOURCE)
             pool = "pool_bytes"
         work.let("kv_bytes", meaning, pool, "bytes", _SOURCE)
@@ -196,5 +203,8 @@ class SharesPlan:
         enough = []
         for number, each in enumerate(self.windows, start=1):
             part = memory if len(self.windows) == 1 else f"{memory} * {float(each.share)!r}"
-            enough.append(f"int({part} / token_{number} // P) >= blocks_{number}")
+            blocks = f"int({part} / token_{number} // P)"
+            if self.rounded_up and fraction is not None:
+                blocks = f"(int({part} / token_{number}) + {self.rounded_up}) // P"
+            enough.append(f"{blocks} >= blocks_{number}")
         return f"smallest_reaching({guess}, lambda memory: {' and '.join(enough)})"
