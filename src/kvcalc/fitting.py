@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from numbers import Real
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Unpack
@@ -23,7 +24,7 @@ from kvcalc.engines.base import WorkingMemory
 from kvcalc.errors import InputError, NotModelledError, RefusalError, quote
 from kvcalc.setup import Setup, SetupOptions, prepare_on, spelled_out
 from kvcalc.sources.devices import find_device
-from kvcalc.units import MAX_BYTES, MAX_TOKENS, check_count, decimal_text, format_bytes, largest
+from kvcalc.units import MAX_BYTES, MAX_TOKENS, check_count, decimal_text, exact_bytes, format_bytes, largest
 
 if TYPE_CHECKING:
     from kvcalc.report.shapes import CapacityRecord, PoolRecord
@@ -120,6 +121,13 @@ class Memory:
         if self.kv_memory is not None:
             check_count(self.kv_memory, "kv_memory", least=0, most=MAX_BYTES)
         check_count(self.reserve, "reserve", least=0, most=MAX_BYTES)
+
+    @property
+    def label(self) -> str:
+        """The device, or its size, or that of the cache, in a word."""
+        if self.device is None:
+            return f"a KV cache of {exact_bytes(self.kv_memory or 0)}"
+        return self.device.name or exact_bytes(self.device.memory_bytes)
 
     def pool(self, setup: Setup, context: int, batch_size: int) -> Pool:
         """What weights and working memory leave of one device for the KV cache at a workload, by term."""
@@ -347,14 +355,14 @@ def capacity(
     utilization = None if gpu_memory_utilization is None else parse_utilization(gpu_memory_utilization)
     place = find_device(device, device_memory)
     memory = Memory(kv_memory, place, utilization, reserve)
-    setup = prepare_on(None if device is None else place, architecture, **options)
+    setup = prepare_on(place, architecture, **options)
     answer = capacity_of(setup, memory, context, batch_size)
     if answer.refusal is not None:
         raise answer.refusal
     return answer
 
 
-@spelled_out
+@partial(spelled_out, engine="vllm")
 def working_memory(
     architecture: Architecture | str | PathLike[str],
     *,
@@ -370,7 +378,7 @@ def working_memory(
         context: tokens of one sequence; None is the model's own.
         batch_size: sequences.
 
-    The other arguments are those of :func:`kvcalc.footprint`.
+    The other arguments are those of :func:`kvcalc.footprint`; ``engine`` is vLLM where it is left out.
 
     Raises:
         NotModelledError: no formula holds for this engine, model or device, with the reason.

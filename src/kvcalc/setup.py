@@ -230,11 +230,12 @@ _ARGUMENTS = [
 ]
 
 
-def spelled_out(function: _Function) -> _Function:
+def spelled_out(function: _Function, engine: str = "ideal") -> _Function:
     """A function with the arguments of a setup one by one in its signature, as help() and editors show it."""
     own = signature(function)
     stated = [each for each in own.parameters.values() if each.kind is not Parameter.VAR_KEYWORD]
-    vars(function)["__signature__"] = own.replace(parameters=[*stated, *_ARGUMENTS])
+    first, *others = _ARGUMENTS
+    vars(function)["__signature__"] = own.replace(parameters=[*stated, first.replace(default=engine), *others])
     return function
 
 
@@ -283,9 +284,9 @@ def prepare_on(
 
 
 def options_on(engine: str, options: Mapping[str, Any] | None, device: Device | None) -> dict[str, Any]:
-    """The options that were given, and those that the engine itself chooses on a device where they were not."""
+    """The options that were given, and for the others what the engine itself chooses on a device that has a name."""
     given = plain_options(options)
-    if device is None:
+    if device is None or not device.name:
         return given
     return {**engine_class(engine).device_options(device.memory_bytes, device.name), **given}
 

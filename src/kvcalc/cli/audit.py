@@ -54,6 +54,7 @@ def audit(
     from kvcalc.cli import audit_tables
     from kvcalc.logs.base import LONGEST_LINE, Given
     from kvcalc.logs.verdict import audit as audit_log
+    from kvcalc.sources.devices import find_device
 
     target = question.target(format, output)
     wanted = None if start in ("last", "all") else parse_count(start, "--start")
@@ -77,7 +78,7 @@ def audit(
             reference=model or "",
             given=given,
             options=dict(question.parse_engines(engines, engine_option)) if engine_option and engines else None,
-            device=question.place(None, device),
+            device=find_device(device, None),
         )
     except InputError as error:
         raise error.at(log) from None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from kvcalc.cli import options, pictures, question
 from kvcalc.report.cells import UNIT_TABLES
 from kvcalc.report.document import Column, Document, Section, Units
-from kvcalc.units import exact_bytes, format_bytes
+from kvcalc.units import format_bytes
 
 if TYPE_CHECKING:
     from kvcalc.fitting import Memory
@@ -36,22 +36,21 @@ def compare(
     device: options.Device = None,
     shown: options.Shown,
 ) -> int:
-    from kvcalc.fitting import Memory
     from kvcalc.footprints import footprint_of
 
     target = question.target(shown.format, shown.output, shown.plot)
-    place = question.place(memory, device)
-    asked = question.setups(models, served, engine, tensor_parallel_size, question.named(place))
+    room = question.room(memory, device)
+    where = None if room is None else room.device
+    asked = question.setups(models, served, engine, tensor_parallel_size, where)
     (tokens,) = question.resolved([context], asked)
     footprints = [footprint_of(setup, tokens, batch) for setup in asked for batch in batch_size]
     labels = _labels(asked, batch_size)
     one_model = len({setup.reference for setup in asked}) == 1
     title = f"Weights and KV cache of {question.titled(asked[0])}" if one_model else "Weights and KV cache side by side"
-    room = None if place is None else Memory(device=place)
     fixed = question.assumptions(asked, tokens, batch_size[0] if len(batch_size) == 1 else None)
     document = Document(
         title=title,
-        assumptions=(*fixed, *([] if place is None else [f"on {place.name or exact_bytes(place.memory_bytes)}"])),
+        assumptions=(*fixed, *([] if room is None else [f"on {room.label}"])),
         sections=(_section(labels, footprints, room, shown.units),),
         records=[made.to_dict() for made in footprints],
         schema="compare",

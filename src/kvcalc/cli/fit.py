@@ -102,7 +102,7 @@ def fit(
     loaded, drafted = question.load_with_hints(model), question.read_draft(served.draft)
 
     def made(name: str, where: Device | None, size: int) -> Setup:
-        return question.setups([loaded], served, name, size, question.named(where), drafted)[0]
+        return question.setups([loaded], served, name, size, where, drafted)[0]
 
     def memory_of(each: Device) -> Memory:
         return Memory(None, each, gpu_memory_utilization, reserve)

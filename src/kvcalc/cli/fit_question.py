@@ -13,8 +13,7 @@ from kvcalc.cli import question
 from kvcalc.deciding import Choice, Place, Workload
 from kvcalc.errors import InputError
 from kvcalc.fitting import Memory, parse_utilization
-from kvcalc.sources.devices import find_device, load_device, parse_devices
-from kvcalc.units import exact_bytes
+from kvcalc.sources.devices import parse_devices
 
 
 def stated(model: Architecture, context: int) -> int:
@@ -35,14 +34,13 @@ def place(
     if named > 1:
         raise InputError("one memory is enough", hint="one of --memory, --device, --devices 2xNAME, --kv-memory")
     if kv_memory is not None:
-        return Place(Memory(kv_memory, None, utilization, reserve), f"a KV cache of {exact_bytes(kv_memory)}")
-    if memory is not None:
-        return Place(Memory(None, find_device(None, memory), utilization, reserve), exact_bytes(memory))
-    if not named:
-        return None
-    count, found = (None, load_device(device)) if device is not None else parse_devices(devices or "")
-    label = found.name if count is None else f"{count} x {found.name}"
-    return Place(Memory(None, found, utilization, reserve), label, count)
+        pool = Memory(kv_memory, None, utilization, reserve)
+        return Place(pool, pool.label)
+    if devices is not None:
+        count, found = parse_devices(devices)
+        return Place(Memory(None, found, utilization, reserve), f"{count} x {found.name}", count)
+    room = question.room(memory, device, utilization, reserve) if named else None
+    return None if room is None else Place(room, room.label)
 
 
 def calibrated(choice: Choice, log: str) -> tuple[Choice, list[str]]:
@@ -66,7 +64,7 @@ def neighbours(beside: Sequence[str], choice: Choice, workload: Workload) -> lis
     found = []
     for text in beside:
         reference, equals, part = text.rpartition("=")
-        (setup,) = question.setups([reference if equals else text], engine=name, device=question.named(device))
+        (setup,) = question.setups([reference if equals else text], engine=name, device=device)
         context = workload.context or setup.architecture.max_context or workload.compared_at
         assert device is not None
         found.append(neighbour(setup, device, context, parse_utilization(part) if equals else None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,6 +21,7 @@ from kvcalc.units import counted
 if TYPE_CHECKING:
     from kvcalc.architecture import Architecture
     from kvcalc.device import Device
+    from kvcalc.fitting import Memory
     from kvcalc.footprints import Footprint
     from kvcalc.setup import Setup
 
@@ -124,20 +126,20 @@ def read_draft(draft: str | None) -> Architecture | Literal["mtp"] | None:
     return None if draft is None else "mtp" if draft == "mtp" else load_with_hints(draft)
 
 
-def place(memory: int | None, device: str | None) -> Device | None:
-    """The device of that name, or one of that size without a name; nothing where neither is given."""
+def room(
+    memory: int | None, device: str | None, utilization: Fraction | None = None, reserve: int = 0
+) -> Memory | None:
+    """The memory of the device of that name, or one of that size without a name; nothing where neither is given."""
     if memory is not None and device is not None:
         raise InputError("one memory is enough", hint="--memory or --device, not both")
     if memory is None and device is None:
+        if reserve or utilization is not None:
+            raise InputError("a reserve or a utilization needs a memory", hint="add --memory 24GiB or --device NAME")
         return None
-    from kvcalc.sources.devices import find_device  # a device is asked for: its file, and what checks it
+    from kvcalc.fitting import Memory  # a device is asked for: its file, and what checks it
+    from kvcalc.sources.devices import find_device
 
-    return find_device(device, memory)
-
-
-def named(device: Device | None) -> Device | None:
-    """A device that has a name: an engine chooses its options by those, not by a size alone."""
-    return device if device is not None and device.name else None
+    return Memory(None, find_device(device, memory), utilization, reserve)
 
 
 def load_with_hints(reference: str) -> Architecture:

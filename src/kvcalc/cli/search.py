@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from itertools import starmap
 from typing import Annotated
 
 import typer
@@ -13,7 +12,7 @@ from kvcalc.cli import options, question
 from kvcalc.errors import InputError, UnsupportedError, quote
 from kvcalc.layout import Layout, parse_layout
 from kvcalc.report.document import Document
-from kvcalc.units import exact_bytes, parse_count, parse_counts
+from kvcalc.units import parse_count, parse_counts
 
 EXAMPLES = (
     "kvcalc search gemma-2-2b --ratios 1:1,3:1,5:1,7:1 --windows 512,1024,2048,4096 -c 32k --memory 8GiB --pareto\n"
@@ -73,21 +72,15 @@ def search(
     from kvcalc import search as grid_search
     from kvcalc.cli import search_tables
     from kvcalc.cli.progress import Progress, interruptible
-    from kvcalc.fitting import Memory
-    from kvcalc.footprints import footprint_of
-    from kvcalc.report.strips import strip
     from kvcalc.setup import options_on
 
     target = question.target(shown.format, shown.output, shown.plot)
     if every and target.for_people:
         raise InputError("--all streams rows for programs", hint="add --format csv or --format json")
-    place = question.place(memory, device)
-    if place is None and (reserve or gpu_memory_utilization is not None):
-        raise InputError("a reserve or a utilization needs a memory", hint="add --memory 24GiB or --device NAME")
-    room = None if place is None else Memory(None, place, gpu_memory_utilization, reserve)
-    label = "" if place is None else place.name or exact_bytes(place.memory_bytes)
+    room = question.room(memory, device, gpu_memory_utilization, reserve)
+    where = None if room is None else room.device
     chosen = question.parse_engines(engine, served.engine_option or ())
-    engines = [(name, options_on(name, options, question.named(place))) for name, options in chosen]
+    engines = [(name, options_on(name, options, where)) for name, options in chosen]
     architecture = question.load_with_hints(model)
     contexts = question.resolved(context, question.setups([architecture]))
     formats = served.kv_cache_dtype or (None,), served.weights_dtype or (None,)
@@ -105,7 +98,7 @@ def search(
         draft=question.read_draft(served.draft),
     )
     shared = search_tables.flags(batch_size, tensor_parallel_size, served)
-    asked = search_tables.Asked(architecture.name, grid, batch_size, room, label, shared)
+    asked = search_tables.Asked(model, architecture.name, grid, batch_size, room, shared)
     with interruptible() as stopped:
         watch = Progress(grid.size, "candidates", stopped)
         if every:
@@ -117,38 +110,8 @@ def search(
         watch.close()
     if found.refused and not found.walked:
         raise UnsupportedError(found.reason, hint="every candidate was refused for such a reason")
-    front = {candidate.number for candidate in found.front}
-    others = [candidate for candidate in found.best if candidate.number not in front]
-    rows = found.front if pareto else sorted([*others, *found.front])
-    models = {each.configuration.reference: each.configuration.setup.architecture for each in rows}
-    document = Document(
-        title=search_tables.title(model, label, grid.size, found),
-        assumptions=asked.assumptions(),
-        sections=tuple(search_tables.sections(rows, front, grid, pareto)),
-        records=(asked.record(each.configuration, each.context, each.number in front) for each in rows),
-        schema="search",
-        extra={
-            "search": {
-                "candidates": grid.size,
-                "walked": found.walked,
-                "fitting": found.fitting,
-                "refused": found.refused,
-                "interrupted": found.interrupted,
-            }
-        },
-        derivations=question.derivations(
-            (footprint_of(each.configuration.setup, each.context, batch_size) for each in rows),
-            (f"{each.configuration.reference} at {each.context:,} tokens" for each in rows),
-        )
-        if shown.explain
-        else (),
-        notes=tuple(search_tables.notes(asked, found, rows)),
-        units=shown.units,
-        charts=(search_tables.chart(asked, rows, front),) if rows else (),
-        live=search_tables.page_live(rows, batch_size, grid) if target.format_name == "html" and rows else None,
-        strips=tuple(starmap(strip, models.items()))[: search_tables.MOST_ON_A_PAGE],
-    )
-    target.write(document)
+    html = target.format_name == "html"
+    target.write(search_tables.document(asked, found, shown, pareto=pareto, html=html))
     if found.interrupted:
         return 130
     return 1 if room is not None and not found.fitting else 0

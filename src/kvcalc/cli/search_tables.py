@@ -5,14 +5,16 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import starmap
 from typing import TYPE_CHECKING
 
-from kvcalc.cli import pictures
-from kvcalc.cli.options import Several
+from kvcalc.cli import pictures, question
+from kvcalc.cli.options import Several, Shown
 from kvcalc.errors import InputError
 from kvcalc.fitting import Memory, fits
 from kvcalc.footprints import footprint_of
-from kvcalc.report.document import Chart, Column, Live, Section, Series
+from kvcalc.report.document import Chart, Column, Derivation, Document, Live, Section, Series
+from kvcalc.report.strips import strip
 from kvcalc.search import Candidate, Configuration, Found, Grid, Walk
 from kvcalc.sources.resolve import split_variant
 from kvcalc.units import counted
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from kvcalc.report.shapes import FoundRecord
 
 #: Configurations that a page's sliders and layer strips show.
-MOST_ON_A_PAGE = 20
+_MOST_ON_A_PAGE = 20
 
 
 @dataclass(frozen=True)
@@ -29,19 +31,18 @@ class Asked:
     """What holds for every candidate of a search.
 
     Attributes:
-        model: its name.
+        reference, model: the model as typed, and its name.
         grid: what is varied.
         batch_size: sequences.
         memory: the memory of one device, or None where none was named.
-        label: that memory in a word.
         flags: what every row's command has in common.
     """
 
+    reference: str
     model: str
     grid: Grid
     batch_size: int
     memory: Memory | None
-    label: str
     flags: Sequence[str]
 
     def command(self, configuration: Configuration, context: int) -> str:
@@ -85,7 +86,35 @@ class Asked:
         return tuple(stated)
 
 
-def sections(shown: Sequence[Candidate], front: set[int], grid: Grid, pareto: bool) -> Iterator[Section]:
+def document(asked: Asked, found: Found, shown: Shown, *, pareto: bool, html: bool) -> Document:
+    """The candidates with the least memory and those on a front, or those on a front alone."""
+    grid, front = asked.grid, {each.number for each in found.front}
+    others = [each for each in found.best if each.number not in front]
+    rows = found.front if pareto else sorted([*others, *found.front])
+    models = {each.configuration.reference: each.configuration.setup.architecture for each in rows}
+    walked = {name: getattr(found, name) for name in ("walked", "fitting", "refused", "interrupted")}
+    steps: tuple[Derivation, ...] = ()
+    if shown.explain:
+        footprints = (footprint_of(each.configuration.setup, each.context, asked.batch_size) for each in rows)
+        named = (f"{each.configuration.reference} at {each.context:,} tokens" for each in rows)
+        steps = question.derivations(footprints, named)
+    return Document(
+        title=_title(asked, found),
+        assumptions=asked.assumptions(),
+        sections=tuple(_sections(rows, front, grid, pareto)),
+        records=(asked.record(each.configuration, each.context, each.number in front) for each in rows),
+        schema="search",
+        extra={"search": {"candidates": grid.size, **walked}},
+        derivations=steps,
+        notes=tuple(_notes(asked, found, rows)),
+        units=shown.units,
+        charts=(_chart(asked, rows, front),) if rows else (),
+        live=_live(rows, asked.batch_size, grid) if html and rows else None,
+        strips=tuple(starmap(strip, models.items()))[:_MOST_ON_A_PAGE],
+    )
+
+
+def _sections(shown: Sequence[Candidate], front: set[int], grid: Grid, pareto: bool) -> Iterator[Section]:
     several: list[Column] = []
     if len(grid.engines) > 1:
         several.append(Column("engine", lambda each: _engine(each.configuration, grid)))
@@ -121,7 +150,7 @@ def sections(shown: Sequence[Candidate], front: set[int], grid: Grid, pareto: bo
         yield Section((*common, *evidence), rows, title)
 
 
-def chart(asked: Asked, shown: Sequence[Candidate], front: set[int]) -> Chart:
+def _chart(asked: Asked, shown: Sequence[Candidate], front: set[int]) -> Chart:
     """Memory over local layers, a group of points a context, and the steps of each front."""
     series = []
     for context in dict.fromkeys(each.context for each in shown):
@@ -135,14 +164,14 @@ def chart(asked: Asked, shown: Sequence[Candidate], front: set[int]) -> Chart:
                 names = tuple(_short_name(each.configuration, asked.grid) for each in points if points is best)
                 series.append(Series(label, memory, local, joined=points is best, names=names))
     layers = shown[0].configuration.attention_layers
-    device = None if asked.memory is None else asked.memory.device
+    device = asked.memory and asked.memory.device
     return Chart(
         "points",
         f"{asked.model}: memory over local layers",
         tuple(series),
         x_title=f"local layers (of {layers} attention layers)",
         y_title="weights and KV cache",
-        limit=None if device is None else (device.memory_bytes, asked.label),
+        limit=(device.memory_bytes, asked.memory.label) if asked.memory and device else None,
     )
 
 
@@ -166,14 +195,14 @@ def _engine(configuration: Configuration, grid: Grid) -> str:
     return f"{engine.name} {engine.followed_version}" if several else engine.name
 
 
-def page_live(shown: Sequence[Candidate], batch_size: int, grid: Grid) -> Live:
+def _live(shown: Sequence[Candidate], batch_size: int, grid: Grid) -> Live:
     """The boxes of a page: the first distinct configurations."""
-    distinct = list({id(each.configuration): each.configuration for each in shown}.values())[:MOST_ON_A_PAGE]
+    distinct = list({id(each.configuration): each.configuration for each in shown}.values())[:_MOST_ON_A_PAGE]
     labels = [_short_name(each, grid) for each in distinct]
     return pictures.live(labels, [each.setup for each in distinct], shown[0].context, batch_size)
 
 
-def notes(asked: Asked, found: Found, shown: Sequence[Candidate]) -> Iterator[str]:
+def _notes(asked: Asked, found: Found, shown: Sequence[Candidate]) -> Iterator[str]:
     """How much was looked at, what was left out, and what the report measured of it."""
     grid = asked.grid
     if not found.fitting:
@@ -204,12 +233,13 @@ def stream(walk: Walk, asked: Asked, go_on: Callable[[int], bool]) -> Iterator[F
             yield asked.record(configuration, context, None)
 
 
-def title(model: str, label: str, size: int, found: Found) -> str:
+def _title(asked: Asked, found: Found) -> str:
     """How many candidates fit, or there are; of an interrupted walk, those it came to."""
-    walked = f"{counted(found.walked, 'candidate')} for {model}"
-    fit = "fits" if found.fitting == 1 else "fit"
-    said = f"{found.fitting:,} of {walked} {fit} {label}" if label else walked
-    return f"{said}: interrupted after {found.walked:,} of {size:,}, the best so far" if found.interrupted else said
+    said = f"{counted(found.walked, 'candidate')} for {asked.reference}"
+    if asked.memory is not None:
+        said = f"{found.fitting:,} of {said} {'fits' if found.fitting == 1 else 'fit'} {asked.memory.label}"
+    stopped = f": interrupted after {found.walked:,} of {asked.grid.size:,}, the best so far"
+    return said + (stopped if found.interrupted else "")
 
 
 def base(model: str, grid: Grid) -> str:

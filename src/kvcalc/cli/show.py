@@ -33,15 +33,15 @@ def show(
     device: options.Device = None,
     shown: options.Shown,
 ) -> int:
-    from kvcalc.fitting import Memory
     from kvcalc.footprints import footprint_of
 
     target = question.target(shown.format, shown.output, shown.plot)
-    place = question.place(memory, device)
-    (setup,) = asked = question.setups([model], served, engine, tensor_parallel_size, question.named(place))
+    room = question.room(memory, device)
+    where = None if room is None else room.device
+    (setup,) = asked = question.setups([model], served, engine, tensor_parallel_size, where)
     (tokens,) = question.resolved([context], asked)
     footprint = footprint_of(setup, tokens, batch_size)
-    pool = None if place is None else Memory(device=place).pool(setup, tokens, batch_size)
+    pool = None if room is None else room.pool(setup, tokens, batch_size)
     steps = question.derivation(footprint, "KV cache, step by step"), question.weights_derivation(setup)
     document = Document(
         title=_verdict(footprint, shown.units),
