@@ -99,6 +99,11 @@ def test_show_on_a_device_has_the_rows_of_fit_and_says_what_is_left_out(kvcalc):
         assert row.split()[-1] in fitted
     left = next(line for line in shown.splitlines() if line.startswith("left of 72.85 GiB of the device"))
     assert left.split()[-1] in fitted
+    part = (*asked, "--reserve", "2GiB", "--gpu-memory-utilization", "80%")
+    shown, fitted = (kvcalc(command, "llama-3.1-8b", *part).out for command in ("show", "fit"))
+    assert "2,147,483,648" in next(line for line in shown.splitlines() if line.startswith("reserve"))
+    left = next(line for line in shown.splitlines() if line.startswith("left of 63.35 GiB of the device"))
+    assert left.split()[-1] in fitted
     unified = kvcalc("show", "llama-3.1-8b", "-c", "32k", "--device", "dgx-spark", "-e", "vllm").out
     assert "is not modelled: leave a tenth of the device free" in unified
     assert "activations" not in unified

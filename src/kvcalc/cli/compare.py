@@ -32,15 +32,14 @@ def compare(
     tensor_parallel_size: options.TensorParallelSizes = (1,),
     engine: options.EngineNames = ("ideal",),
     served: options.Several,
-    memory: options.Memory = None,
-    device: options.Device = None,
+    room: options.Room,
     shown: options.Shown,
 ) -> int:
     from kvcalc.footprints import footprint_of
 
     target = question.target(shown.format, shown.output, shown.plot)
-    room = question.room(memory, device)
-    where = None if room is None else room.device
+    memory = question.memory_of(room)
+    where = None if memory is None else memory.device
     asked = question.setups(models, served, engine, tensor_parallel_size, where)
     (tokens,) = question.resolved([context], asked)
     footprints = [footprint_of(setup, tokens, batch) for setup in asked for batch in batch_size]
@@ -50,8 +49,8 @@ def compare(
     fixed = question.assumptions(asked, tokens, batch_size[0] if len(batch_size) == 1 else None)
     document = Document(
         title=title,
-        assumptions=(*fixed, *([] if room is None else [f"on {room.label}"])),
-        sections=(_section(labels, footprints, room, shown.units),),
+        assumptions=(*fixed, *([] if memory is None else [f"on {memory.label}"])),
+        sections=(_section(labels, footprints, memory, shown.units),),
         records=[made.to_dict() for made in footprints],
         schema="compare",
         notes=tuple(dict.fromkeys(note for made in footprints for note in made.notes)),

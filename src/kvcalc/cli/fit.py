@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kvcalc.cli import complete, options, pictures, question
-from kvcalc.report.document import Document
+from kvcalc.cli import complete, options, question
 from kvcalc.units import parse_count
 
 if TYPE_CHECKING:
     from kvcalc.device import Device
-    from kvcalc.fitting import Memory
     from kvcalc.setup import Setup
 
 EXAMPLES = (
@@ -69,18 +67,15 @@ def fit(
     model: options.Model,
     context: options.OptionalContext = None,
     batch_size: options.OptionalBatchSize = None,
-    memory: options.Memory = None,
-    device: options.Device = None,
     devices: options.Devices = None,
     kv_memory: options.KVMemory = None,
-    reserve: options.Reserve = 0,
-    gpu_memory_utilization: options.GpuMemoryUtilization = None,
     sequences: Wanted = None,
     average_context: AverageContext = None,
     shared_prefix: SharedPrefix = 0,
     beside: Beside = None,
     calibrate: Calibrate = None,
     *,
+    room: options.Room,
     tensor_parallel_size: options.OptionalTensorParallelSize = None,
     engine: OptionalEngineName = None,
     served: options.One,
@@ -92,9 +87,7 @@ def fit(
 ) -> int:
     from kvcalc.beside import left_by
     from kvcalc.cli import fit_question, fit_tables, fit_words
-    from kvcalc.deciding import Workload, choose, closing, decide
-    from kvcalc.fitting import Memory, frontier
-    from kvcalc.footprints import footprint_of
+    from kvcalc.deciding import Workload, choose, decide
     from kvcalc.sources.resolve import split_variant
 
     target = question.target(shown.format, shown.output, shown.plot)
@@ -103,9 +96,6 @@ def fit(
 
     def made(name: str, where: Device | None, size: int) -> Setup:
         return question.setups([loaded], served, name, size, where, drafted)[0]
-
-    def memory_of(each: Device) -> Memory:
-        return Memory(None, each, gpu_memory_utilization, reserve)
 
     workload = Workload(
         None if context is None else fit_question.stated(loaded, context),
@@ -117,11 +107,11 @@ def fit(
     )
     choice = choose(
         workload,
-        fit_question.place(memory, device, devices, kv_memory, reserve, gpu_memory_utilization),
+        fit_question.place(room, devices, kv_memory),
         made,
         engine=engine,
         tensor_parallel_size=tensor_parallel_size,
-        memory_of=memory_of,
+        memory_of=lambda device: fit_question.on(device, room),
     )
     choice, said = (choice, []) if calibrate is None else fit_question.calibrated(choice, calibrate)
     neighbours = fit_question.neighbours(beside or (), choice, workload)
@@ -129,28 +119,9 @@ def fit(
         rest = left_by(neighbours, choice.place.memory, choice.setup)
         choice = replace(choice, place=replace(choice.place, memory=rest))
     decision = decide(choice, workload, tensor_parallel_size=tensor_parallel_size, neighbours=neighbours)
-    line = fit_words.starting_line(decision)
     if server:
-        typer.echo(line or "")
+        typer.echo(fit_words.starting_line(decision) or "")
         return 0 if decision.fits else 1
-    closes = [] if decision.fits else closing(decision, split_variant(model)[0])
-    shows_all = show_frontier or not target.for_people
-    points = frontier(decision.setup, decision.place.memory) if shows_all else ([], [])
-    answer = decision.capacity
-    made_there = footprint_of(decision.setup, answer.reported_context, answer.batch_size)
-    sections = fit_tables.sections(decision, closes, points if show_frontier else None)
-    verdict, where = fit_words.verdict(decision), f"{question.titled(decision.setup)} in {decision.place.label}"
-    document = Document(
-        title=verdict,
-        assumptions=(where, *question.assumptions([decision.setup], None, None)),
-        sections=sections,
-        records=[made_there.to_dict()],
-        schema="fit",
-        extra={"verdict": verdict, **fit_tables.records(decision, closes, points), "server_command": line},
-        notes=(*fit_words.notes(decision, said, closes, served.engine_option or ()), *made_there.notes),
-        derivations=fit_tables.derivations(decision, made_there) if shown.explain else (),
-        units=shown.units,
-        charts=(pictures.terms(where, ((label, abs(size)) for label, size, _ in sections[0].rows)),),
-    )
-    target.write(document)
+    frontier = "tables" if show_frontier else "" if target.for_people else "records"
+    target.write(fit_tables.document(decision, split_variant(model)[0], said, shown, frontier))
     return 0 if decision.fits else 1

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 from kvcalc.architecture import Architecture
 from kvcalc.beside import Neighbour, neighbour
 from kvcalc.cli import question
+from kvcalc.cli.options import Room
 from kvcalc.deciding import Choice, Place, Workload
+from kvcalc.device import Device
 from kvcalc.errors import InputError
 from kvcalc.fitting import Memory, parse_utilization
 from kvcalc.sources.devices import parse_devices
@@ -21,26 +22,25 @@ def stated(model: Architecture, context: int) -> int:
     return question.resolved([context], question.setups([model]))[0]
 
 
-def place(
-    memory: int | None,
-    device: str | None,
-    devices: str | None,
-    kv_memory: int | None,
-    reserve: int,
-    utilization: Fraction | None,
-) -> Place | None:
+def place(room: Room, devices: str | None, kv_memory: int | None) -> Place | None:
     """Where the model is to run, or None where that is asked."""
-    named = sum(each is not None for each in (memory, device, devices, kv_memory))
+    named = sum(each is not None for each in (room.memory, room.device, devices, kv_memory))
     if named > 1:
         raise InputError("one memory is enough", hint="one of --memory, --device, --devices 2xNAME, --kv-memory")
-    if kv_memory is not None:
-        pool = Memory(kv_memory, None, utilization, reserve)
-        return Place(pool, pool.label)
+    if not named:
+        return None
     if devices is not None:
         count, found = parse_devices(devices)
-        return Place(Memory(None, found, utilization, reserve), f"{count} x {found.name}", count)
-    room = question.room(memory, device, utilization, reserve) if named else None
-    return None if room is None else Place(room, room.label)
+        return Place(on(found, room), f"{count} x {found.name}", count)
+    known = None if kv_memory is None else Memory(kv_memory, None, room.gpu_memory_utilization, room.reserve)
+    memory = known or question.memory_of(room)
+    assert memory is not None
+    return Place(memory, memory.label)
+
+
+def on(device: Device, room: Room) -> Memory:
+    """A device with what is taken and kept of it."""
+    return Memory(None, device, room.gpu_memory_utilization, room.reserve)
 
 
 def calibrated(choice: Choice, log: str) -> tuple[Choice, list[str]]:

@@ -7,23 +7,20 @@ from typing import TYPE_CHECKING
 
 from kvcalc.alternatives import Alternative
 from kvcalc.beside import Neighbour
-from kvcalc.cli import question
-from kvcalc.deciding import Decision
+from kvcalc.cli import fit_words, pictures, question
+from kvcalc.cli.options import Shown
+from kvcalc.deciding import Decision, closing
 from kvcalc.fitting import Capacity, Point, Pool, Replica, required_memory
-from kvcalc.footprints import Footprint
+from kvcalc.fitting import frontier as what_fits
+from kvcalc.footprints import Footprint, footprint_of
 from kvcalc.levers import Lever
-from kvcalc.report.document import Column, Derivation, Section
+from kvcalc.report.document import Column, Derivation, Document, Section
 from kvcalc.setup import Setup
 from kvcalc.units import decimal_text, format_bytes
 from kvcalc.users import Users
 
 if TYPE_CHECKING:
-    from kvcalc.report.shapes import (
-        AlternativeRecord,
-        LeverRecord,
-        NeighbourRecord,
-        SplitRecord,
-    )
+    from kvcalc.report.shapes import AlternativeRecord, LeverRecord, NeighbourRecord, SplitRecord
 
 #: Devices that a table shows.
 _MOST_DEVICES = 12
@@ -33,39 +30,59 @@ Closes = Sequence[tuple[Lever, Capacity]]
 Points = tuple[Sequence[Point], Sequence[Point]]
 
 
-def sections(decision: Decision, closes: Closes, points: Points | None) -> tuple[Section, ...]:
-    """The tables of an answer; the first is the account.
+def document(decision: Decision, reference: str, said: Sequence[str], shown: Shown, frontier: str) -> Document:
+    """The answer in its tables, term by term, and for programs.
 
     Args:
-        closes: the levers with which a workload that does not fit would.
-        points: the frontier, where it is to be shown.
+        reference: the model as typed, without a layout.
+        said: notes on a log's terms.
+        frontier: whether the frontier is wanted, in "tables" or in "records" alone.
     """
-    found = [_account(decision)]
+    closes = [] if decision.fits else closing(decision, reference)
+    points = what_fits(decision.setup, decision.place.memory) if frontier else ([], [])
+    answer = decision.capacity
+    made = footprint_of(decision.setup, answer.reported_context, answer.batch_size)
+    sections = [*_sections(decision, closes), *(_frontier_sections(decision, points) if frontier == "tables" else ())]
+    said_in_a_line = fit_words.verdict(decision)
+    where = f"{question.titled(decision.setup)} in {decision.place.label}"
+    return Document(
+        title=said_in_a_line,
+        assumptions=(where, *question.assumptions([decision.setup], None, None)),
+        sections=tuple(sections),
+        records=[made.to_dict()],
+        schema="fit",
+        extra={
+            "verdict": said_in_a_line,
+            "pool": answer.pool.to_dict(),
+            "capacity": answer.to_dict(),
+            "frontier": [vars(point) for each in points for point in each],
+            "levers": [_lever_record(*each) for each in closes],
+            "splits": _split_records(decision),
+            "alternatives": [_alternative_record(each) for each in decision.alternatives],
+            "users": [vars(each) for each in decision.users],
+            "beside": [_neighbour_record(each) for each in decision.neighbours],
+            "server_command": fit_words.starting_line(decision),
+        },
+        notes=(*fit_words.notes(decision, said, closes), *made.notes),
+        derivations=_derivations(decision, made) if shown.explain else (),
+        units=shown.units,
+        charts=(pictures.terms(where, ((label, abs(size)) for label, size, _ in sections[0].rows)),),
+    )
+
+
+def _sections(decision: Decision, closes: Closes) -> Iterator[Section]:
+    """The tables of an answer; the first is the account."""
+    yield _account(decision)
     if decision.users:
-        found.append(_users_section(decision.users))
+        yield _users_section(decision.users)
     if decision.neighbours:
-        found.append(_neighbours_section(decision.neighbours))
+        yield _neighbours_section(decision.neighbours)
     if decision.replicas:
-        found.append(_splits_section(decision))
+        yield _splits_section(decision)
     if closes:
-        found.append(_levers_section(closes, decision.capacity))
+        yield _levers_section(closes, decision.capacity)
     if decision.alternatives:
-        found.append(_alternatives_section(decision.alternatives))
-    return (*found, *(() if points is None else _frontier_sections(decision, points)))
-
-
-def records(decision: Decision, closes: Closes, points: Points) -> dict[str, object]:
-    """The same for programs, by the keys of the JSON."""
-    return {
-        "pool": decision.capacity.pool.to_dict(),
-        "capacity": decision.capacity.to_dict(),
-        "frontier": [vars(point) for each in points for point in each],
-        "levers": [_lever_record(*each) for each in closes],
-        "splits": _split_records(decision),
-        "alternatives": [_alternative_record(each) for each in decision.alternatives],
-        "users": [vars(each) for each in decision.users],
-        "beside": [_neighbour_record(each) for each in decision.neighbours],
-    }
+        yield _alternatives_section(decision.alternatives)
 
 
 def _account(decision: Decision) -> Section:
@@ -371,7 +388,7 @@ def _neighbour_record(row: Neighbour) -> NeighbourRecord:
     }
 
 
-def derivations(decision: Decision, shown: Footprint) -> tuple[Derivation, ...]:
+def _derivations(decision: Decision, shown: Footprint) -> tuple[Derivation, ...]:
     """The cache's formula, and that of the working memory where there is one."""
     working, loading = decision.capacity.pool.working_memory, decision.capacity.pool.loading
     found = [question.derivation(shown, "KV cache, step by step")]

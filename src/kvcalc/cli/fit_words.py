@@ -80,13 +80,12 @@ def _of_users(decision: Decision) -> str:
     return f"{fits}: {counted(answer.batch_size, 'user')} asked for, {most} fit at {length}{shared}"
 
 
-def notes(decision: Decision, said: Sequence[str], closes: Sequence[object], given: Sequence[str]) -> Iterator[str]:
+def notes(decision: Decision, said: Sequence[str], closes: Sequence[object]) -> Iterator[str]:
     """What a reader must know of the answer.
 
     Args:
         said: of a log's terms.
         closes: the levers that close a gap.
-        given: the engine's options as they were typed.
     """
     setup, answer, device = decision.setup, decision.capacity, decision.place.memory.device
     if answer.pool.working_memory is not None:
@@ -95,9 +94,8 @@ def notes(decision: Decision, said: Sequence[str], closes: Sequence[object], giv
     yield from setup.engine.start_notes(setup, answer.engine_report)
     if device is not None and device.name:
         yield f"memory of {device.name}: {device.source}"
-        typed = {text.partition("=")[0].rpartition(".")[2].replace("-", "_") for text in given}
         for key, value in options_on(setup.engine.name, {}, device).items():
-            if key not in typed:
+            if setup.engine.set_options.get(key) == value:
                 yield f"{key}={value}: what {setup.engine.name} chooses on {device.name}"
     if answer.refusal is not None:
         yield f"{setup.engine.name} refuses to start: {answer.refusal.message}"

@@ -251,6 +251,16 @@ class Several:
 
 
 @dataclass(frozen=True)
+class Room:
+    """The memory of one device, and how much of it an engine has."""
+
+    memory: Memory = None
+    device: Device = None
+    reserve: Reserve = 0
+    gpu_memory_utilization: GpuMemoryUtilization = None
+
+
+@dataclass(frozen=True)
 class Shown:
     """Where an answer goes, and how much of it is shown."""
 

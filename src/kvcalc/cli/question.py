@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kvcalc.cli.options import OWN_CONTEXT, One, Several
+from kvcalc.cli.options import OWN_CONTEXT, One, Room, Several
 from kvcalc.cli.process import complain
 from kvcalc.cli.words import COMMAND, COMMON_OPTIONS, option_name
 from kvcalc.errors import InputError, printable, quote
@@ -126,20 +125,18 @@ def read_draft(draft: str | None) -> Architecture | Literal["mtp"] | None:
     return None if draft is None else "mtp" if draft == "mtp" else load_with_hints(draft)
 
 
-def room(
-    memory: int | None, device: str | None, utilization: Fraction | None = None, reserve: int = 0
-) -> Memory | None:
-    """The memory of the device of that name, or one of that size without a name; nothing where neither is given."""
-    if memory is not None and device is not None:
+def memory_of(room: Room) -> Memory | None:
+    """The memory of the device of that name, or of one of that size without a name; nothing where neither is given."""
+    if room.memory is not None and room.device is not None:
         raise InputError("one memory is enough", hint="--memory or --device, not both")
-    if memory is None and device is None:
-        if reserve or utilization is not None:
+    if room.memory is None and room.device is None:
+        if room.reserve or room.gpu_memory_utilization is not None:
             raise InputError("a reserve or a utilization needs a memory", hint="add --memory 24GiB or --device NAME")
         return None
     from kvcalc.fitting import Memory  # a device is asked for: its file, and what checks it
     from kvcalc.sources.devices import find_device
 
-    return Memory(None, find_device(device, memory), utilization, reserve)
+    return Memory(None, find_device(room.device, room.memory), room.gpu_memory_utilization, room.reserve)
 
 
 def load_with_hints(reference: str) -> Architecture:

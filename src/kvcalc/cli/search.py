@@ -54,11 +54,8 @@ def search(
     ratios: Ratios = None,
     windows: Windows = None,
     batch_size: options.BatchSize = 1,
-    memory: options.Memory = None,
-    device: options.Device = None,
-    reserve: options.Reserve = 0,
-    gpu_memory_utilization: options.GpuMemoryUtilization = None,
     *,
+    room: options.Room,
     tensor_parallel_size: options.TensorParallelSize = 1,
     engine: options.EngineNames = ("ideal",),
     served: options.Several,
@@ -77,8 +74,8 @@ def search(
     target = question.target(shown.format, shown.output, shown.plot)
     if every and target.for_people:
         raise InputError("--all streams rows for programs", hint="add --format csv or --format json")
-    room = question.room(memory, device, gpu_memory_utilization, reserve)
-    where = None if room is None else room.device
+    memory = question.memory_of(room)
+    where = None if memory is None else memory.device
     chosen = question.parse_engines(engine, served.engine_option or ())
     engines = [(name, options_on(name, options, where)) for name, options in chosen]
     architecture = question.load_with_hints(model)
@@ -98,7 +95,7 @@ def search(
         draft=question.read_draft(served.draft),
     )
     shared = search_tables.flags(batch_size, tensor_parallel_size, served)
-    asked = search_tables.Asked(model, architecture.name, grid, batch_size, room, shared)
+    asked = search_tables.Asked(model, architecture.name, grid, batch_size, memory, shared)
     with interruptible() as stopped:
         watch = Progress(grid.size, "candidates", stopped)
         if every:
@@ -106,7 +103,7 @@ def search(
             target.write(Document("", (), (), stream, "search", extra))
             watch.close()
             return 130 if stopped() else 0
-        found = grid_search.search(walk, room, batch_size=batch_size, top=top, go_on=watch)
+        found = grid_search.search(walk, memory, batch_size=batch_size, top=top, go_on=watch)
         watch.close()
     if found.refused and not found.walked:
         raise UnsupportedError(found.reason, hint="every candidate was refused for such a reason")
@@ -114,4 +111,4 @@ def search(
     target.write(search_tables.document(asked, found, shown, pareto=pareto, html=html))
     if found.interrupted:
         return 130
-    return 1 if room is not None and not found.fitting else 0
+    return 1 if memory is not None and not found.fitting else 0

@@ -29,19 +29,18 @@ def show(
     tensor_parallel_size: options.TensorParallelSize = 1,
     engine: options.EngineName = "ideal",
     served: options.One,
-    memory: options.Memory = None,
-    device: options.Device = None,
+    room: options.Room,
     shown: options.Shown,
 ) -> int:
     from kvcalc.footprints import footprint_of
 
     target = question.target(shown.format, shown.output, shown.plot)
-    room = question.room(memory, device)
-    where = None if room is None else room.device
+    memory = question.memory_of(room)
+    where = None if memory is None else memory.device
     (setup,) = asked = question.setups([model], served, engine, tensor_parallel_size, where)
     (tokens,) = question.resolved([context], asked)
     footprint = footprint_of(setup, tokens, batch_size)
-    pool = None if room is None else room.pool(setup, tokens, batch_size)
+    pool = None if memory is None else memory.pool(setup, tokens, batch_size)
     steps = question.derivation(footprint, "KV cache, step by step"), question.weights_derivation(setup)
     document = Document(
         title=_verdict(footprint, shown.units),
@@ -113,6 +112,8 @@ def _device_rows(footprint: Footprint, pool: Pool) -> list[dict[str, str | int |
     if pool.loading_bytes:
         rows.append({"part": "weights: added by loading", "bytes": pool.loading_bytes})
     rows += [{"part": term.words, "bytes": term.size} for term in pool.terms]
+    if pool.reserve_bytes:
+        rows.append({"part": "reserve", "bytes": pool.reserve_bytes})
     # The engine's own need, as in ``fit``: vLLM keeps a block back, SGLang a page.
     left = pool.kv_memory - footprint.setup.plan.required_kv_memory(footprint.context, footprint.batch_size)
     return [*rows, {"part": f"left of {format_bytes(pool.usable_bytes, digits=2)} of the device", "bytes": left}]
