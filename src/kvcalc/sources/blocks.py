@@ -60,14 +60,9 @@ def attention(
         del written["v_proj"]
     if not owns_kv:
         written = {}
-    if rank is None:
-        tensors = [_linear("attention", f"{place}.q_proj", query, D)]
-    else:
-        tensors = [
-            _linear("attention", f"{place}.q_a_proj", rank, D),
-            _linear("attention", f"{place}.q_proj", query, rank),
-        ]
-    tensors.append(_linear("attention", f"{place}.o_proj", D, out, split="columns"))
+    tensors = [] if rank is None else [_linear("attention", f"{place}.q_a_proj", rank, D)]
+    tensors.append(_linear("attention", f"{place}.q_proj", query, rank or D))
+    tensors += _projection("attention", f"{place}.o_proj", D, out, heads.output_bias, split="columns")
     if gate:
         tensors.append(_linear("attention", f"{place}.gate_proj", gate, D))
     kv_heads = heads.num_kv_heads
@@ -82,8 +77,6 @@ def attention(
                 continue
             role = f"{place}.{name}.bias"
             tensors.append(Tensor("attention", rows, role=role, split="by_kv_heads", kv_heads=kv_heads))
-    if heads.output_bias:
-        tensors.append(_plain("attention", f"{place}.o_proj.bias", D, split="whole"))
     if heads.sinks:
         tensors.append(_plain("attention", f"{place}.sinks", heads.num_heads))
     if rank is not None:
@@ -116,23 +109,19 @@ def latent_attention(hidden_size: int, heads: LatentSpec) -> tuple[Tensor, ...]:
         tensors = [_linear("attention", "self_attn.q_proj", query, D)]
     else:
         tensors = [
-            _linear("attention", "self_attn.q_a_proj", rank, D, split="whole"),
+            *_projection("attention", "self_attn.q_a_proj", rank, D, heads.bias, split="whole"),
             _linear("attention", "self_attn.q_b_proj", query, rank),
             _norm("self_attn.q_a_layernorm", rank),
         ]
+    values, bias = heads.num_heads * heads.v_head_dim, heads.bias
     tensors += [
-        _linear("attention", "self_attn.kv_a_proj_with_mqa", latent, D, split="whole"),
+        *_projection("attention", "self_attn.kv_a_proj_with_mqa", latent, D, bias, split="whole"),
         _norm("self_attn.kv_a_layernorm", heads.rank),
         _linear("attention", "self_attn.kv_b_proj", expanded, heads.rank),
-        _linear("attention", "self_attn.o_proj", D, heads.num_heads * heads.v_head_dim, split="columns"),
+        *_projection("attention", "self_attn.o_proj", D, values, bias, split="columns"),
     ]
     if heads.gate:
-        tensors.append(_linear("attention", "self_attn.g_proj", heads.num_heads * heads.v_head_dim, D))
-    if heads.bias:
-        tensors.append(_plain("attention", "self_attn.kv_a_proj_with_mqa.bias", latent, split="whole"))
-        tensors.append(_plain("attention", "self_attn.o_proj.bias", D, split="whole"))
-        if rank is not None:
-            tensors.append(_plain("attention", "self_attn.q_a_proj.bias", rank, split="whole"))
+        tensors.append(_linear("attention", "self_attn.g_proj", values, D))
     if heads.indexer_dim:
         tensors += _indexer(D, rank or D, heads.indexer_heads, heads.indexer_dim)
     return tuple(tensors)
@@ -229,20 +218,14 @@ def _mamba1(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
     """In [2 i, D], x [R + 2 N, i], dt [i, R] + i, A [i, N], skip i, out [D, i]; Jamba's norms R + 2 N."""
     inner, N, R = shape.inner_size, shape.state_size, shape.dt_rank
     tensors = [
-        _linear("state", "mamba.in_proj", 2 * inner, hidden_size),
+        *_projection("state", "mamba.in_proj", 2 * inner, hidden_size, shape.bias),
         *_convolution("mamba", inner, shape),
         _linear("state", "mamba.x_proj", R + 2 * N, inner, split="columns"),
-        _linear("state", "mamba.dt_proj", inner, R),
-        _plain("state", "mamba.dt_proj.bias", inner),
+        *_projection("state", "mamba.dt_proj", inner, R, bias=True),
         Tensor("state", inner, N, role="mamba.A_log"),
         _plain("state", "mamba.D", inner),
-        _linear("state", "mamba.out_proj", hidden_size, inner, split="columns"),
+        *_projection("state", "mamba.out_proj", hidden_size, inner, shape.bias, split="columns"),
     ]
-    if shape.bias:
-        tensors += [
-            _plain("state", "mamba.in_proj.bias", 2 * inner),
-            _plain("state", "mamba.out_proj.bias", hidden_size),
-        ]
     if shape.norm:
         tensors += [_norm("mamba.dt_layernorm", R), _norm("mamba.b_layernorm", N), _norm("mamba.c_layernorm", N)]
     return tuple(tensors)
@@ -252,18 +235,12 @@ def _mamba2(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
     """In [2 i + 2 G N + H, D], out [D, i]; A, skip and dt H each; gated norm i."""
     H, values = shape.num_heads, shape.num_heads * shape.head_dim
     channels = values + 2 * shape.groups * shape.state_size
-    projected = values + channels + H
     tensors = [
-        _linear("state", "mamba.in_proj", projected, hidden_size),
+        *_projection("state", "mamba.in_proj", values + channels + H, hidden_size, shape.bias),
         *_convolution("mamba", channels, shape),
         *(_plain("state", f"mamba.{name}", H) for name in ("A_log", "D", "dt_bias")),
-        _linear("state", "mamba.out_proj", hidden_size, values, split="columns"),
+        *_projection("state", "mamba.out_proj", hidden_size, values, shape.bias, split="columns"),
     ]
-    if shape.bias:
-        tensors += [
-            _plain("state", "mamba.in_proj.bias", projected),
-            _plain("state", "mamba.out_proj.bias", hidden_size),
-        ]
     return (*tensors, _norm("mamba.norm", values)) if shape.norm else tuple(tensors)
 
 
@@ -321,14 +298,11 @@ def _rg_lru(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
     width, H = shape.inner_size, shape.num_heads
     block = width // H
     return (
-        _linear("state", "temporal_block.linear_x", width, hidden_size),
-        _linear("state", "temporal_block.linear_y", width, hidden_size),
-        _linear("state", "temporal_block.linear_out", hidden_size, width, split="columns"),
+        *_projection("state", "temporal_block.linear_x", width, hidden_size, bias=True),
+        *_projection("state", "temporal_block.linear_y", width, hidden_size, bias=True),
+        *_projection("state", "temporal_block.linear_out", hidden_size, width, bias=True, split="columns"),
         Tensor("state", block, block, 2 * H, role="temporal_block.rg_lru.gate_weight"),
         *_convolution("temporal_block", width, shape),
-        _plain("state", "temporal_block.linear_x.bias", width),
-        _plain("state", "temporal_block.linear_y.bias", width),
-        _plain("state", "temporal_block.linear_out.bias", hidden_size),
         Tensor("state", H * block, count=2, role="temporal_block.rg_lru.gate_bias"),
         _plain("state", "temporal_block.rg_lru.recurrent_param", width),
     )
@@ -336,17 +310,11 @@ def _rg_lru(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
 
 def _short_conv(hidden_size: int, shape: StateSpec) -> tuple[Tensor, ...]:
     """In [3 D, D], out [D, D]."""
-    tensors = [
-        _linear("state", "conv.in_proj", 3 * hidden_size, hidden_size),
+    return (
+        *_projection("state", "conv.in_proj", 3 * hidden_size, hidden_size, shape.conv_bias),
         *_convolution("conv", hidden_size, shape),
-        _linear("state", "conv.out_proj", hidden_size, hidden_size, split="columns"),
-    ]
-    if shape.conv_bias:
-        tensors += [
-            _plain("state", "conv.in_proj.bias", 3 * hidden_size),
-            _plain("state", "conv.out_proj.bias", hidden_size),
-        ]
-    return tuple(tensors)
+        *_projection("state", "conv.out_proj", hidden_size, hidden_size, shape.conv_bias, split="columns"),
+    )
 
 
 _MIXERS: dict[str, Callable[[int, StateSpec], tuple[Tensor, ...]]] = {
@@ -373,12 +341,10 @@ def feed_forward(hidden_size: int, intermediate_size: int, spec: FeedForwardSpec
 def _block(part: Part, place: str, hidden_size: int, width: int, gated: bool, bias: bool) -> list[Tensor]:
     """One feed-forward block: gate and up [I, D], down [D, I], and their biases."""
     ups = ("gate_proj", "up_proj") if gated else ("up_proj",)
-    tensors = [_linear(part, f"{place}.{name}", width, hidden_size) for name in ups]
-    tensors.append(_linear(part, f"{place}.down_proj", hidden_size, width, split="columns"))
-    if bias:
-        tensors += [_plain(part, f"{place}.{name}.bias", width) for name in ups]
-        tensors.append(_plain(part, f"{place}.down_proj.bias", hidden_size))
-    return tensors
+    return [
+        *(each for name in ups for each in _projection(part, f"{place}.{name}", width, hidden_size, bias)),
+        *_projection(part, f"{place}.down_proj", hidden_size, width, bias, split="columns"),
+    ]
 
 
 def experts(hidden_size: int, spec: ExpertsSpec, linear_bias: bool = False, hashed_tokens: int = 0) -> list[Tensor]:
@@ -406,13 +372,10 @@ def experts(hidden_size: int, spec: ExpertsSpec, linear_bias: bool = False, hash
         tensors.append(_plain("router", "mlp.gate.scale", D, split="whole"))
         tensors.append(_plain("router", "mlp.gate.per_expert_scale", spec.count, split="whole"))
     if spec.latent_size:
-        tensors.append(_linear("experts", "mlp.fc1_latent_proj", width, D))
-        tensors.append(_linear("experts", "mlp.fc2_latent_proj", D, width))
+        tensors += _projection("experts", "mlp.fc1_latent_proj", width, D, linear_bias)
+        tensors += _projection("experts", "mlp.fc2_latent_proj", D, width, linear_bias)
         if spec.latent_norm:
             tensors.append(_norm("mlp.latent_norm", width))
-        if linear_bias:
-            tensors.append(_plain("experts", "mlp.fc1_latent_proj.bias", width))
-            tensors.append(_plain("experts", "mlp.fc2_latent_proj.bias", D))
     if spec.shared_intermediate_size:
         tensors += _block("experts", "mlp.shared_experts", D, spec.shared_intermediate_size, spec.gated, linear_bias)
     if spec.shared_gate:
@@ -540,6 +503,16 @@ def repeated(tensors: tuple[Tensor, ...], times: int) -> list[Tensor]:
 
 def _linear(part: Part, role: str, rows: int, columns: int, *, split: Split = "rows", kv_heads: int = 0) -> Tensor:
     return Tensor(part, rows, columns, role=role, linear=True, split=split, kv_heads=kv_heads)
+
+
+def _projection(part: Part, role: str, rows: int, columns: int, bias: bool, *, split: Split = "rows") -> list[Tensor]:
+    """A linear layer, and its bias where it has one: divided as the rows are, or whole."""
+    tensors = [_linear(part, role, rows, columns, split=split)]
+    return (
+        [*tensors, _plain(part, f"{role}.bias", rows, split="rows" if split == "rows" else "whole")]
+        if bias
+        else tensors
+    )
 
 
 def _plain(part: Part, role: str, elements: int, *, split: Split = "rows") -> Tensor:
