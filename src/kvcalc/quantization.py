@@ -464,6 +464,10 @@ _ONE_MATRIX: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
 }
 
 
+#: Modules, and their packing (None: they stay).
+Override = tuple[tuple[str, ...], Packing | None]
+#: The routers, which all but MLX leave in the model's own format.
+ROUTERS = frozenset({"mlp.gate", "mlp.shared_expert_gate"})
 #: Parts beside the linear layers of the blocks that a quantiser may cover.
 _LISTED_BY_NAME = frozenset({"head", "embedding", "router"})
 
@@ -490,9 +494,9 @@ class Quantization:
     packing: Packing | None
     method: str = ""
     kept: tuple[str, ...] = ()
-    overrides: tuple[tuple[tuple[str, ...], Packing | None], ...] = ()
+    overrides: tuple[Override, ...] = ()
     covers: frozenset[str] = frozenset()
-    skips: frozenset[str] = frozenset()
+    skips: frozenset[str] = ROUTERS
     group: int = 1
     only_experts: bool = False
     biases_inside: bool = False

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from kvcalc import quantization as q
 from kvcalc.dtypes import CACHE_ONLY, DTYPES, parse_dtype
 from kvcalc.errors import InputError, NotModelledError, did_you_mean, quote
 from kvcalc.gguf_mixes import FILE_TYPES, file_type
-from kvcalc.quantization import PUBLISHED, TIED_HEAD, TOWERS, Packing, Plain, Quantization, WeightsFormat
+from kvcalc.quantization import (
+    PUBLISHED,
+    ROUTERS,
+    TIED_HEAD,
+    TOWERS,
+    Override,
+    Packing,
+    Plain,
+    Quantization,
+    WeightsFormat,
+)
 
 if TYPE_CHECKING:
     from kvcalc.architecture import Architecture
 
 #: Parts that MLX quantises beside the linear layers of the blocks.
 MLX_COVERS = frozenset({"embedding", "head", "router"})
-_ROUTERS = ("mlp.gate", "mlp.shared_expert_gate")
 #: Model types whose router MLX keeps at 8 bit (mlx-lm 0.32.2, quant_predicate), and at the model's own (a gate class).
 _MLX_ROUTER_8_BIT = frozenset(
     {"klear", "afmoe", "gemma4", "gpt_oss", "granitemoe", "granitemoehybrid", "jamba", "kimi_linear", "kimi_k3"}
@@ -53,11 +61,11 @@ def mlx_format(
     'mlx_4bit'
     """
     covers = MLX_COVERS
-    overrides: list[tuple[tuple[str, ...], Packing | None]] = []
+    overrides: list[Override] = []
     if mode == "mxfp4" and model_type == "gpt_oss":  # its experts are mxfp4 as published, the rest is converted
         overrides.append((("re:(?!.*experts).*",), q.mlx(8, 64)))
     if model_type in _MLX_ROUTER_8_BIT and not shipped:  # a file lists the modules that differ
-        overrides.append((_ROUTERS, q.mlx(8, 64)))
+        overrides.append((tuple(sorted(ROUTERS)), q.mlx(8, 64)))
     elif model_type in _MLX_ROUTER_PLAIN:
         covers = MLX_COVERS - {"router"}
     name = f"mlx_{bits}bit" if mode == "affine" else f"mlx_{mode}"
@@ -70,6 +78,7 @@ def mlx_format(
         kept=kept,
         overrides=tuple(overrides),
         covers=covers,
+        skips=frozenset(),
         group=group,
         buffers=shipped,
         holds=TOWERS,
@@ -195,8 +204,3 @@ def shipped_format(architecture: Architecture) -> WeightsFormat:
     own = parse_dtype(architecture.dtype)
     stored_twice = {TIED_HEAD} if architecture.model_type in _STORES_TIED_HEAD else set()
     return Plain(own, own, buffers=True, holds=PUBLISHED | stored_twice)
-
-
-def asked(own: Quantization) -> Quantization:
-    """A declared format as one that is asked for by name: without what only a checkpoint holds."""
-    return replace(own, buffers=False)

@@ -15,17 +15,15 @@ from typing import Any
 from kvcalc import quantization as q
 from kvcalc.dtypes import parse_dtype
 from kvcalc.errors import InputError, quote
-from kvcalc.quantization import DeclaredCache, Packing, Quantization, WeightsFormat
+from kvcalc.quantization import DeclaredCache, Override, Packing, Quantization, WeightsFormat
 from kvcalc.weight_formats import mlx_format
 
 _MOST_MODULES = 500_000
 #: Left in the model's own format by who writes fp8 and ModelOpt checkpoints, whatever their lists say.
-_SKIPPED = frozenset(
-    {"eh_proj", "self_attn.indexer.weights_proj", "linear_attn.in_proj_a", "linear_attn.in_proj_b", "mlp.gate"}
-    | {"mlp.shared_expert_gate"}
+_SKIPPED = q.ROUTERS | (
+    {"eh_proj", "self_attn.indexer.weights_proj", "linear_attn.in_proj_a", "linear_attn.in_proj_b"}
     | {f"self_attn.{at}compressor.{name}" for at in ("", "indexer.") for name in ("wkv", "wgate")}
 )
-_ROUTERS = frozenset({"mlp.gate", "mlp.shared_expert_gate"})
 #: What Kimi K3's checkpoint has in bfloat16 though its list does not name it.
 _KIMI_KEPT = frozenset({"mlp.fc1_latent_proj", "mlp.fc2_latent_proj"})
 _TIED_TWICE = "a tied head is taken as stored twice, as AutoAWQ and AutoGPTQ of 2023 do; others leave it out"
@@ -196,7 +194,7 @@ def _fp8(table: Mapping[str, Any], model_type: str) -> Quantization:
         static = table.get("activation_scheme") == "static"
         return Quantization("fp8", q.fp8_tensor(8 if static else 4), kept=kept, skips=_SKIPPED)
     packing = q.fp8_tiles(_scale_bytes(model_type), _tile(tile))
-    overrides: tuple[tuple[tuple[str, ...], Packing | None], ...] = ()
+    overrides: tuple[Override, ...] = ()
     name = "fp8_block"
     if table.get("expert_dtype") == "fp4":
         overrides = ((("re:.*\\.experts\\..*",), q.mxfp4()),)
@@ -221,7 +219,7 @@ def _scale_bytes(model_type: str) -> int:
 def _compressed_tensors(table: Mapping[str, Any], model_type: str) -> Quantization | None:
     groups = _table(table, "config_groups")
     whole = table.get("format")
-    overrides: list[tuple[tuple[str, ...], Packing | None]] = []
+    overrides: list[Override] = []
     default: Packing | None = None
     names = []
     for key, group in groups.items():
@@ -245,7 +243,7 @@ def _compressed_tensors(table: Mapping[str, Any], model_type: str) -> Quantizati
         kept=_names(table, "ignore"),
         overrides=tuple(overrides),
         covers=frozenset({"head"}),
-        skips=_ROUTERS | (_KIMI_KEPT if model_type.startswith("kimi") else frozenset()),
+        skips=q.ROUTERS | (_KIMI_KEPT if model_type.startswith("kimi") else frozenset()),
     )
 
 
@@ -294,7 +292,7 @@ def _awq(table: Mapping[str, Any], model_type: str) -> Quantization:
         _int(table, "group_size", _int(table, "q_group_size", 128)),
     )
     kept = _names(table, "modules_to_not_convert")
-    return Quantization(_sized("awq", bits, 4), q.awq(bits, group), kept=kept, skips=_ROUTERS)
+    return Quantization(_sized("awq", bits, 4), q.awq(bits, group), kept=kept)
 
 
 def _sized(name: str, bits: int, usual: int) -> str:
@@ -323,7 +321,7 @@ def _gptq(table: Mapping[str, Any], model_type: str) -> Quantization:
         return q.gptq(bits, group) if zero_biases else replace(q.gptq(bits, group), row_bytes=0)
 
     kept = list(_names(table, "modules_to_not_convert"))
-    overrides: list[tuple[tuple[str, ...], Packing | None]] = []
+    overrides: list[Override] = []
     for pattern, settings in _table(table, "dynamic").items():
         if not isinstance(pattern, str):
             continue
@@ -344,7 +342,6 @@ def _gptq(table: Mapping[str, Any], model_type: str) -> Quantization:
         kept=tuple(kept),
         overrides=tuple(overrides),
         covers=frozenset({"head"}) if table.get("lm_head") is True else frozenset(),
-        skips=_ROUTERS,
         biases_inside=zero_biases,
         estimated="" if writer or table.get("checkpoint_format") else _UNKNOWN_WRITER,
     )
@@ -356,12 +353,12 @@ def _auto_round(table: Mapping[str, Any], model_type: str) -> Quantization:
         return replace(_awq(table, model_type), name="autoround")
     bits, group = _bits(table, "bits", 4), _int(table, "group_size", 128)
     packing = replace(q.gptq(bits, group), row_bytes=0)
-    extra: list[tuple[tuple[str, ...], Packing | None]] = []
+    extra: list[Override] = []
     for name, settings in _table(table, "extra_config").items():
         if isinstance(settings, Mapping) and isinstance(name, str):
             own = _bits(settings, "bits", bits)
             extra.append(((name,), None if own >= 16 else replace(q.gptq(own, group), row_bytes=0)))
-    return Quantization("autoround", packing, overrides=tuple(extra), skips=_ROUTERS)
+    return Quantization("autoround", packing, overrides=tuple(extra))
 
 
 def _bitsandbytes(table: Mapping[str, Any], model_type: str) -> Quantization:
@@ -370,10 +367,8 @@ def _bitsandbytes(table: Mapping[str, Any], model_type: str) -> Quantization:
         nested = table.get("bnb_4bit_use_double_quant") is True
         kind = table.get("bnb_4bit_quant_type")
         name = ("fp4_bnb" if kind == "fp4" else "nf4") + ("_double" if nested else "")
-        return Quantization(
-            name, q.bnb_4bit(nested), kept=kept, skips=_ROUTERS, estimated=_NESTED_MEAN if nested else ""
-        )
-    return Quantization("bnb_int8", q.bnb_int8(), kept=kept, skips=_ROUTERS)
+        return Quantization(name, q.bnb_4bit(nested), kept=kept, estimated=_NESTED_MEAN if nested else "")
+    return Quantization("bnb_int8", q.bnb_int8(), kept=kept)
 
 
 _ALGORITHMS: dict[str, tuple[str, Packing]] = {
@@ -406,7 +401,7 @@ def _modelopt(table: Mapping[str, Any], model_type: str) -> Quantization | None:
             by_algorithm.setdefault(own, []).append(module)
         if not by_algorithm:
             return None
-        overrides: list[tuple[tuple[str, ...], Packing | None]]
+        overrides: list[Override]
         overrides = [(tuple(modules), _ALGORITHMS[own][1]) for own, modules in by_algorithm.items()]
         name = "+".join(dict.fromkeys(_ALGORITHMS[own][0] for own in sorted(by_algorithm)))
         default = None
@@ -428,7 +423,7 @@ def _mlx(table: Mapping[str, Any], model_type: str) -> Quantization:
     if mode not in usual:
         raise InputError(f"mode must be one of {', '.join(usual)}, not {quote(mode)}", location="quantization.mode")
     bits, group = _bits(table, "bits", usual[mode][0]), _int(table, "group_size", usual[mode][1])
-    overrides: list[tuple[tuple[str, ...], Packing | None]] = []
+    overrides: list[Override] = []
     for path, settings in table.items():
         if settings is False:
             overrides.append(((path,), None))
@@ -442,8 +437,8 @@ def _mlx(table: Mapping[str, Any], model_type: str) -> Quantization:
 
 
 def _merged(
-    overrides: list[tuple[tuple[str, ...], Packing | None]],
-) -> list[tuple[tuple[str, ...], Packing | None]]:
+    overrides: list[Override],
+) -> list[Override]:
     """Lists of modules with the same packing as one list."""
     lists: dict[Packing | None, list[str]] = {}
     for names, packing in overrides:
@@ -458,7 +453,7 @@ def _hqq(table: Mapping[str, Any], model_type: str) -> Quantization:
         raise InputError("weight_quant_params must be a table", location="quant_config")
     packing = q.hqq(_bits(settings, "nbits", 4), max(1, _int(settings, "group_size", 64)))
     kept = _names(table, "skip_modules")
-    return Quantization("hqq", packing, kept=kept, skips=_ROUTERS, estimated="its rule is fitted to published files")
+    return Quantization("hqq", packing, kept=kept, estimated="its rule is fitted to published files")
 
 
 def _torchao(table: Mapping[str, Any], model_type: str) -> Quantization | None:
@@ -473,13 +468,11 @@ def _torchao(table: Mapping[str, Any], model_type: str) -> Quantization | None:
     why = "torchao's files hold tensors in a layout of its own"
     if folded.startswith("int4weightonly"):
         group = max(1, _int(data, "group_size", 128))
-        return Quantization(
-            "torchao_int4", Packing("int4", bits=4, groups=((group, 4),)), skips=_ROUTERS, estimated=why
-        )
+        return Quantization("torchao_int4", Packing("int4", bits=4, groups=((group, 4),)), estimated=why)
     if folded.startswith(("int8weightonly", "int8dynamic")):
-        return Quantization("torchao_int8", q.channel(8, name="int8"), skips=_ROUTERS, estimated=why)
+        return Quantization("torchao_int8", q.channel(8, name="int8"), estimated=why)
     if folded.startswith("float8"):
-        return Quantization("torchao_fp8", q.channel(8, 4), skips=_ROUTERS, estimated=why)
+        return Quantization("torchao_fp8", q.channel(8, 4), estimated=why)
     return None
 
 
@@ -492,7 +485,7 @@ def _aqlm(table: Mapping[str, Any], model_type: str) -> Quantization | None:
     codes = ((group, books * (1 if bits <= 8 else 2)),)
     packing = Packing("aqlm", groups=codes, row_bytes=2, matrix_bytes=books * 2**bits * group * 2)
     kept = tuple(name.removesuffix(".weight") for name in _names(table, "linear_weights_not_to_quantize"))
-    return Quantization("aqlm", packing, kept=kept, skips=_ROUTERS)
+    return Quantization("aqlm", packing, kept=kept)
 
 
 def _gemma(table: Mapping[str, Any], model_type: str) -> Quantization:
@@ -530,7 +523,7 @@ def _covering_all(method: str, table: Mapping[str, Any]) -> Quantization | None:
     if method not in _ALIKE:
         return None
     name, packing = _ALIKE[method]
-    return Quantization(name, packing, kept=_names(table, "modules_to_not_convert"), skips=_ROUTERS)
+    return Quantization(name, packing, kept=_names(table, "modules_to_not_convert"))
 
 
 #: Other words of a ``quant_method`` for what one reader reads.
