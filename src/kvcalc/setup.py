@@ -149,7 +149,8 @@ class Setup:
     @cached_property
     def served(self) -> Architecture:
         """The model with the layers and tensors of its draft after its own."""
-        return self.architecture if self.draft is None else self.architecture.followed_by(self.draft)
+        model, draft = self.architecture, self.draft
+        return model if draft is None else model.memo(("served", draft), lambda: model.followed_by(draft))
 
     @cached_property
     def plan(self) -> Plan:

@@ -6,6 +6,7 @@ ties has no tensor of its own. Without a format the weights are those that ship:
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from kvcalc.architecture import Architecture, Tensor, stage_bounds
@@ -119,7 +120,9 @@ def _weights(architecture: Architecture, dtype: str | None, tp: int, stages: int
     rows = _largest(placed(architecture, dtype, stages, loaded), tp)
     size = sum(rows.values())
     everything = loaded if loaded >= _beside(architecture) else EVERYTHING
-    shipped = sum(_largest(placed(architecture, dtype, 1, everything), 1).values())
+    shipped = architecture.memo(
+        ("shipped", dtype, everything), lambda: sum(_largest(placed(architecture, dtype, 1, everything), 1).values())
+    )
     name, exact_parameters = stored.name, provenance.exact_parameters
     exact = exact_parameters and not stored.estimated
     own = architecture.quantization
@@ -175,10 +178,11 @@ def _outside(architecture: Architecture) -> list[Tensor]:
 
 def _largest(stages: list[list[Stored]], tp: int) -> dict[str, int]:
     """Bytes by row of the stage that holds most."""
-    rows: dict[str, int] = {}
-    for each in largest_stage(stages, tp):
-        rows[each.row] = rows.get(each.row, 0) + each.count * each.bytes(tp)
-    return rows
+    by_stage = [Counter[str]() for _ in stages]
+    for rows, stage in zip(by_stage, stages, strict=True):
+        for each in stage:
+            rows[each.row] += each.count * each.bytes(tp)
+    return max(by_stage, key=Counter.total)
 
 
 def largest_stage(stages: list[list[Stored]], tp: int) -> list[Stored]:

@@ -157,6 +157,7 @@ def questions(data: dict[str, Any], random_: random.Random, number: int) -> list
                 "reserve": random_.choice(["0", str(2**30)]),
                 "T": str(context),
                 "B": str(batch),
+                "most": random_.choice(["tokens", "sequences"]),
             }
         )
     return asked
@@ -193,8 +194,9 @@ def test_what_fits_on_a_page_fits_in_the_library(page: Run, data: dict[str, Any]
             const [T, B] = [BigInt(asked.T), BigInt(asked.B)], pool = plan.pool(T, B);
             const answer = {{
                 required: plan.required(T, B), kv_memory: pool.kv_memory, activation: pool.activation_bytes,
-                band: pool.band_bytes, weights: plan.weights.bytes, tokens: plan.maxContext(B),
-                sequences: plan.maxSequences(T),
+                band: pool.band_bytes, weights: plan.weights.bytes,
+                tokens: asked.most === "tokens" ? plan.maxContext(B) : null,
+                sequences: asked.most === "sequences" ? plan.maxSequences(T) : null,
             }};
             const text = (value) => (value === null ? null : String(value));
             return Object.fromEntries(Object.entries(answer).map(([name, value]) => [name, text(value)]));
@@ -231,7 +233,7 @@ def test_what_fits_on_a_page_fits_in_the_library(page: Run, data: dict[str, Any]
             most = int(answer["sequences"])
             assert not most or fits(setup, memory, context, most), (question, answer)
             assert not fits(setup, memory, context, most + 1), (question, answer)
-    assert compared > 800
+    assert compared > 700
 
 
 @pytest.mark.parametrize(
