@@ -865,6 +865,8 @@ def test_windows_have_no_decode_context_parallelism() -> None:
     [
         # One that ended with its prompt, one in its prompt and 62 that decode; 25,997,803,520 without the first.
         ("gemma-3-27b", 12_288, 64, 4, True, 26_844_528_640, 1.03),
+        # The same where all begin with a cached prefix: two in long prompts after 1,024 tokens, 62 in their last 32.
+        ("gemma-3-27b", 12_288, 64, 4, True, 27_171_225_600, 1.01),
         ("gemma-3-27b", 12_288, 64, 4, False, 25_082_593_280, 1.02),
         ("llama-3.1-8b", 4_096, 16, 1, True, 8_589_934_592, 1.0),
     ],

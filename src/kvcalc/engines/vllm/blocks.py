@@ -89,7 +89,11 @@ class Blocks:
         return opened + beyond, opened * self.block_size - kept + 1, self.block_size
 
     def most(self, context: int, batch_size: int, under_way: int) -> int:
-        """The most blocks that several sequences hold at once, with ``under_way`` tokens of steps between them."""
+        """The most blocks that several sequences hold at once, with ``under_way`` tokens of steps between them.
+
+        Any of them may have its whole window and tokens under way: one whose prompt begins with a cached prefix has
+        the window from its first step on.
+        """
         match self.form:
             case "sliding" | "sliding latent" | "chunked":
                 started, opens, size = self._started
