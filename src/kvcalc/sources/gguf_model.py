@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from kvcalc.architecture import (
     Architecture,
@@ -31,64 +34,26 @@ from kvcalc.architecture import (
     distinct_layers,
 )
 from kvcalc.errors import InputError, KVCalcError, UnsupportedError, quote
+from kvcalc.sources import shipped
+from kvcalc.sources.files import parse_toml
 from kvcalc.sources.gguf import GGUFHeader, GGUFTensor, Skipped, Value, read_gguf
 
 _MOST_LAYERS = 10_000
 _LARGEST_SIZE = 2**31
 
-#: GGUF architecture -> Hugging Face model type, where a hyphen turned into an underscore is not all.
-_MODEL_TYPES = {
-    "bailingmoe": "bailing_moe",
-    "command-r": "cohere",
-    "cohere2moe": "cohere2_moe",
-    "deci": "nemotron-nas",
-    "deepseek2": "deepseek_v3",
-    "deepseek32": "deepseek_v32",
-    "exaone-moe": "exaone_moe",
-    "glm4moe": "glm4_moe",
-    "glm-dsa": "glm_moe_dsa",
-    "gptneox": "gpt_neox",
-    "granitehybrid": "granitemoehybrid",
-    "hunyuan-dense": "hunyuan_v1_dense",
-    "hunyuan-moe": "hunyuan_v1_moe",
-    "lfm2moe": "lfm2_moe",
-    "mimo2": "mimo_v2_flash",
-    "minimax-m2": "minimax_m2",
-    "mistral3": "ministral3",
-    "nemotron_h_moe": "nemotron_h",
-    "qwen2moe": "qwen2_moe",
-    "qwen2vl": "qwen2_vl",
-    "qwen35": "qwen3_5",
-    "qwen35moe": "qwen3_5_moe",
-    "qwen3moe": "qwen3_moe",
-    "qwen3next": "qwen3_next",
-    "qwen3vl": "qwen3_vl",
-    "qwen3vlmoe": "qwen3_vl_moe",
-}
-
-#: Encoders and parts of models: they keep no KV cache.
-_WITHOUT_CACHE = {
-    "bert": "an encoder",
-    "clip": "a vision or audio projector",
-    "eurobert": "an encoder",
-    "gemma-embedding": "an encoder",
-    "jina-bert-v2": "an encoder",
-    "jina-bert-v3": "an encoder",
-    "modern-bert": "an encoder",
-    "neo-bert": "an encoder",
-    "nomic-bert": "an encoder",
-    "nomic-bert-moe": "an encoder",
-    "t5encoder": "an encoder",
-    "wavtokenizer-dec": "an audio decoder",
-}
-#: Models that generate text and keep no memory in llama.cpp (llama_model::create_memory): each step reads all tokens.
-_WITHOUT_MEMORY = frozenset(["dream", "llada", "llada-moe", "llama-embed", "rnd1"])
 #: Keys of layers that this reader knows no size for.
 _UNKNOWN_LAYERS = ("wkv.head_size", "attention.compress_ratios", "attention.compress_ratio", "decoder_block_count")
 
 
-@dataclass(frozen=True, slots=True)
-class _Window:
+StateRule = Literal["all", "beside attention", "no KV heads", "no KV heads, no feed-forward", "interval"]
+_DEFAULT_INTERVAL = 4
+
+
+class _Row(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Window(_Row):
     """The window rule of one GGUF architecture: what its code in llama.cpp says where the file says nothing.
 
     Attributes:
@@ -100,7 +65,7 @@ class _Window:
         only_layers: the rule holds for models of that many layers alone.
     """
 
-    period: int | None
+    period: int | None = None
     default: int | None = None
     fixed: int | None = None
     global_first: bool = False
@@ -108,48 +73,36 @@ class _Window:
     only_layers: int | None = None
 
 
-_WINDOWS = {
-    "afmoe": _Window(4),
-    "cohere2": _Window(4),
-    "cohere2moe": _Window(4),
-    "exaone-moe": _Window(4, default=128),
-    "exaone4": _Window(4, default=4096, only_layers=64),
-    "gemma2": _Window(2, default=4096),
-    "gemma3": _Window(6),
-    "gemma3n": _Window(5),
-    "gemma4": _Window(None),
-    "gpt-oss": _Window(2),
-    "llama4": _Window(4, default=8192, fixed=8192, chunked=True),
-    "olmo2": _Window(4),
-    "smallthinker": _Window(4, fixed=4096, global_first=True),
-}
-#: Architectures whose window llama.cpp does not read: every layer keeps the whole context there.
-_WINDOW_IGNORED = (
-    *("deepseek", "deepseek2", "granite", "llama", "mistral3", "olmoe", "phi2", "phi3", "phimoe", "qwen2", "qwen2moe"),
-    *("qwen2vl", "qwen3", "qwen3moe", "qwen3vl", "qwen3vlmoe", "smollm3", "starcoder2"),
-)
-#: llama.cpp 0c1e57098, src/models/gemma3n.cpp:7: the first 20 layers own a cache, whatever the file says.
-_GEMMA3N_OWNERS = 20
-_MAMBA1 = ("mamba", "jamba")
+class GGUFArchitecture(_Row):
+    """What llama.cpp's code knows of a GGUF architecture: a table of ``presets/gguf/architectures.toml``.
 
-StateRule = Literal["all", "beside attention", "no KV heads", "no KV heads, no feed-forward", "interval"]
-_STATE_RULES: dict[str, StateRule] = {
-    "falcon-h1": "beside attention",
-    "granitehybrid": "no KV heads",
-    "jamba": "no KV heads",
-    "kimi-linear": "no KV heads",
-    "lfm2": "no KV heads",
-    "lfm2moe": "no KV heads",
-    "mamba": "all",
-    "mamba2": "all",
-    "nemotron_h": "no KV heads, no feed-forward",
-    "nemotron_h_moe": "no KV heads, no feed-forward",
-    "plamo2": "no KV heads",
-    "qwen35": "interval",
-    "qwen35moe": "interval",
-    "qwen3next": "interval",
-}
-_DEFAULT_INTERVAL = 4
+    Attributes:
+        model_type: the Hugging Face model type, where a hyphen turned into an underscore is not all.
+        without_cache: what it is, an encoder or another part of a model, which keeps no KV cache.
+        keeps_memory: False for models that generate text without one (llama_model::create_memory): each step reads all
+            tokens.
+        reads_window: False where llama.cpp does not, so that every layer keeps the whole context.
+        window: the rule of its windows.
+        cache_owners: the first layers that own a cache, whatever the file says.
+        states: which layers keep a recurrent state.
+        state_groups: False where the convolution has no groups (Mamba 1).
+    """
+
+    model_type: str | None = None
+    without_cache: str | None = None
+    keeps_memory: bool = True
+    reads_window: bool = True
+    window: Window | None = None
+    cache_owners: int | None = None
+    states: StateRule | None = None
+    state_groups: bool = True
+
+
+@cache
+def _architectures() -> dict[str, GGUFArchitecture]:
+    location = "gguf/architectures.toml"
+    tables = parse_toml(shipped.text("gguf", "architectures") or "", location)
+    return {name: GGUFArchitecture.model_validate(table) for name, table in tables.items()}
 
 
 def load_gguf(path: Path) -> Architecture:
@@ -215,6 +168,7 @@ class _Keys:
         if not isinstance(arch, str) or not re.fullmatch(r"[\w.-]{1,64}", arch, re.ASCII):
             raise InputError("general.architecture is missing", hint="a GGUF model names its architecture there")
         self.arch = arch
+        self.known = _architectures().get(arch) or GGUFArchitecture()
         self.notes: list[str] = []
 
     def path(self, key: str) -> str:
@@ -254,7 +208,7 @@ class _Keys:
 
 
 def _refuse_what_keeps_no_cache(keys: _Keys) -> None:
-    what = _WITHOUT_CACHE.get(keys.arch)
+    what = keys.known.without_cache
     if keys.metadata.get("general.type") in ("adapter", "mmproj", "imatrix"):
         what = f"of type {quote(keys.metadata['general.type'])}"
     if what is not None:
@@ -274,7 +228,7 @@ def _layer_kinds(keys: _Keys) -> list[LayerKind]:
     layers = keys.size("block_count")
     if layers > _MOST_LAYERS:
         raise InputError(f"the key {keys.path('block_count')} says {layers:,} layers: is the file damaged?")
-    if keys.arch in _WITHOUT_MEMORY:
+    if not keys.known.keeps_memory:
         keys.notes.append(f"llama.cpp keeps no memory for {keys.arch}: each step reads all tokens again")
         return [NoCache()] * layers
     mtp = keys.count("nextn_predict_layers", default=0)
@@ -282,7 +236,7 @@ def _layer_kinds(keys: _Keys) -> list[LayerKind]:
         raise InputError(f"the key {keys.path('nextn_predict_layers')} leaves no layer of {layers:,}")
     states = _state_layers(keys, layers, mtp)
     local, window = _local_layers(keys, layers)
-    owners = _GEMMA3N_OWNERS if keys.arch == "gemma3n" else layers - keys.count("attention.shared_kv_layers", default=0)
+    owners = keys.known.cache_owners or layers - keys.count("attention.shared_kv_layers", default=0)
     attention = _Attention.read(keys, layers) if "attention" in states or "both" in states else None
     state = None if set(states) <= {"attention", "none"} else _state(keys)
     kinds: list[LayerKind] = []
@@ -321,8 +275,8 @@ def _local_layers(keys: _Keys, layers: int) -> tuple[list[bool], _ModelWindow]:
     everywhere = [False] * layers
     key, pattern_key = "attention.sliding_window", "attention.sliding_window_pattern"
     stated = keys.count(key, default=0)
-    rule = _WINDOWS.get(keys.arch)
-    if keys.arch in _WINDOW_IGNORED:
+    rule = keys.known.window
+    if not keys.known.reads_window:
         if stated:
             keys.notes.append(
                 f"llama.cpp runs {keys.arch} without its window of {stated:,} tokens: every layer is full"
@@ -336,7 +290,7 @@ def _local_layers(keys: _Keys, layers: int) -> tuple[list[bool], _ModelWindow]:
                 f"{keys.path(key)} is {stated:,} and nothing says which layers it holds for",
                 hint=f"the key {keys.path(pattern_key)} would; {keys.arch!r} has no rule of its own here",
             )
-        rule = _Window(None)
+        rule = Window()
     if keys.get(key) is None and rule.default is not None:
         stated = rule.default
     if rule.only_layers not in (None, layers) or not stated:
@@ -355,14 +309,11 @@ def _local_layers(keys: _Keys, layers: int) -> tuple[list[bool], _ModelWindow]:
 
 @dataclass(frozen=True, slots=True)
 class _Attention:
-    """Heads of the attention layers."""
+    """Heads of the attention layers: KV heads by layer, and the widths of K and V, everywhere and in local layers."""
 
-    heads: list[int]
     kv_heads: list[int]
-    head_dim: int
-    v_head_dim: int
-    local_head_dim: int
-    local_v_head_dim: int
+    widths: tuple[int, int]
+    local_widths: tuple[int, int]
     latent: Latent | None
     indexer_dim: int
 
@@ -374,40 +325,22 @@ class _Attention:
         kv_heads = keys.by_layer("attention.head_count_kv", layers, heads)
         most = next((count for count in heads if count), 0)
         width = keys.size("embedding_length") // most if most else 0
-        head_dim, v_head_dim = (keys.count(f"attention.{side}_length", default=width) for side in ("key", "value"))
-        local_head_dim = keys.count("attention.key_length_swa", default=head_dim)
-        local_v_head_dim = keys.count("attention.value_length_swa", default=v_head_dim)
-        if any(kv_heads) and not (head_dim and v_head_dim and local_head_dim and local_v_head_dim):
+        key, value = (keys.count(f"attention.{side}_length", default=width) for side in ("key", "value"))
+        local_key = keys.count("attention.key_length_swa", default=key)
+        local_value = keys.count("attention.value_length_swa", default=value)
+        if any(kv_heads) and not (key and value and local_key and local_value):
             raise InputError("the heads have no width", hint=f"see the key {keys.path('attention.key_length')}")
         indexer_dim = keys.count("attention.indexer.key_length", default=0)
-        return _Attention(
-            heads,
-            kv_heads,
-            head_dim,
-            v_head_dim,
-            local_head_dim,
-            local_v_head_dim,
-            _latent(keys, most, head_dim, indexer_dim),
-            indexer_dim,
-        )
+        latent = _latent(keys, most, key, indexer_dim)
+        return _Attention(kv_heads, (key, value), (local_key, local_value), latent, indexer_dim)
 
     def kind(self, index: int, local: bool, window: _ModelWindow) -> LayerKind:
         if self.latent is not None:
             return replace(self.latent, window=window.tokens) if local else self.latent
         kv_heads = self.kv_heads[index]
         if not local:
-            return Full(
-                num_kv_heads=kv_heads,
-                head_dim=self.head_dim,
-                v_head_dim=self.v_head_dim,
-                indexer_dim=self.indexer_dim,
-            )
-        geometry = {
-            "num_kv_heads": kv_heads,
-            "head_dim": self.local_head_dim,
-            "v_head_dim": self.local_v_head_dim,
-        }
-        return Chunked(chunk=window.tokens, **geometry) if window.chunked else Sliding(window=window.tokens, **geometry)
+            return Full(kv_heads, *self.widths, self.indexer_dim)
+        return (Chunked if window.chunked else Sliding)(window.tokens, kv_heads, *self.local_widths)
 
 
 def _latent(keys: _Keys, heads: int, key_length: int, indexer_dim: int) -> Latent | None:
@@ -438,7 +371,7 @@ def _latent(keys: _Keys, heads: int, key_length: int, indexer_dim: int) -> Laten
 
 def _state_layers(keys: _Keys, layers: int, mtp: int) -> list[Literal["attention", "state", "both", "none"]]:
     """What every layer mixes its tokens with."""
-    rule = _STATE_RULES.get(keys.arch) or _general_state_rule(keys)
+    rule = keys.known.states or _general_state_rule(keys)
     if rule is None:
         return ["attention"] * layers
     if rule == "all":
@@ -488,14 +421,14 @@ def _state(keys: _Keys) -> State:
         heads = max(keys.by_layer("attention.head_count", keys.size("block_count"), [0]))
         return State(width * width * heads, "float32", conv_channels=3 * heads * width, conv_kernel=kernel)
     inner, size = keys.size("ssm.inner_size"), keys.size("ssm.state_size")
-    groups = 0 if keys.arch in _MAMBA1 else keys.count("ssm.group_count", default=0)
+    groups = keys.count("ssm.group_count", default=0) if keys.known.state_groups else 0
     return State(recurrent_elements=size * inner, conv_channels=inner + 2 * groups * size, conv_kernel=kernel)
 
 
 def _model_type(keys: _Keys) -> str:
     if keys.arch == "olmo2" and keys.count("attention.sliding_window", default=0):
         return "olmo3"  # llama.cpp runs both under one name; only OLMo 3 has a window
-    return _MODEL_TYPES.get(keys.arch, keys.arch.replace("-", "_"))
+    return keys.known.model_type or keys.arch.replace("-", "_")
 
 
 def _vocabulary(keys: _Keys, header: GGUFHeader) -> int:
@@ -561,6 +494,17 @@ def _layer(keys: _Keys, kind: LayerKind, tensors: list[GGUFTensor]) -> Layer:
     return Layer(cache=kind, mixer=tuple(_summed(keys, kind, mixer)), rest=tuple(_summed(keys, kind, rest)))
 
 
+#: The part of a tensor by its name without layer and kind; the first that fits.
+_PARTS: tuple[tuple[str, Part], ...] = (
+    ("token_embd|per_layer_token_embd|position_embd|token_types", "embedding"),
+    ("output|cls", "head"),
+    (".*norm.*", "norms"),
+    ("(ffn_gate_inp|exp_probs_b).*", "router"),
+    (".*_exps", "experts"),
+    ("ffn_.*", "feed_forward"),
+    ("(ssm_|shortconv).*", "state"),
+    ("(attn_|indexer).*", "attention"),
+)
 _MIXERS = ("attn_", "ssm_", "shortconv", "indexer")
 _RESIDUAL_NORMS = ("attn_norm", "attn_post_norm", "attn_norm_2")
 
@@ -572,8 +516,7 @@ def _is_mixer(name: str) -> bool:
 
 def _stem(name: str) -> str:
     """A tensor's name without its layer and its kind: ``blk.3.attn_q.weight`` -> ``attn_q``."""
-    block = _BLOCK.fullmatch(name)
-    return (block[2] if block else name).partition(".")[0]
+    return _role(name).partition(".")[0]
 
 
 def _role(name: str) -> str:
@@ -619,23 +562,8 @@ def _shape(tensor: GGUFTensor, part: Part) -> tuple[int, int, int]:
 
 def _part(name: str, kind: LayerKind | None) -> Part:
     stem = _stem(name)
-    if stem in ("token_embd", "per_layer_token_embd", "position_embd", "token_types"):
-        return "embedding"
-    if stem in ("output", "cls"):
-        return "head"
-    if "norm" in stem:
-        return "norms"
-    if stem.startswith(("ffn_gate_inp", "exp_probs_b")):
-        return "router"
-    if stem.endswith("_exps"):
-        return "experts"
-    if stem.startswith("ffn_"):
-        return "feed_forward"
-    if stem.startswith(("ssm_", "shortconv")):
-        return "state"
-    if stem.startswith(_MIXERS):
-        return "state" if isinstance(kind, State) else "attention"
-    return "other"
+    found: list[Part] = [part for pattern, part in _PARTS if re.fullmatch(pattern, stem)] or ["other"]
+    return "state" if found[0] == "attention" and isinstance(kind, State) else found[0]
 
 
 def _kv_heads(name: str, kind: LayerKind | None) -> int:
