@@ -12,7 +12,7 @@ from inspect import Parameter, signature
 from os import PathLike
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar, Unpack, get_type_hints
 
-from kvcalc.architecture import Architecture
+from kvcalc.architecture import Architecture, Part
 from kvcalc.dtypes import DType, parse_kv_dtypes
 from kvcalc.engines import engine_class, make_engine
 from kvcalc.engines.base import Engine, Plan, refuse_weights
@@ -190,11 +190,20 @@ class Setup:
         others = ", ".join(engine.weight_formats)
         return (f"{engine.name} reads no {shipped.name} weights: convert them, and say to what ({others})",)
 
+    @property
+    def placement(self) -> tuple[Architecture, str | None, int, int]:
+        """What the weights are, in which format, and among how many devices in a layer and in a row."""
+        return self.served, self.weights_dtype, self.tensor_parallel_size, self.engine.pipeline_stages
+
+    @property
+    def fewer_devices(self) -> tuple[tuple[Part, int], ...]:
+        """Parts of the weights that fewer devices share, and how many do."""
+        return self.engine.fewer_devices(self.served, self.tensor_parallel_size)
+
     @cached_property
     def weights(self) -> Weights:
         """The parameters, and their bytes on one device."""
-        tp, stages = self.tensor_parallel_size, self.engine.pipeline_stages
-        return weights(self.served, self.weights_dtype, tp, stages, self.held)
+        return weights(*self.placement, self.held, self.fewer_devices)
 
     @property
     def sees(self) -> bool:
@@ -214,8 +223,7 @@ class Setup:
         """What a preset's encoders of images and sound add on one device, where the engine loads them."""
         if self.text_only or not self.architecture.text_preset:
             return 0
-        tp, stages = self.tensor_parallel_size, self.engine.pipeline_stages
-        whole = weights(self.served, self.weights_dtype, tp, stages, self.engine.holds_beside)
+        whole = weights(*self.placement, self.engine.holds_beside, self.fewer_devices)
         return whole.bytes - self.weights.bytes
 
 

@@ -7,9 +7,10 @@ ties has no tensor of its own. Without a format the weights are those that ship:
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from kvcalc.architecture import Architecture, Tensor, stage_bounds
+from kvcalc.architecture import Architecture, Part, Tensor, stage_bounds
 from kvcalc.quantization import EVERYTHING, PREDICTION, TIED_HEAD, TOWERS, Packing, WeightsFormat
 from kvcalc.units import ceil_div, format_bytes
 from kvcalc.weight_formats import parse_weights_format, shipped_format
@@ -91,6 +92,7 @@ def weights(
     tensor_parallel_size: int = 1,
     stages: int = 1,
     loaded: frozenset[str] = EVERYTHING,
+    fewer: tuple[tuple[Part, int], ...] = (),
 ) -> Weights:
     """Count the parameters of a model and their bytes on one device.
 
@@ -100,15 +102,23 @@ def weights(
     Args:
         dtype: storage format; None is the one that ships (or what was measured in the model's files).
         loaded: what is held beside the model's own layers, where the checkpoint has it.
+        fewer: parts that fewer devices share than ``tensor_parallel_size``, and how many do.
 
     Raises:
         InputError: an unknown format.
     """
-    key = ("weights", dtype, tensor_parallel_size, stages, loaded)
-    return architecture.memo(key, lambda: _weights(architecture, dtype, tensor_parallel_size, stages, loaded))
+    key = ("weights", dtype, tensor_parallel_size, stages, loaded, fewer)
+    return architecture.memo(key, lambda: _weights(architecture, dtype, tensor_parallel_size, stages, loaded, fewer))
 
 
-def _weights(architecture: Architecture, dtype: str | None, tp: int, stages: int, loaded: frozenset[str]) -> Weights:
+def _weights(
+    architecture: Architecture,
+    dtype: str | None,
+    tp: int,
+    stages: int,
+    loaded: frozenset[str],
+    fewer: tuple[tuple[Part, int], ...],
+) -> Weights:
     parts: dict[str, int] = {}
     active = 0
     for tensor, count in _parameters(architecture):
@@ -117,11 +127,12 @@ def _weights(architecture: Architecture, dtype: str | None, tp: int, stages: int
     parameters = sum(parts.values())
     provenance = architecture.provenance
     stored = format_of(architecture, dtype)
-    rows = _largest(placed(architecture, dtype, stages, loaded), tp)
+    rows = _largest(placed(architecture, dtype, stages, loaded), tp, dict(fewer))
     size = sum(rows.values())
     everything = loaded if loaded >= _beside(architecture) else EVERYTHING
     shipped = architecture.memo(
-        ("shipped", dtype, everything), lambda: sum(_largest(placed(architecture, dtype, 1, everything), 1).values())
+        ("shipped", dtype, everything),
+        lambda: sum(_largest(placed(architecture, dtype, 1, everything), 1, {}).values()),
     )
     name, exact_parameters = stored.name, provenance.exact_parameters
     exact = exact_parameters and not stored.estimated
@@ -176,12 +187,12 @@ def _outside(architecture: Architecture) -> list[Tensor]:
     return tensors
 
 
-def _largest(stages: list[list[Stored]], tp: int) -> dict[str, int]:
+def _largest(stages: list[list[Stored]], tp: int, fewer: Mapping[Part, int]) -> Mapping[str, int]:
     """Bytes by row of the stage that holds most."""
     by_stage = [Counter[str]() for _ in stages]
     for rows, stage in zip(by_stage, stages, strict=True):
         for each in stage:
-            rows[each.row] += each.count * each.bytes(tp)
+            rows[each.row] += each.count * each.bytes(fewer.get(each.tensor.part, tp))
     return max(by_stage, key=Counter.total)
 
 

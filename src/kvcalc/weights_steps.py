@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from kvcalc.architecture import Architecture
+from kvcalc.architecture import Architecture, Part
 from kvcalc.derivation import Quantity
 from kvcalc.quantization import EVERYTHING, Plain
 from kvcalc.weights import Weights, format_of, stage_tensors, weights
@@ -16,6 +16,7 @@ def weights_steps(
     tensor_parallel_size: int = 1,
     stages: int = 1,
     loaded: frozenset[str] = EVERYTHING,
+    fewer: tuple[tuple[Part, int], ...] = (),
 ) -> tuple[Quantity, ...]:
     """The steps behind ``weights(...).bytes``; the last one is that number.
 
@@ -23,7 +24,7 @@ def weights_steps(
     >>> weights_steps(kvcalc.load("gemma-2-2b"), None)[-1].formula
     'parameters * 2'
     """
-    counted = weights(architecture, dtype, tensor_parallel_size, stages, loaded)
+    counted = weights(architecture, dtype, tensor_parallel_size, stages, loaded, fewer)
     measured = architecture.provenance.weight_bytes
     if dtype is None and measured is not None:
         return _as_stored(measured, counted)
@@ -35,7 +36,7 @@ def weights_steps(
             meaning = f"{stored.name}: {number} B each"
             return (*steps, Quantity("weights_bytes", meaning, f"parameters * {number}", counted.bytes, "bytes"))
     placed = [
-        [(each.row, each.bytes(tensor_parallel_size), each.count) for each in stage]
+        [(each.row, each.bytes(dict(fewer).get(each.tensor.part, tensor_parallel_size)), each.count) for each in stage]
         for stage in stage_tensors(architecture, stored, stages, loaded)
     ]
     largest = max(placed, key=lambda stage: sum(count * size for _, size, count in stage))

@@ -10,6 +10,7 @@ from sglang_cases import plan_of as case_plan
 
 import kvcalc
 from kvcalc.architecture import Architecture, Compressed, Cross, Full, Latent, Layer, LayerKind, Sliding, State
+from kvcalc.cli.question import weights_derivation
 from kvcalc.derivation import evaluate
 from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines import make_engine
@@ -18,7 +19,7 @@ from kvcalc.engines.sglang import SGLangPlan
 from kvcalc.errors import InputError, NotModelledError, RefusalError, UnsupportedError
 from kvcalc.layout import parse_layout
 from kvcalc.relayout import with_layout
-from kvcalc.setup import Setup
+from kvcalc.setup import Setup, prepare
 from kvcalc.units import GiB
 
 DATA = json.loads((Path(__file__).parents[1] / "data" / "sglang_pools.json").read_text())
@@ -270,12 +271,31 @@ def test_attention_data_parallelism_divides_sequences_and_holds_more_heads() -> 
     assert (alone.pool.main_bytes, grouped.pool.main_bytes) == (48 * 1 * 256 * 2, 48 * 2 * 256 * 2)
     assert grouped.kv_bytes(1000, 6) == (2 * 1000 + 1) * grouped.pool.main_bytes
     assert grouped.report(1000, 6, 2000 * grouped.pool.main_bytes)["fits"]
-    own, weights = grouped.allocate(1000, 6).notes[-2:]
-    assert "each of 4 groups" in own
-    assert "weights are counted as divided by all devices" in weights
+    assert "each of 4 groups" in grouped.allocate(1000, 6).notes[-1]
     limited = plan_of(qwen, tp=8, dp_size=4, enable_dp_attention=True, max_running_requests=8)
     assert limited.max_running_requests == 2
     assert "at most 8 of these sequences" in limited.allocate(1000, 9).notes[-1]
+
+
+def test_attention_data_parallelism_holds_attention_and_the_embedding_in_each_group() -> None:
+    def held(model: str, tp: int, **options: Any) -> int:
+        return prepare(model, engine="sglang", engine_options=options, tensor_parallel_size=tp).weights.bytes
+
+    groups = {"dp_size": 4, "enable_dp_attention": True}
+    # Qwen3-30B-A3B: 48 layers of 2048 x 4096 (q, o) and 2048 x 4 heads of 128 (k, v), of which one of eight devices has
+    # a head and one of two has two; a vocabulary of 151,936.
+    attention = 48 * 2 * (2048 * 4096 * 3 // 8 + 2048 * 128) * 2
+    table = 151936 * 2048 * 2
+    assert held("qwen3-30b-a3b", 8, **groups) - held("qwen3-30b-a3b", 8) == attention + table * 3 // 8
+    head = {"enable_dp_lm_head": True}
+    assert held("qwen3-30b-a3b", 8, **groups, **head) - held("qwen3-30b-a3b", 8, **groups) == table * 3 // 8
+    # A prefill that devices share divides no more of attention than two do, and the embedding as ever.
+    assert held("qwen3-30b-a3b", 8, attn_cp_size=4) - held("qwen3-30b-a3b", 8) == attention
+    # Qwen3.5 has the whole embedding on every device: 248,320 x 2,048.
+    options = {"dp_size": 2, "enable_dp_attention": True}
+    setup = prepare("qwen3.5-35b-a3b", engine="sglang", engine_options=options, tensor_parallel_size=4)
+    values = {each.symbol: each.value for each in weights_derivation(setup).steps}
+    assert values["embedding_bytes"] == 248320 * 2048 * 2
 
 
 def test_decode_context_parallelism_divides_pages_and_not_index_keys() -> None:
@@ -283,6 +303,11 @@ def test_decode_context_parallelism_divides_pages_and_not_index_keys() -> None:
     packed = plan_of(deepseek, tp=8, dtype="fp8")
     assert packed.pool.main_bytes == 61 * (656 + 132)
     assert "scales beside them" in packed.allocate(1000, 1).notes[-1]
+    kernels = ({"dsa_decode_backend": "trtllm"}, {"dsa_prefill_backend": "trtllm", "dsa_decode_backend": "fa3"})
+    both = {"dsa_prefill_backend": "tilelang", "dsa_decode_backend": "tilelang"}
+    for options in (*kernels, both):
+        assert plan_of(deepseek, tp=8, dtype="fp8", **options).pool.main_bytes == 61 * (576 + 132)
+    assert plan_of(deepseek, tp=8, dtype="fp8", dsa_decode_backend="tilelang").pool.main_bytes == 61 * (656 + 132)
     plan = plan_of(deepseek, tp=8, dtype="fp8", dcp_size=4)
     assert not any("scales beside them" in note for note in plan.allocate(1000, 1).notes)
     assert plan.pool.main_bytes == 61 * (576 + 4 * 132)  # plain rows, and the index keys of all four devices

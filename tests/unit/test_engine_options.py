@@ -108,7 +108,10 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "sglang": {
         "enable_dp_attention": (False, (True,), (2,)),
+        "enable_dp_lm_head": (False, (True,), (2,)),
         "enable_deepseek_v4_fp4_indexer": (False, (True,), (2,)),
+        "dsa_prefill_backend": (None, ("trtllm", "flashmla_sparse"), ("fp8", 1)),
+        "dsa_decode_backend": (None, ("trtllm", "tilelang"), ("fp8", 1)),
         "disable_cuda_graph": (False, (True,), (2,)),
         "speculative_algorithm": (
             "EAGLE",

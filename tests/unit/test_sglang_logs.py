@@ -28,8 +28,11 @@ OPTIONS = {
     "speculative_num_draft_tokens": 8,
     "dp_size": 2,
     "enable_dp_attention": True,
+    "enable_dp_lm_head": True,
     "attn_cp_size": 2,
     "dcp_size": 2,
+    "dsa_prefill_backend": "flashmla_sparse",
+    "dsa_decode_backend": "trtllm",
     "enable_deepseek_v4_fp4_indexer": True,
     "max_mamba_cache_size": 40,
     "mamba_radix_cache_strategy": "no_buffer",
@@ -89,14 +92,14 @@ def test_groups_of_attention_in_old_and_new_words(stated, groups):
         ("speculative_algorithm='NEXTN', model_path='m'", "mtp", None),
         ("speculative_algorithm='EAGLE', model_path='m', speculative_draft_model_path='m'", "mtp", None),
         ("speculative_algorithm=None", None, None),
-        ("speculative_algorithm='NGRAM'", None, "a draft (NGRAM), which is not counted"),
+        ("speculative_algorithm='NGRAM'", None, "a draft (NGRAM), which is not counted"),  # and no option's value
         ("speculative_algorithm='DFLASH', speculative_draft_model_path='z/x'", None, "a draft z/x (DFLASH)"),
     ],
 )
 def test_a_stated_draft(stated, draft, note):
     found = question(f"server_args=ServerArgs({stated})", POOL)
     assert found.draft == draft
-    assert (not found.notes) if note is None else note in found.notes[0]
+    assert (not found.notes) if note is None else note in found.notes[-1]
     assert question(f"server_args=ServerArgs({stated})", POOL, draft="mtp").draft == "mtp"
 
 

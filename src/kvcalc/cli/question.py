@@ -255,8 +255,7 @@ def weights_derivation(setup: Setup) -> Derivation:
     from kvcalc.derivation import checked
     from kvcalc.weights_steps import weights_steps
 
-    tp, stages = setup.tensor_parallel_size, setup.engine.pipeline_stages
-    steps = weights_steps(setup.served, setup.weights_dtype, tp, stages, setup.held)
+    steps = weights_steps(*setup.placement, setup.held, setup.fewer_devices)
     return Derivation("Weights, step by step", checked(steps, setup.weights.bytes), setup.served.provenance.sources)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
-from typing import Literal, get_args
+from typing import Literal
 
 from kvcalc.architecture import Architecture, Chunked, Full, Parallel, Sliding, is_local
 from kvcalc.engines.sglang import SGLang, SGLangPlan
@@ -27,7 +27,6 @@ from kvcalc.logs.base import (
     Start,
     changes,
     checked,
-    known_options,
     stated_number,
     stated_truth,
     unchecked,
@@ -59,6 +58,8 @@ _NAMES = (
 _RENAMED = {
     "cuda_graph_max_bs": "cuda_graph_max_bs_decode",
     "mamba_scheduler_strategy": "mamba_radix_cache_strategy",
+    "nsa_prefill_backend": "dsa_prefill_backend",
+    "nsa_decode_backend": "dsa_decode_backend",
     "speculative_dflash_block_size": "speculative_num_draft_tokens",
 }
 _SHORT = {
@@ -76,7 +77,6 @@ _SHORT = {
 _COMMAND = {f"--{name.replace('_', '-')}": name for name in (*_NAMES, *_RENAMED)}
 _COMMAND |= {f"--{flag}": name for flag, name in _SHORT.items()}
 _FLAGS = re.compile(rf"(?<![\w.])['\"]?({'|'.join((*_NAMES, *_RENAMED))})['\"]?[=:] ?['\"]?([^'\",()\s]{{1,300}})")
-_ALGORITHMS = frozenset(get_args(SGLang.model_fields["speculative_algorithm"].annotation))
 #: Algorithms that draft with the model's own prediction layers where no other model is named.
 _OWN_LAYERS = frozenset({"EAGLE", "NEXTN", "FROZEN_KV_MTP"})
 _RUNNING = re.compile(r"max_running_requests=(\d{1,9})")
@@ -162,13 +162,7 @@ def _question(start: Start, given: Given) -> Question:
     if tokens is None:
         raise InputError("the log does not state the tokens of a pool", hint="SGLang prints '#tokens: N'")
     groups = _attention_groups(stated)
-    options: dict[str, object] = {name: stated[name] for name in (*SGLang.model_fields, "pp_size") if name in stated}
-    for name in ("dp_size", "enable_dp_attention"):  # other groups are other servers
-        options.pop(name, None)
-    if stated.get("pp_size") == "1":
-        options.pop("pp_size")
-    if stated.get("speculative_algorithm") not in _ALGORITHMS:
-        options.pop("speculative_algorithm", None)
+    options, notes = _known_options(stated)
     if groups > 1:
         options |= {"dp_size": groups, "enable_dp_attention": True}
     # What the start took, whatever its flags and its memory made it choose; one device's are a group's.
@@ -176,7 +170,6 @@ def _question(start: Start, given: Given) -> Question:
         options["max_mamba_cache_size"] = int(slots.printed) * groups
     if "running" in stated and "intermediate_ssm_state_cache" in start.figures:
         options["max_running_requests"] = int(stated["running"]) * groups
-    options, notes = known_options("sglang", options)
     draft, of_draft = _draft(start, stated, given)
     types = next((cache.types for cache in start.caches if cache.types), ())
     dtype = given.kv_cache_dtype or (types[0] if types else stated.get("kv_cache_dtype") or stated.get("dtype"))
@@ -196,6 +189,21 @@ def _question(start: Start, given: Given) -> Question:
         draft=draft,
         notes=(*notes, *of_draft),
     )
+
+
+def _known_options(stated: Mapping[str, str]) -> tuple[dict[str, object], list[str]]:
+    """The options of the engine that are stated, but for groups, and a note for each that is not modelled."""
+    options: dict[str, object] = {}
+    notes = []
+    for name in (*sorted(SGLang.model_fields.keys() - {"dp_size", "enable_dp_attention"}), "pp_size"):
+        if name in stated and (name, stated[name]) != ("pp_size", "1"):
+            try:
+                SGLang.from_options({name: stated[name]})
+            except InputError:
+                notes.append(f"not modelled: {name}={stated[name]}")
+            else:
+                options[name] = stated[name]
+    return options, notes
 
 
 def _attention_groups(stated: Mapping[str, str]) -> int:

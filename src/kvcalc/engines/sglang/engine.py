@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from kvcalc.architecture import Architecture, Compressed, LayerKind, NoCache, Shared, State, is_local, window_of
+from kvcalc.architecture import Architecture, Compressed, LayerKind, NoCache, Part, Shared, State, is_local, window_of
 from kvcalc.dtypes import DTYPES, DType, parse_dtype
 from kvcalc.engines.base import Loads, Server, WorkingMemory, refuse_formats, refuse_uneven_heads
 from kvcalc.engines.options import EngineOptions
@@ -63,8 +63,23 @@ _EVICTION_INTERVAL = 128
 _DTYPES = frozenset({"bfloat16", "float16", "float32", "fp8_e4m3", "fp8_e5m2"})
 #: Model types whose states are transposed before a convolution: the windows of drafted tokens are kept one by one.
 _OWN_WINDOWS = frozenset({"kimi_linear", "glm5_next", "kimi_k3"})
+#: Model types whose embedding is whole on every device beside attention data parallelism (models/qwen3_5.py:1872).
+_WHOLE_EMBEDDING = frozenset("bailing_moe_linear deepseek_v4 exaone_moe qwen3_5 qwen3_5_moe sarvam_moe step3p5".split())
 #: Bytes of an index key of 128 numbers of 4 bits, with a scale for each 32.
 _FP4_INDEX_KEY = 68
+DsaBackend = Literal[
+    "aiter",
+    "fa3",
+    "flashinfer_sparse_mla",
+    "flashmla_auto",
+    "flashmla_kv",
+    "flashmla_sparse",
+    "flashmla_sparse_q8",
+    "tilelang",
+    "triton",
+    "triton_sparse_mla",
+    "trtllm",
+]
 _PAGE_NOTE = "sglang allocates one page a pool more than its budget (the memory that --mem-fraction-static leaves)"
 
 
@@ -165,8 +180,13 @@ class SGLang(EngineOptions):
     enable_dp_attention: bool = Field(
         False, description="dp_size divides the devices of tensor parallelism: attention is held by tp / dp_size"
     )
+    enable_dp_lm_head: bool = Field(False, description="the head is divided as attention is, not by all devices")
     attn_cp_size: int = Field(1, ge=1, le=2**16, description="devices that share the tokens of a prefill")
     dcp_size: int = Field(1, ge=1, le=2**16, description="devices among which the tokens of one sequence are spread")
+    dsa_prefill_backend: DsaBackend | None = Field(
+        None, description="kernels of a sparse prefill over latents; trtllm is Blackwell's in fp8"
+    )
+    dsa_decode_backend: DsaBackend | None = Field(None, description="the same of decoding")
     enable_deepseek_v4_fp4_indexer: bool = Field(False, description="DeepSeek V4's index keys in 4 bits")
     max_mamba_cache_size: int | None = Field(None, ge=1, le=2**30, description="state slots, whatever the memory")
     mamba_radix_cache_strategy: Literal["extra_buffer", "extra_buffer_lazy", "no_buffer"] = Field(
@@ -190,6 +210,18 @@ class SGLang(EngineOptions):
         {'chunked_prefill_size': 4096}
         """
         return {"chunked_prefill_size": chunk_on(memory_bytes)}
+
+    def fewer_devices(self, model: Architecture, tensor_parallel_size: int) -> tuple[tuple[Part, int], ...]:
+        """Attention and the embedding, which the devices of one group share (runtime_context.py:135).
+
+        Of DeepSeek V3 on eight devices in eight groups each has all of attention, and an eighth of the experts.
+        """
+        heads = tensor_parallel_size // (self.dp_size * self.attn_cp_size)
+        mixers: tuple[tuple[Part, int], ...] = (("attention", heads), ("state", heads))
+        if self.dp_size == 1:
+            return mixers if heads < tensor_parallel_size else ()
+        head: tuple[tuple[Part, int], ...] = (("head", heads),) if self.enable_dp_lm_head else ()
+        return (*mixers, ("embedding", 1 if model.model_type in _WHOLE_EMBEDDING else heads), *head)
 
     def working_memory(self, setup: Setup, device: Device, context: int, batch_size: int) -> WorkingMemory:
         """What it sets aside by its own rule: 1 - mem_fraction_static of the memory that is free before the weights."""
@@ -258,7 +290,10 @@ class SGLang(EngineOptions):
             sizes = f"dp_size {self.dp_size} x attn_cp_size {self.attn_cp_size} x dcp_size {self.dcp_size}"
             raise UnsupportedError(f"sglang divides {tp} devices, of which {sizes} is no divisor", hint="raise --tp")
         alone = self.attn_cp_size > 1 and self.dp_size == 1
-        return Ranks(heads, self.dp_size, self.dcp_size, tp if alone else heads)
+        # TensorRT-LLM's kernels for either phase, which decode context parallelism needs, or TileLang's for both.
+        kernels = {self.dsa_prefill_backend, self.dsa_decode_backend}
+        plain = "trtllm" in kernels or kernels == {"tilelang"} or self.dcp_size > 1
+        return Ranks(heads, self.dp_size, self.dcp_size, tp if alone else heads, plain)
 
     def _running(self, setup: Setup) -> int | None:
         """Requests that run at once in one group; None where nothing sets them."""
@@ -356,7 +391,7 @@ class SGLang(EngineOptions):
         notes = [_PAGE_NOTE, *shared_note(kinds)]
         if packs_scales(setup, ranks):
             notes.append(
-                "latents have their scales beside them; TensorRT-LLM's kernels on Blackwell keep plain rows of fp8"
+                "latents have their scales beside them; on Blackwell it takes dsa_decode_backend=trtllm, which has none"
             )
         if any(window_of(kind) for kind, _ in kinds):
             reason = (

@@ -42,12 +42,14 @@ class Ranks:
         groups: groups of devices that each serve sequences of their own: ``attn_dp_size``.
         spread: devices among which the tokens of one sequence lie spread: ``dcp_size``.
         draft_heads: devices that share a draft's heads: all, with context parallelism alone (runtime_context.py:491).
+        plain_rows: their kernels read latents in fp8 without scales beside them.
     """
 
     heads: int = 1
     groups: int = 1
     spread: int = 1
     draft_heads: int = 1
+    plain_rows: bool = False
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -55,9 +57,6 @@ class Ranks:
         found = []
         if self.groups > 1:
             found.append(f"attention data parallelism: each of {self.groups} groups holds its own sequences' tokens")
-            found.append(
-                "weights are counted as divided by all devices: each group holds those of attention, which is more"
-            )
         if self.spread > 1:
             found.append(f"decode context parallelism: a device holds every {self.spread}th page of a sequence")
         return tuple(found)
@@ -100,11 +99,8 @@ def check_kind(architecture: Architecture, kind: LayerKind) -> None:
 
 
 def packs_scales(setup: Setup, ranks: Ranks) -> bool:
-    """Whether a latent in fp8 has its scales beside it (kv_cache_configurator.py:3412).
-
-    The kernels of context parallelism read plain rows (arg_groups/model_overrides/deepseek_v2.py:18).
-    """
-    return setup.served.has_sparse_latents and setup.k_dtype.name == "fp8_e4m3" and ranks.spread == 1
+    """Whether a latent in fp8 has its scales beside it (kv_cache_configurator.py:3412)."""
+    return setup.served.has_sparse_latents and setup.k_dtype.name == "fp8_e4m3" and not ranks.plain_rows
 
 
 def bytes_of_token(kind: LayerKind, setup: Setup, ranks: Ranks) -> int:
