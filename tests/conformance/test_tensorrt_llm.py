@@ -1,6 +1,7 @@
 """TensorRT-LLM's rule as its source states it, and against figures that one server printed."""
 
 from ctypes import c_float
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -388,6 +389,10 @@ def test_heads_that_the_devices_do_not_divide_are_refused_with_the_sizes_that_wo
         with pytest.raises(UnsupportedError, match="32 query heads among 5 devices") as refusal:
             _ = setup.plan
         assert refusal.value.hint == "sizes that work for some: 1, 2, 4, 8, 16, 32"
+    forty = architecture.changed(layers=(replace(layers[0], mixer=(replace(queries, rows=40 * 64),)),))
+    with pytest.raises(UnsupportedError, match="8 KV heads among 5 devices") as refusal:
+        _ = setup_of(forty, 5).plan
+    assert refusal.value.hint == "sizes that work for some: 1, 2, 4, 8, 40"
 
 
 @pytest.mark.parametrize("dtype", ["q8_0", "fp8/bf16"])

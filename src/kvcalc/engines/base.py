@@ -412,25 +412,24 @@ def refuse_tensor_parallel(engine: str, setup: Setup) -> None:
 
 
 def refuse_uneven_heads(engine: str, setup: Setup) -> None:
-    """Refuse a tensor-parallel size that does not divide the query heads, as SGLang's attention layers do.
+    """Refuse a tensor-parallel size that does not divide the query heads, or KV heads that it does not multiply.
 
-    Among the sizes that are named, those are left out that neither divide the KV heads nor are divided by them.
+    SGLang's QKVParallelLinear and TensorRT-LLM's duplicate_kv_weight refuse both when they load a model's weights.
     """
     tp, layers = setup.tensor_parallel_size, setup.architecture.layers
     queries = {heads for layer in layers if (heads := _query_heads(layer))}
-    uneven = sorted(heads for heads in queries if heads % tp)
-    if not uneven:
-        return
     keys = {heads for layer in layers if (heads := getattr(_attention(layer.cache), "num_kv_heads", 0))}
-    working = [
-        size
-        for size in range(1, min(queries) + 1)
-        if not any(heads % size for heads in queries) and not any(heads % size and size % heads for heads in keys)
-    ]
-    raise UnsupportedError(
-        f"{engine} does not divide {uneven[0]} query heads among {tp} devices",
-        hint=f"sizes that work for {setup.architecture.name}: {', '.join(map(str, working))}",
-    )
+
+    def uneven(size: int) -> list[str]:
+        found = [f"{heads} query heads" for heads in sorted(queries) if heads % size]
+        return found + [f"{heads} KV heads" for heads in sorted(keys) if heads % size and size % heads]
+
+    if queries and (refused := uneven(tp)):
+        working = (str(size) for size in range(1, min(queries) + 1) if not uneven(size))
+        raise UnsupportedError(
+            f"{engine} does not divide {refused[0]} among {tp} devices",
+            hint=f"sizes that work for {setup.architecture.name}: {', '.join(working)}",
+        )
 
 
 def _attention(kind: LayerKind) -> LayerKind:

@@ -54,8 +54,8 @@ _PYTORCH_MODELS = frozenset(
     {
         *("baichuan", "chatglm", "cogvlm", "deepseek", "deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4"),
         *("gemma", "gemma2", "gemma3", "glm4", "glm4_moe", "glm4_moe_lite", "glm4v", "glm_moe_dsa", "gpt_oss", "hy_v3"),
-        *("internlm", "internlm2", "internlm3", "kimi_k2", "kimi_k25", "llama", "llama4", "minicpm3", "mistral"),
-        *("ministral", "mixtral", "mllama", "phi3", "phimoe", "qwen", "qwen2", "qwen2_5_vl", "qwen2_moe", "qwen2_vl"),
+        *("internlm", "internlm2", "internlm3", "kimi_k2", "kimi_k25", "llama", "llama4", "minicpm3", "minicpmv"),
+        *("mistral", "mixtral", "mllama", "phi3", "phimoe", "qwen", "qwen2", "qwen2_5_vl", "qwen2_moe", "qwen2_vl"),
         *("qwen3", "qwen3_5", "qwen3_5_moe", "qwen3_moe", "qwen3_next", "qwen3_omni_moe", "qwen3_vl", "qwen3_vl_moe"),
         *("sdar", "sdar_moe", "starcoder2"),
     }
@@ -69,7 +69,7 @@ _TURBOMIND_MODELS = frozenset(
 )
 #: Model types whose one window counts for all layers (pytorch/configurations/default.py, gemma.py); that of others is
 #: set to none, because only some of their layers slide.
-_ONE_WINDOW = frozenset({"gemma2", "ministral", "mistral", "mixtral", "phi3", "phimoe", "qwen2", "starcoder2"})
+_ONE_WINDOW = frozenset({"gemma2", "mistral", "mixtral", "phi3", "phimoe", "qwen2", "starcoder2"})
 #: MLA heads that are kept decompressed, K and V of one width (pytorch/configurations/minicpm3.py).
 _DECOMPRESSED = frozenset({"minicpm3"})
 

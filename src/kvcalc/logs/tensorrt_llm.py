@@ -32,15 +32,22 @@ from kvcalc.units import GiB, ceil_div
 
 # ---- lines ----
 
-_POOL = re.compile(rf"Allocated {NUMBER} GiB for max tokens in paged KV cache \({COUNT}\)")
-_OLD_BYTES = re.compile(r"Allocate (\d{1,18}) bytes for k/v cache")
-_OLD_TOKENS = re.compile(rf"Using {COUNT} (?:total )?tokens in paged KV cache")
-#: Both lines are C++'s own count of blocks; PyTorch's is made before its pool is.
-_FREE = re.compile(rf"calculating max tokens in paged kv cache: total: {NUMBER} GiB, available: {NUMBER} GiB")
-_PROFILED = re.compile(rf"fraction is set {NUMBER}, kv size (?:per token )?is (\d{{1,12}})")
-_FRACTION = re.compile(rf"are set \(to {NUMBER} and \d")
-_BLOCKS = re.compile(rf"(?:Number of blocks in KV cache primary pool: |primary blocks=){COUNT}")
-_TOKENS_PER_BLOCK = re.compile(r"(?:Number of tokens per block: |tokens per block=)(\d{1,6})")
+#: A group with a unit is a figure, one without states an option. The pool is made twice: once to try how much the rest
+#: takes, once for good; the last one counts.
+_LINES = [
+    re.compile(pattern)
+    for pattern in (
+        rf"Allocated (?P<allocated__GiB>{NUMBER}) GiB for max tokens in paged KV cache "
+        rf"\((?P<pool_tokens__tokens>{COUNT})\)",
+        r"Allocate (?P<allocated__B>\d{1,18}) bytes for k/v cache",
+        rf"Using (?P<pool_tokens__tokens>{COUNT}) (?:total )?tokens in paged KV cache",
+        rf"(?:Number of blocks in KV cache primary pool: |primary blocks=)(?P<blocks__blocks>{COUNT})",
+        r"(?:Number of tokens per block: |tokens per block=)(?P<tokens_per_block>\d{1,6})",
+        rf"max tokens in paged kv cache: total: {NUMBER} GiB, available: (?P<free__GiB>{NUMBER}) GiB",
+        rf"fraction is set (?P<free_gpu_memory_fraction>{NUMBER}), kv size (?:per token )?is (?P<token__B>\d{{1,12}})",
+        rf"are set \(to (?P<free_gpu_memory_fraction>{NUMBER}) and \d",
+    )
+]
 _FLAGS = re.compile(
     r"(?<![\w.])['\"]?(model|tensor_parallel_size|pipeline_parallel_size|tokens_per_block)['\"]?[=:] ?['\"]?"
     r"([^'\",(){}\s]{1,300})"
@@ -54,46 +61,15 @@ _COMMAND = {
 _SERVE_MODEL = re.compile(r"trtllm-serve (?:serve )?['\"]?([^-\s'\"][^\s'\"]{0,300})")
 
 
-def _pool(reader: LogReader, line: Line) -> None:
-    match, size, tokens = (each.search(line.text) for each in (_POOL, _OLD_BYTES, _OLD_TOKENS))
-    if not (match or size or tokens):
-        return
-    start = reader.of("tensorrt-llm", line)
-    # The pool is made twice: once to try how much the rest takes, once for good. The last one counts.
-    if match:
-        start.put(line, "GiB", allocated=match[1])
-        start.put(line, "tokens", pool_tokens=match[2])
-    start.put(line, "B", allocated=size and size[1])
-    start.put(line, "tokens", pool_tokens=tokens and tokens[1])
-
-
-def _free(reader: LogReader, line: Line) -> None:
-    """What C++ counts blocks from: an engine that is built."""
-    if match := _FREE.search(line.text):
+def _read(reader: LogReader, line: Line) -> None:
+    for match in filter(None, (pattern.search(line.text) for pattern in _LINES)):
         start = reader.of("tensorrt-llm", line)
-        start.stated["backend"] = "tensorrt"
-        start.put(line, "GiB", free=match[2])
-
-
-def _fraction(reader: LogReader, line: Line) -> None:
-    if match := _FRACTION.search(line.text):
-        reader.of("tensorrt-llm", line).stated["free_gpu_memory_fraction"] = match[1]
-
-
-def _profiled(reader: LogReader, line: Line) -> None:
-    if match := _PROFILED.search(line.text):
-        start = reader.of("tensorrt-llm", line)
-        start.stated["free_gpu_memory_fraction"] = match[1]
-        start.put(line, "B", token=match[2])
-
-
-def _blocks(reader: LogReader, line: Line) -> None:
-    blocks, size = _BLOCKS.search(line.text), _TOKENS_PER_BLOCK.search(line.text)
-    if blocks or size:
-        start = reader.of("tensorrt-llm", line)
-        start.put(line, "blocks", blocks=blocks and blocks[1])
-        if size:
-            start.stated["tokens_per_block"] = size[1]
+        for words, text in match.groupdict().items():
+            name, _, unit = words.partition("__")
+            if unit:
+                start.put(line, unit, **{name: text})
+            else:
+                start.stated[name] = text
 
 
 def _arguments(reader: LogReader, line: Line) -> None:
@@ -118,7 +94,10 @@ def _question(start: Start, given: Given) -> Question:
         if stated_number(stated, name):
             options[name] = stated_number(stated, name)
     options, notes = known_options("tensorrt-llm", options)
-    options |= {name: stated[name] for name in ("backend", "free_gpu_memory_fraction") if name in stated}
+    if "free_gpu_memory_fraction" in stated:
+        options["free_gpu_memory_fraction"] = stated["free_gpu_memory_fraction"]
+    if "free" in figures:  # C++ says what it counts blocks from; PyTorch's are counted before
+        options["backend"] = "tensorrt"
     tokens = int(figures["pool_tokens"].printed) if "pool_tokens" in figures else 0
     if not tokens and "blocks" in figures:
         tokens = int(figures["blocks"].printed) * int(str({**options, **given.options}.get("tokens_per_block", 0)))
@@ -195,13 +174,13 @@ def _changes(start: Start, question: Question) -> Iterator[Change]:
 LOG = EngineLog(
     "tensorrt-llm",
     (
-        ("max tokens in paged kv cache: total", _free),
-        ("aka max_tokens_in_paged_kv_cache", _fraction),
-        ("fraction is set ", _profiled),
-        ("in paged KV cache", _pool),
-        ("bytes for k/v cache", _pool),
-        ("blocks in KV cache primary pool:", _blocks),
-        ("tokens per block", _blocks),
+        ("max tokens in paged kv cache: total", _read),
+        ("aka max_tokens_in_paged_kv_cache", _read),
+        ("fraction is set ", _read),
+        ("in paged KV cache", _read),
+        ("bytes for k/v cache", _read),
+        ("blocks in KV cache primary pool:", _read),
+        ("tokens per block", _read),
         ("LLM Args:", _arguments),
         ("trtllm-serve ", _command),
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ctypes import c_float
 from fractions import Fraction
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from kvcalc.setup import Setup
 
 _DTYPES = frozenset({"bfloat16", "float16", "float32", "fp8_e4m3", "int8", "nvfp4"})
-_MOST_WINDOWS = 1024
 #: Tokens of a block that DeepSeek V4's manager has (deepseek_v4/cache_manager.py at 015279e0fc9d); the first is taken.
 _V4_BLOCKS = (128, 256)
 #: The release from which on PyTorch runs a model where nobody says (trtllm-serve, --backend).
@@ -84,8 +83,9 @@ class TensorRTLLM(EngineOptions):
     tokens_per_block: int = Field(
         32, ge=1, le=2**20, description="tokens of a block; where nobody names it 128 for DeepSeek V4"
     )
-    max_attention_window: tuple[int, ...] | None = Field(
+    max_attention_window: tuple[Annotated[int, Field(ge=1, le=MAX_TOKENS)], ...] | None = Field(
         None,
+        max_length=1024,
         description="window of each layer, repeated over the layers, as 1024,1024,131072; none: every layer is full, "
         "but in models of the V2 manager each has its own",
     )
@@ -114,21 +114,14 @@ class TensorRTLLM(EngineOptions):
     @field_validator("max_attention_window", mode="before")
     @classmethod
     def _windows(cls, value: object) -> object:
+        if value in ((), []):
+            raise ValueError("max_attention_window takes one window or more")
         if isinstance(value, str):
             try:
                 return tuple(parse_counts(value, "max_attention_window"))
             except KVCalcError as error:
                 raise ValueError(error.message) from None
         return (value,) if isinstance(value, int) and not isinstance(value, bool) else value
-
-    @field_validator("max_attention_window")
-    @classmethod
-    def _in_range(cls, value: tuple[int, ...] | None) -> tuple[int, ...] | None:
-        if value is not None and not 1 <= len(value) <= _MOST_WINDOWS:
-            raise ValueError(f"max_attention_window takes 1 to {_MOST_WINDOWS} windows")
-        if value is not None and not all(1 <= window <= MAX_TOKENS for window in value):
-            raise ValueError(f"a window must be between 1 and {MAX_TOKENS:,} tokens")
-        return value
 
     @property
     def batch_limit(self) -> int | None:

@@ -19,9 +19,6 @@ from kvcalc.engines.base import KVCache, LayerBytes
 from kvcalc.units import smallest_reaching
 
 _SOURCE = "TensorRT-LLM 001541bad83b _torch/pyexecutor/resource_manager.py"
-#: Below this many bytes one byte less is a larger step than the engine's three float roundings (3 x 2^-53), so that
-#: no pool below the exact answer is ever enough; 1/3 of the exact answer may still round down and need one byte more.
-_NO_FEWER_BELOW = 2**50
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +95,10 @@ class SharesPlan:
 
     def kv_bytes(self, context: int, batch_size: int) -> int:
         """Bytes of the smallest pool that gives every window its blocks."""
-        windows, size = self.windows, self.tokens_per_block
-        pool, exact = 0, True
-        for each in windows:
-            taken = batch_size * -(-each.kept(context) // size) * size * each.token_bytes
-            share = each.share
+        needed, size, pool = self._needed(context, batch_size), self.tokens_per_block, 0
+        for each, blocks in zip(self.windows, needed, strict=True):
+            taken, share = blocks * size * each.token_bytes, each.share
             pool = max(pool, -(-taken * share.denominator // share.numerator))
-            exact = exact and share.denominator & (share.denominator - 1) == 0
-        small = pool < _NO_FEWER_BELOW
-        if small and exact:
-            return pool  # a share of 1/1, 1/2, 1/4 ... is exact
-        needed = self._needed(context, batch_size)
-        if small and self._reaches(pool, None, needed):
-            return pool
         return smallest_reaching(pool, lambda memory: self._reaches(memory, None, needed))
 
     def allocate(self, context: int, batch_size: int) -> KVCache:
