@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import SupportsIndex
@@ -261,7 +261,7 @@ def parse_bytes(text: str, what: str = "size") -> int:
     return check_count(size, what, least=0, most=MAX_BYTES)
 
 
-def format_bytes(size: int, units: dict[str, int] | None = None, digits: int = 1) -> str:
+def format_bytes(size: int, units: Mapping[str, int] | None = None, digits: int = 1) -> str:
     """A byte size for people, rounded half up, in the largest unit that keeps it at least 1.
 
     >>> format_bytes(11173625856), format_bytes(11173625856, DECIMAL_UNITS), format_bytes(7)
@@ -271,7 +271,7 @@ def format_bytes(size: int, units: dict[str, int] | None = None, digits: int = 1
     return f"{format_in_unit(size, unit, digits)} {unit}"
 
 
-def unit_for(largest: int, units: dict[str, int] | None = None) -> str:
+def unit_for(largest: int, units: Mapping[str, int] | None = None) -> str:
     """The unit in which ``largest`` is at least 1: the one unit of a whole column.
 
     >>> unit_for(3489660928), unit_for(0)

@@ -51,19 +51,15 @@ class Change:
         """Which part changed by how much, and which input."""
         if not self.is_one:
             return "no change since the baseline"
-        sign = "+" if self.total_bytes >= 0 else "-"
-        words = [f"{sign}{format_bytes(abs(self.total_bytes), dict(units))} since the baseline"]
+
+        def signed(size: int) -> str:
+            return f"{'+' if size >= 0 else '-'}{format_bytes(abs(size), units)}"
+
         parts = sorted(((part, size) for part, size in self.parts.items() if size), key=lambda pair: -abs(pair[1]))
-        if parts:
-            listed = ", ".join(
-                f"{part} {'+' if size > 0 else '-'}{format_bytes(abs(size), dict(units))}" for part, size in parts
-            )
-            words.append(listed)
-        if self.inputs:
-            words.append(
-                "changed: " + ", ".join(f"{what} {_word(old)} -> {_word(new)}" for what, old, new in self.inputs)
-            )
-        return "; ".join(words)
+        listed = ", ".join(f"{part} {signed(size)}" for part, size in parts)
+        inputs = ", ".join(f"{what} {_word(old)} -> {_word(new)}" for what, old, new in self.inputs)
+        words = (f"{signed(self.total_bytes)} since the baseline", listed, inputs and f"changed: {inputs}")
+        return "; ".join(filter(None, words))
 
 
 def _word(value: Any) -> str:

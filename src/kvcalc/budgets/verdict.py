@@ -85,7 +85,7 @@ class Check:
         >>> Check("limit", "", 40 * gib + 1, 40 * gib).sentence()
         '42,949,672,961 B of 42,949,672,960 B, over by 1 B (0.0 %)'
         """
-        shown = dict(units)
+        shown = units
         sizes = [format_bytes(size, shown) for size in (self.used_bytes, self.limit_bytes)]
         if sizes[0] == sizes[1] and self.used_bytes != self.limit_bytes:
             shown = {"B": 1}
@@ -151,7 +151,7 @@ class Verdict:
         if self.footprint is None:
             return f"{self.name}: in the baseline, and no longer among the budgets"
         if self.check is None:
-            return f"{self.name}: {format_bytes(self.footprint.total_bytes, dict(units))}, no baseline to compare with"
+            return f"{self.name}: {format_bytes(self.footprint.total_bytes, units)}, no baseline to compare with"
         return f"{self.name}: {self.check.sentence(units)}"
 
 

@@ -272,13 +272,18 @@ class Shown:
 
 
 def spelled_out(command: Callable[..., int]) -> Callable[..., int]:
-    """A command as Typer reads it: in place of a parameter that is a class of options, each of those options."""
+    """A command as Typer reads it: in place of a parameter that is a class of options, each of those options.
+
+    Their defaults are the class's, or those of the object that is the parameter's own default.
+    """
     bundles: dict[str, type[Any]] = {}
     parameters: list[Parameter] = []
     for name, each in signature(command, eval_str=True).parameters.items():
         if isinstance(each.annotation, type) and is_dataclass(each.annotation):
             bundles[name] = each.annotation
-            parameters += signature(each.annotation, eval_str=True).parameters.values()
+            usual = {} if each.default is Parameter.empty else vars(each.default)
+            fields = signature(each.annotation, eval_str=True).parameters
+            parameters += (field.replace(default=usual.get(of, field.default)) for of, field in fields.items())
         else:
             parameters.append(each)
 

@@ -19,19 +19,16 @@ def _figure(text: str, _: str) -> int:
     return int(text)
 
 
+_IN_MEGABYTES = options.Shown(units="decimal")
 Figure = Annotated[int | None, options.option("--figure", "NUMBER", "One figure alone: 3 to 6.", _figure)]
 
 
 def paper(
     figure: Figure = None,
-    format: options.Format = None,  # noqa: A002 - the option's name
-    output: options.Output = None,
-    plot: options.Plot = None,
-    explain: options.Explain = False,
-    units: options.UnitsOption = "decimal",
+    shown: options.Shown = _IN_MEGABYTES,
 ) -> int:
     from kvcalc.cli import paper_tables
 
-    target = question.target(format, output, plot)
-    target.write(paper_tables.document(figure, explain, units, target.format_name == "html"))
+    target = question.target(shown.format, shown.output, shown.plot)
+    target.write(paper_tables.document(figure, shown.explain, shown.units, target.format_name == "html"))
     return 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, TextIO
 
-from kvcalc.errors import InputError, did_you_mean, quote
+from kvcalc.errors import InputError
 from kvcalc.report.document import Document
 from kvcalc.report.text import inert, printable_document
 
@@ -72,12 +72,9 @@ def render(document: Document, format_name: str, *, to_file: bool = False) -> It
     """The document in one of the formats; every text in it is printable.
 
     Raises:
-        InputError: an unknown format, or one that does not show such a document.
+        InputError: it does not show such a document.
     """
     known = format_names(document.schema)
-    if format_name not in FORMATS:
-        hint = did_you_mean(format_name, known) or f"known formats: {', '.join(known)}"
-        raise InputError(f"unknown format {quote(format_name)}", hint=hint)
     if format_name not in known:
         commands = " and ".join(f"'kvcalc {name}'" for name in sorted(FORMATS[format_name].only_for))
         raise InputError(f"{format_name} is a format of {commands} alone", hint=f"known: {', '.join(known)}")
