@@ -16,7 +16,7 @@ What is enumerated, and what is not
     number, which the page replaces.
 
 How it stays small
-    A derivation is split into its texts without numbers, which many models share, and its numbers
+    A derivation is split into its lines without numbers, each kept once for all models, and its numbers
     (:mod:`kvcalc.page.packing`); all of it is one JSON text, deflated, in base85, which browsers inflate themselves.
 
 A few rules that are no formula of an engine are written twice and held equal by tests: what is left of a device for the

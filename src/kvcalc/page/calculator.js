@@ -23,9 +23,10 @@ function filled(data, owner, shape, numbers) {
   if (known.has(shape)) return known.get(shape);
   let at = 0;
   const put = (text) => text.replace(/\u00b6/g, () => numbers[at++]);
-  const quantities = data.shapes[shape].map(([symbol, formula, meaning, unit, source]) => (
-    { symbol, formula: put(formula), meaning: put(meaning), unit, source }
-  ));
+  const quantities = data.shapes[shape].map((place) => {
+    const [symbol, formula, meaning, unit, source] = data.quantities[place];
+    return { symbol, formula: put(formula), meaning: put(meaning), unit, source };
+  });
   known.set(shape, quantities);
   return quantities;
 }

@@ -2,8 +2,9 @@
 
 The keys of the answer are read by ``calculator.js``:
 
-- ``shapes``: derivations without their numbers, each a list of ``[symbol, formula, meaning, unit, source]``; ``texts``,
-  reasons and notes; ``lines``, options as words of a server's line; a model has places in the last two;
+- ``quantities``: ``[symbol, formula, meaning, unit, source]`` without their numbers; ``shapes``, derivations as places
+  in those; ``texts``, reasons and notes; ``lines``, options as words of a server's line; a model has places in the last
+  two;
 - ``engines``: by name, what may be picked (:mod:`kvcalc.page.offers`), and how a server is started;
 - ``devices``: with the options that an engine chooses there, and the inputs that formulas need of them;
 - ``models``: by name, ``cases`` (the caches), ``loads`` (weights), ``held`` (``steps``, the working memory, and
@@ -56,11 +57,11 @@ def page_data(
     (['gemma-3-1b'], 2)
     """
     offers = _offers(tuple(engines), tuple(devices))
-    shapes, texts, lines, found = Places(), Places(), Places(), {}
+    quantities, shapes, texts, lines, found = Places(), Places(), Places(), Places(), {}
     for name, (each, own) in zip(models, _each(models, engines, devices, workers), strict=True):
         said(name)
         found[name] = each
-        places = [shapes.of(shape) for shape in own]
+        places = [shapes.of(tuple(map(quantities.of, shape))) for shape in own]
         each["cases"] = [
             (places[one], a, several if several < 0 else places[several], b, notes)
             for one, a, several, b, notes in each["cases"]
@@ -73,6 +74,7 @@ def page_data(
         "tool": __version__,
         "sizes": SIZES,
         "unnamed": {name: str(value) for name, value in UNNAMED.inputs.items()},
+        "quantities": quantities.listed(),
         "shapes": shapes.listed(),
         "texts": texts.listed(),
         "lines": lines.listed(),
