@@ -210,10 +210,11 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
-    page, wrong = given.page.resolve().as_uri(), []
+    page, size = given.page.resolve().as_uri(), given.page.stat().st_size
+    wrong = [] if size < 3_000_000 else [f"{size:,} bytes: a page has at most three megabytes"]
     driver = browser()
     times = sorted(opened(driver, page) for _ in range(5))
-    print(f"opened in {times[2]:.0f} ms ({given.page.stat().st_size:,} bytes)")
+    print(f"opened in {times[2]:.0f} ms ({size:,} bytes)")
     settled = sorted(moved(driver) for _ in range(9))[4]
     print(f"a slider's move: {settled[0]:.1f} ms to the numbers, {settled[1]:.0f} ms to the engines and the curve")
     random_ = random.Random(given.seed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -99,34 +99,8 @@ def read_weights(path: Path) -> StoredWeights:
         return _read_folder(path)
     if path.name.endswith(".safetensors.index.json"):
         return _read_index(path)
-    if _PART.fullmatch(path.name):
-        return add_up(without_doubles(map(read_header, _all_parts(path))))
-    return add_up([read_header(path)])
-
-
-def weight_files(names: Iterable[str], location: str) -> list[str]:
-    """The files that hold a checkpoint's weights, among the names in its folder that is without an index.
-
-    ``model.safetensors`` where there is one; otherwise all files but Mistral's second copy (``consolidated``), with
-    every part that their names promise.
-
-    Raises:
-        InputError: a part is missing.
-
-    >>> weight_files(["consolidated.safetensors", "model.safetensors"], "here")
-    ['model.safetensors']
-    """
-    found = sorted(name for name in names if name.endswith(".safetensors") and "/" not in name)
-    if "model.safetensors" in found:
-        return ["model.safetensors"]
-    found = [name for name in found if not name.startswith("consolidated")] or found
-    for name in found:
-        part = _PART.fullmatch(name)
-        if part is not None:
-            missing = [each for each in _part_names(part, location) if each not in found]
-            if missing:
-                raise InputError(f"a part of the checkpoint is missing: {quote(missing[0])}", location=location)
-    return found
+    names = _parts(path.name, lambda name: path.with_name(name).is_file(), str(path.parent))
+    return add_up(without_doubles(read_header(path.with_name(name)) for name in names or [path.name]))
 
 
 def add_up(headers: Iterable[Mapping[str, StoredTensor]]) -> StoredWeights:
@@ -296,13 +270,21 @@ def _are_counts(value: Any) -> TypeGuard[list[int]]:
 
 
 def _read_folder(folder: Path) -> StoredWeights:
-    index = folder / INDEX_NAME
+    """By its index; else ``model.safetensors``, else all files but Mistral's second copy (``consolidated``)."""
+    index, single = folder / INDEX_NAME, folder / "model.safetensors"
     if index.is_file():
         return _read_index(index)
-    files = weight_files((path.name for path in folder.glob("*.safetensors")), str(folder))
-    if not files:
+    if single.is_file():
+        return add_up([read_header(single)])
+    found = sorted(path.name for path in folder.glob("*.safetensors"))
+    found = [name for name in found if not name.startswith("consolidated")] or found
+    if not found:
         raise InputError("no safetensors file in the folder", location=str(folder))
-    return add_up(without_doubles(read_header(folder / name) for name in files))
+    complete: set[str] = set()
+    for name in found:
+        if name not in complete:
+            complete.update(_parts(name, set(found).__contains__, str(folder)))
+    return add_up(without_doubles(read_header(folder / name) for name in found))
 
 
 def _read_index(path: Path) -> StoredWeights:
@@ -348,18 +330,16 @@ def listed_tensors(header: Mapping[str, StoredTensor], names: Iterable[str], loc
     return {name: header[name] for name in names}
 
 
-def _all_parts(path: Path) -> list[Path]:
-    part = _PART.fullmatch(path.name)
-    assert part is not None
-    parts = [path.with_name(name) for name in _part_names(part, str(path))]
-    missing = [each for each in parts if not each.is_file()]
-    if missing:
-        raise InputError(f"a part of the checkpoint is missing: {quote(missing[0].name)}", location=str(path.parent))
-    return parts
-
-
-def _part_names(part: re.Match[str], location: str) -> list[str]:
+def _parts(name: str, has: Callable[[str], bool], location: str) -> list[str]:
+    """The names of all parts where a file's name is that of one; a folder ``has`` each of them, or it is an error."""
+    part = _PART.fullmatch(name)
+    if part is None:
+        return []
     count = int(part[3])
     if not 1 <= int(part[2]) <= count <= _MOST_FILES:
-        raise InputError(f"{quote(part[0])} is no part of a checkpoint", location=location)
-    return [f"{part[1]}-{number:05d}-of-{part[3]}.safetensors" for number in range(1, count + 1)]
+        raise InputError(f"{quote(name)} is no part of a checkpoint", location=location)
+    names = [f"{part[1]}-{number:05d}-of-{part[3]}.safetensors" for number in range(1, count + 1)]
+    for each in names:
+        if not has(each):
+            raise InputError(f"a part of the checkpoint is missing: {quote(each)}", location=location)
+    return names
