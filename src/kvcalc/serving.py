@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from fractions import Fraction
 
-from kvcalc.engines.base import Server
+from kvcalc.architecture import Architecture
+from kvcalc.engines.base import Engine, Server
 from kvcalc.errors import NotModelledError
 from kvcalc.setup import Setup
 from kvcalc.sources.preset import hub_name
@@ -49,8 +49,7 @@ def server_line(setup: Setup, model: str, context: int, batch_size: int, utiliza
             words += [flag, str(values[name])]
     if setup.text_only and setup.architecture.towers and server.text_only:
         words.append(server.text_only)
-    stated = {**setup.engine.draft_options(setup), **setup.engine.stated_options(setup.architecture)}
-    return " ".join([*words, *option_words(server, stated)])
+    return " ".join([*words, *option_words(setup.engine, setup.architecture, drafted=setup.draft is not None)])
 
 
 def served_name(engine: str, reference: str) -> str:
@@ -64,9 +63,11 @@ def served_name(engine: str, reference: str) -> str:
     return reference if engine == "llama.cpp" else hub_name(reference)
 
 
-def option_words(server: Server, options: Mapping[str, object]) -> list[str]:
-    """The options that a server must be told, as flags."""
-    return [word for option, value in options.items() for word in _option(server, option, value)]
+def option_words(engine: Engine, model: Architecture, *, drafted: bool) -> list[str]:
+    """The options that an engine's server must be told for a model, with a draft or without one, as flags."""
+    assert engine.server is not None
+    options = {**(engine.draft_options if drafted else {}), **engine.stated_options(model)}
+    return [word for option, value in options.items() for word in _option(engine.server, option, value)]
 
 
 def _option(server: Server, option: str, value: object) -> list[str]:

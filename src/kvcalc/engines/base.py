@@ -272,8 +272,9 @@ class Engine:
         """The options that a server must be told to serve a model as the answer assumes."""
         return self.given_options
 
-    def draft_options(self, setup: Setup) -> dict[str, Any]:
-        """The options that a server must be told to speculate at all."""
+    @property
+    def draft_options(self) -> dict[str, Any]:
+        """The options that a server with a draft must be told to speculate at all."""
         return {}
 
     @property

@@ -137,12 +137,11 @@ class Offer:
 
     def flags(self, model: Architecture) -> list[list[str]]:
         """The options of each row as words of a server's line, by choice; an input has its name in braces there."""
-        server = self.cls.server
-        if server is None:
+        if self.cls.server is None:
             return []
 
         def words(row: int, choice: int) -> str:
-            line = " ".join(option_words(server, self._with_inputs(row, choice).stated_options(model)))
+            line = " ".join(option_words(self._with_inputs(row, choice), model, drafted=bool(self.rows[row].draft)))
             for number, name in self._stands_for.items():
                 line = line.replace(str(number), f"{{{name}}}")
             return line

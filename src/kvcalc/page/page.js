@@ -285,6 +285,7 @@ function serverLine(plan) {
     context: state.c, context_in_all: state.c * state.b, batch_size: state.b,
     tensor_parallel_size: state.tp > 1 ? state.tp : null, k_dtype: changed ? key : null, v_dtype: changed ? value : null,
     utilization: part && String(Number(part[0]) / 1e8),
+    draft: state.draft && state.draft !== "mtp" ? data.models[state.draft].engines[state.engine].served : null,
   };
   const words = server.program.map((word) => word.replace("{model}", own.served));
   for (const [name, flag] of server.flags) if (values[name] != null) words.push(flag, String(values[name]));

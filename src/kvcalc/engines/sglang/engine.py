@@ -198,9 +198,10 @@ class SGLang(EngineOptions):
         """``max_running_requests``: further requests wait."""
         return self.max_running_requests
 
-    def draft_options(self, setup: Setup) -> dict[str, Any]:
+    @property
+    def draft_options(self) -> dict[str, Any]:
         """The algorithm, without which a draft is not used."""
-        return {} if setup.draft is None else {"speculative_algorithm": self.speculative_algorithm}
+        return {"speculative_algorithm": self.speculative_algorithm}
 
     @classmethod
     def device_options(cls, memory_bytes: int, device: str) -> dict[str, Any]:
