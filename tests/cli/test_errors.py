@@ -29,6 +29,11 @@ QUESTIONS = {
     "unknown command": (("shwo", "gemma-2-2b"), "no such command 'shwo'", "did you mean 'show'?"),
     "no command at all": (("xyzzy",), "no such command 'xyzzy'", "see 'kvcalc --help'"),
     "an engine's option": (("show", "gemma-2-2b", "--block-size", "16"), "no such option", "of vllm: -E block_size="),
+    "two formats for one answer": (
+        ("show", "gemma-2-2b", "-c", "1k", "--weights-dtype", "fp8,bf16"),
+        "--weights-dtype takes one value here",
+        "kvcalc compare",
+    ),
     "unknown format": (("show", "gemma-2-2b", "-c", "1k", "--format", "jsn"), "unknown format 'jsn'", "'json'?"),
     "unknown dtype": (("show", "gemma-2-2b", "-c", "1k", "--kv-cache-dtype", "q8_"), "unknown dtype 'q8_'", "'q8_0'"),
     "unknown units": (("show", "gemma-2-2b", "-c", "1k", "--units", "binry"), "unknown --units", "'binary'?"),

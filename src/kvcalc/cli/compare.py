@@ -31,7 +31,7 @@ def compare(
     *,
     tensor_parallel_size: options.TensorParallelSizes = (1,),
     engine: options.EngineNames = ("ideal",),
-    served: options.Several,
+    served: options.Served,
     room: options.Room,
     shown: options.Shown,
 ) -> int:

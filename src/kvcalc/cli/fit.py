@@ -78,7 +78,7 @@ def fit(
     room: options.Room,
     tensor_parallel_size: options.OptionalTensorParallelSize = None,
     engine: OptionalEngineName = None,
-    served: options.One,
+    served: options.Served,
     server: Annotated[bool, typer.Option("--command", help="Print the line that starts the server, alone.")] = False,
     show_frontier: Annotated[
         bool, typer.Option("--frontier", help="Every round context and batch size, and the engine's own figures.")
@@ -92,7 +92,7 @@ def fit(
 
     target = question.target(shown.format, shown.output, shown.plot)
     # Read once: hundreds of devices and engines may be asked about, and what one learns of a model serves the next.
-    loaded, drafted = question.load_with_hints(model), question.read_draft(served.draft)
+    loaded, drafted = question.load_with_hints(model), question.read_draft(served.of_one().draft)
 
     def made(name: str, where: Device | None, size: int) -> Setup:
         return question.setups([loaded], served, name, size, where, drafted)[0]

@@ -1,7 +1,7 @@
 """The options that commands share, each defined once: its names, its help, and how its text becomes a value.
 
 A parser is a function of kvcalc's own, from a text and the option's name, so that a wrong value is refused in the one
-shape of an error. Options that go together are the fields of a class (:class:`One`, :class:`Shown`), which a command
+shape of an error. Options that go together are the fields of a class (:class:`Served`, :class:`Shown`), which a command
 takes as one parameter.
 """
 
@@ -143,11 +143,10 @@ def _formats(command: str) -> Any:
 
 _OWN = "the model's own"
 _CONTEXT, _BATCH, _TP, _ENGINE = "--context -c", "--batch-size -b", "--tensor-parallel-size -tp", "--engine -e"
-_KV, _WEIGHTS = "--kv-cache-dtype", "--weights-dtype"
+_KV = "--kv-cache-dtype"
 _CONTEXT_SAYS = "Tokens in the cache of one sequence; k is 1024."
 _TP_SAYS = "Tensor parallel: devices that share every layer"
-_KV_SAYS = "Format of K and V, or K/V: bf16, fp8, q8_0, q8_0/q4_0. Default: the engine's own."
-_SHIPPED = "Default: as the model ships."
+_KV_SAYS, _OWN_KV = "Format of K and V, or K/V: bf16, fp8, q8_0, q8_0/q4_0", "Default: the engine's own."
 _count = partial(_one_count, several="compare")
 
 Model = Annotated[
@@ -163,18 +162,15 @@ Contexts = Annotated[Sequence[int], option(_CONTEXT, "LIST", "Contexts: 1k,4k,32
 BatchSize = Annotated[int, option(_BATCH, "COUNT", "Sequences.", _count)]
 OptionalBatchSize = Annotated[int | None, option(_BATCH, "COUNT", "Sequences.  [default: 1]", _count)]
 BatchSizes = Annotated[Sequence[int], option(_BATCH, "LIST", "Sequences: 1,4,16.", parse_counts, "1")]
-KVCacheDtype = Annotated[str | None, option(_KV, "FORMAT", _KV_SAYS, _one_name, offer=complete.dtypes)]
+KVCacheDtype = Annotated[str | None, option(_KV, "FORMAT", f"{_KV_SAYS}. {_OWN_KV}", _one_name, offer=complete.dtypes)]
+_SEVERAL = "in compare, sweep and search a list: bf16,fp8."
 KVCacheDtypes = Annotated[
     Sequence[str] | None,
-    option(_KV, "LIST", "Formats of K and V: bf16,fp8. Default: the engine's own.", _names, offer=complete.dtypes),
+    option(_KV, "FORMAT", f"{_KV_SAYS}; {_SEVERAL} {_OWN_KV}", _names, offer=complete.dtypes),
 ]
-WeightsDtype = Annotated[
-    str | None,
-    option(_WEIGHTS, "FORMAT", f"Format of the weights. {_SHIPPED}", _one_name, offer=complete.dtypes),
-]
+_WEIGHTS_SAYS = f"Format of the weights: fp8, q4_k_m; {_SEVERAL} Default: as the model ships."
 WeightsDtypes = Annotated[
-    Sequence[str] | None,
-    option(_WEIGHTS, "LIST", f"Formats of the weights: bf16,fp8,q4_k_m. {_SHIPPED}", _names, offer=complete.dtypes),
+    Sequence[str] | None, option("--weights-dtype", "FORMAT", _WEIGHTS_SAYS, _names, offer=complete.dtypes)
 ]
 TensorParallelSize = Annotated[int, option(_TP, "COUNT", f"{_TP_SAYS}.", _count)]
 OptionalTensorParallelSize = Annotated[int | None, option(_TP, "COUNT", f"{_TP_SAYS}.  [default: 1]", _count)]
@@ -227,20 +223,8 @@ UnitsOption = Annotated[
 
 
 @dataclass(frozen=True)
-class One:
-    """How a model is served, where a command answers for one setup: a new option is a field here and in Several."""
-
-    kv_cache_dtype: KVCacheDtype = None
-    weights_dtype: WeightsDtype = None
-    engine_option: EngineOptions = None
-    encoder_tokens: EncoderTokens = 0
-    draft: Draft = None
-    text_only: TextOnly = False
-
-
-@dataclass(frozen=True)
-class Several:
-    """The same where a command answers for every combination of the formats that are listed."""
+class Served:
+    """How a model is served; a new option is a field here. Every combination of the formats is a setup of its own."""
 
     kv_cache_dtype: KVCacheDtypes = None
     weights_dtype: WeightsDtypes = None
@@ -248,6 +232,18 @@ class Several:
     encoder_tokens: EncoderTokens = 0
     draft: Draft = None
     text_only: TextOnly = False
+
+    def of_one(self) -> Served:
+        """The same, for a command that answers for one setup.
+
+        Raises:
+            InputError: several formats.
+        """
+        for name in ("kv_cache_dtype", "weights_dtype"):
+            if len(getattr(self, name) or ()) > 1:
+                flag = f"--{name.replace('_', '-')}"
+                raise InputError(f"{flag} takes one value here", hint="kvcalc compare takes several")
+        return self
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from kvcalc.cli.options import OWN_CONTEXT, One, Room, Several
+from kvcalc.cli.options import OWN_CONTEXT, Room, Served
 from kvcalc.cli.process import complain
 from kvcalc.cli.words import COMMAND, COMMON_OPTIONS, option_name
 from kvcalc.errors import InputError, printable, quote
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from kvcalc.setup import Setup
 
 
-_AS_SHIPPED = One()
+_AS_SHIPPED = Served()
 
 
 def setups(
     references: Sequence[str | Architecture],
-    asked: One | Several = _AS_SHIPPED,
+    asked: Served = _AS_SHIPPED,
     engine: str | Sequence[str] = "ideal",
     tensor_parallel_size: int | Sequence[int] = 1,
     device: Device | None = None,
@@ -49,8 +49,8 @@ def setups(
         [load_with_hints(each) if isinstance(each, str) else each for each in references],
         parse_engines([engine] if isinstance(engine, str) else engine, asked.engine_option or ()),
         [tensor_parallel_size] if isinstance(tensor_parallel_size, int) else tensor_parallel_size,
-        _listed(asked.weights_dtype),
-        _listed(asked.kv_cache_dtype),
+        asked.weights_dtype or (None,),
+        asked.kv_cache_dtype or (None,),
     )
     alike: dict[str, Any] = {**vars(asked), "draft": draft or read_draft(asked.draft)}
     for each in ("engine_option", "weights_dtype", "kv_cache_dtype"):
@@ -68,10 +68,6 @@ def setups(
         )
         for model, (name, options), size, weights_format, kv_format in product(*varied)
     ]
-
-
-def _listed(formats: str | Sequence[str] | None) -> Sequence[str | None]:
-    return [formats] if formats is None or isinstance(formats, str) else formats
 
 
 def parse_engines(names: Sequence[str], options: Sequence[str]) -> list[tuple[str, dict[str, str]]]:

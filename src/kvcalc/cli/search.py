@@ -58,7 +58,7 @@ def search(
     room: options.Room,
     tensor_parallel_size: options.TensorParallelSize = 1,
     engine: options.EngineNames = ("ideal",),
-    served: options.Several,
+    served: options.Served,
     top: Top = 50,
     pareto: Annotated[bool, typer.Option("--pareto", help="Only what none beats in memory and local layers.")] = False,
     every: Annotated[

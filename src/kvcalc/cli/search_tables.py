@@ -9,7 +9,7 @@ from itertools import starmap
 from typing import TYPE_CHECKING
 
 from kvcalc.cli import pictures, question
-from kvcalc.cli.options import Several, Shown
+from kvcalc.cli.options import Served, Shown
 from kvcalc.errors import InputError
 from kvcalc.fitting import Memory, fits
 from kvcalc.footprints import footprint_of
@@ -250,7 +250,7 @@ def base(model: str, grid: Grid) -> str:
     raise InputError("the model has a layout, and the search varies it", hint=f"kvcalc search {base} --ratios ...")
 
 
-def flags(batch_size: int, tensor_parallel_size: int, served: Several) -> list[str]:
+def flags(batch_size: int, tensor_parallel_size: int, served: Served) -> list[str]:
     """What every row's command has in common, defaults left out; formats and engines are the row's own."""
     own = ("kv_cache_dtype", "weights_dtype", "engine_option")
     alike = [(f"--{name.replace('_', '-')}", value) for name, value in vars(served).items() if name not in own]

@@ -28,7 +28,7 @@ def show(
     *,
     tensor_parallel_size: options.TensorParallelSize = 1,
     engine: options.EngineName = "ideal",
-    served: options.One,
+    served: options.Served,
     room: options.Room,
     shown: options.Shown,
 ) -> int:
@@ -37,7 +37,7 @@ def show(
     target = question.target(shown.format, shown.output, shown.plot)
     memory = question.memory_of(room)
     where = None if memory is None else memory.device
-    (setup,) = asked = question.setups([model], served, engine, tensor_parallel_size, where)
+    (setup,) = asked = question.setups([model], served.of_one(), engine, tensor_parallel_size, where)
     (tokens,) = question.resolved([context], asked)
     footprint = footprint_of(setup, tokens, batch_size)
     pool = None if memory is None else memory.pool(setup, tokens, batch_size)

@@ -36,7 +36,7 @@ def sweep(
     *,
     tensor_parallel_size: options.TensorParallelSizes = (1,),
     engine: options.EngineNames = ("ideal",),
-    served: options.Several,
+    served: options.Served,
     rules: Annotated[bool, typer.Option("--growth", help="Add what one more token costs, and when.")] = False,
     log: Annotated[bool, typer.Option("--log", help="Logarithmic axes in charts.")] = False,
     shown: options.Shown,
