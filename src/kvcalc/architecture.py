@@ -403,16 +403,12 @@ class Architecture:
         Layers that differ only in their weights count together; the cross-attention caches of an encoder-decoder
         stand last.
         """
-        counts: list[tuple[LayerKind, int]] = []
         counted = list(zip(self.layers, self.layer_counts, strict=True))
         crossed = ((layer.cross, n) for layer, n in counted if layer.cross is not None)
-        for kept in (*((layer.cache, n) for layer, n in counted), *crossed):
-            same = next((at for at, (kind, _) in enumerate(counts) if kind == kept[0]), None)
-            if same is None:
-                counts.append(kept)
-            else:
-                counts[same] = (kept[0], counts[same][1] + kept[1])
-        return tuple(counts)
+        counts: dict[LayerKind, int] = {}
+        for kind, n in (*((layer.cache, n) for layer, n in counted), *crossed):
+            counts[kind] = counts.get(kind, 0) + n
+        return tuple(counts.items())
 
     @cached_property
     def layout(self) -> str:
