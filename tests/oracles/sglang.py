@@ -335,8 +335,9 @@ def _server(case: Case, given: SGLang, heads: int) -> None:
     MAMBA.enable_mamba_extra_buffer = given.mamba_radix_cache_strategy != "no_buffer"
     MAMBA.enable_mamba_extra_buffer_lazy = given.mamba_radix_cache_strategy == "extra_buffer_lazy"
     MAMBA.enable_linear_replayssm_spec = False
-    dsa = "trtllm" if case.dcp > 1 else "fa3"
-    KERNEL.dsa_prefill_backend = KERNEL.dsa_decode_backend = dsa
+    dsa = "trtllm" if case.dcp > 1 else "flashmla_kv"
+    KERNEL.dsa_prefill_backend = given.dsa_prefill_backend or dsa
+    KERNEL.dsa_decode_backend = given.dsa_decode_backend or dsa
     KERNEL.dsv4_attn_backend, KERNEL.enable_deepseek_v4_fp4_indexer = "flashmla", given.enable_deepseek_v4_fp4_indexer
     SPEC.speculative_algorithm = SPEC.speculative_num_steps = SPEC.speculative_eagle_topk = None
     SPEC.speculative_num_draft_tokens = None
@@ -651,6 +652,9 @@ def cases(draw: Callable[..., Any]) -> Case:
         options["chunked_prefill_size"] = draw(st.sampled_from([-1, 512, 2048, 8192]))
         options["disable_overlap_schedule"] = draw(st.booleans())
         options["disable_hybrid_swa_memory"] = draw(st.integers(0, 4)) == 0
+    if latent is not None and latent[2] and draw(st.booleans()):
+        kernels = draw(st.sampled_from(["trtllm trtllm", "flashmla_kv trtllm", "tilelang tilelang", "tilelang fa3"]))
+        options["dsa_prefill_backend"], options["dsa_decode_backend"] = kernels.split()
     if family == "states":
         options["mamba_full_memory_ratio"] = draw(st.sampled_from([0.9, 0.5, 0.2, 2.0]))
         options["mamba_ssm_dtype"] = draw(st.sampled_from(["float32", "bfloat16"]))

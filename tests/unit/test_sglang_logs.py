@@ -129,3 +129,21 @@ def test_a_second_pool_is_that_of_the_draft():
         (f"{pool}: {side} size", "agrees") for pool in ("pool", "draft pool") for side in "KV"
     }
     assert notes == ()
+
+
+def test_deepseek_v4_prints_pools_of_its_own():
+    # 1,048,576 tokens, and a tenth of them in windows of pages of 256; a ring of 8 states a page of a window.
+    sizes = "DSV4 pool sizes: full=1048576, swa=104704, c4=262144, c128=8192, c4_state=3272, c128_state=0"
+    cell = "bytes_per_full_token=7086.75, available_bytes=6.16 GB"
+    lines = [f"[2026-10-01 09:47:28 ATTN_CP1 MOE_DP1 TP1] {line}" for line in (
+        f"DSV4 memory calculation: unified=False, {cell}",
+        sizes.replace("1048576", "2097152"),
+        sizes,
+        "max_total_num_tokens=1048576, chunked_prefill_size=8192",
+    )]  # fmt: skip
+    figures = ("windows", "entries of 4 tokens", "entries of 128 tokens", "states behind entries of 4")
+    expected = dict.fromkeys((*figures, "budget of a token", "max_total_num_tokens"), "agrees")
+    assert rows("deepseek-v4-flash", *lines)[0] == expected
+    older = lines[0].replace("unified=False, ", "").replace("7086.75", "7033.45")
+    del expected["budget of a token"]
+    assert rows("deepseek-v4-flash", older, *lines[2:])[0] == expected

@@ -66,10 +66,10 @@ class Line:
 #: "(Worker_TP1 pid=12)", "(VllmWorker rank=1 pid=12)", "[2025-03-08 12:29:21 TP1]", "(RayWorker pid=12, ip=10.0.0.2)".
 _PROCESS = re.compile(
     r"\((?:(VllmWorker (?:TP|rank=)\d{1,4})|(\w{1,40}_(?:[A-Z]{2,3}\d{1,4}_?){1,6})|\w{1,40}) pid=\d"
-    r"|\[[\d :.,T-]{8,30} ((?:[A-Z]{2,4}\d{1,4} ?){1,6})\]"
+    r"|\[[\d :.,T-]{8,30} ((?:[A-Z]{2,4}(?:_[A-Z]{2})?\d{1,4} ?){1,6})\]"
     r"|\((RayWorker\w{0,20}|VllmWorkerProcess) (pid=\d{1,9}(?:, ip=[\d.]{7,15})?)"
 )
-_REPLICA = re.compile(r"(?:^|[_ ])DP(\d{1,4})(?:[_ ]|$)")
+_REPLICA = re.compile(r"(?:^|(?<!MOE)[_ ])DP(\d{1,4})(?:[_ ]|$)")
 
 
 @dataclass(frozen=True, slots=True)

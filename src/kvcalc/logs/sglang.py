@@ -8,7 +8,9 @@ from fractions import Fraction
 from typing import Literal
 
 from kvcalc.architecture import Architecture, Chunked, Full, Parallel, Sliding, is_local
+from kvcalc.engines.base import Plan
 from kvcalc.engines.sglang import SGLang, SGLangPlan
+from kvcalc.engines.sglang.compressed import CompressedPlan
 from kvcalc.engines.sglang.plan import PoolRow
 from kvcalc.engines.sglang.states import StatePool
 from kvcalc.errors import InputError
@@ -44,13 +46,16 @@ _SWA = re.compile(rf"SWAKVPool mem usage: {NUMBER} ?GB, swa size: (\d{{1,15}}), 
 _STATES = re.compile(r"(max_mamba_cache_size): (\d{1,12})")
 _STATE_PARTS = ("conv_state", "ssm_state", "intermediate_ssm_state_cache", "intermediate_conv_window_cache")
 _STATE_PART = re.compile(rf"\b({'|'.join(_STATE_PARTS)}) size: {NUMBER} ?GB")
+_COMPRESSED = re.compile(r"\b(full|swa|c4|c128|c4_state)=(\d{1,15})")
+#: Before it said "unified", a release counted a latent as 584 bytes and not as its part of a page.
+_CELL = re.compile(rf"unified=\w{{1,9}}, .{{0,200}}?bytes_per_full_token={NUMBER}")
 _TOTAL = re.compile(r"max_total_num_tokens=(\d{1,15})")
 #: What ``server_args`` and a command line say: the options of the engine, and what a server is told of a setup, as
 #: ``fit --command`` writes them (``--dp-size`` and ``dp_size``).
 _SERVER = SGLang.server
 assert _SERVER is not None
 _NAMES = (
-    *("model_path", "dtype", "pp_size", "attn_dp_size"),
+    *("model_path", "served_model_name", "dtype", "pp_size", "attn_dp_size"),
     *(flag.removeprefix("--").replace("-", "_") for flag in _SERVER.flags.values()),
     *(name for name in SGLang.model_fields if name != "version"),
 )
@@ -77,8 +82,16 @@ _SHORT = {
 _COMMAND = {f"--{name.replace('_', '-')}": name for name in (*_NAMES, *_RENAMED)}
 _COMMAND |= {f"--{flag}": name for flag, name in _SHORT.items()}
 _FLAGS = re.compile(rf"(?<![\w.])['\"]?({'|'.join((*_NAMES, *_RENAMED))})['\"]?[=:] ?['\"]?([^'\",()\s]{{1,300}})")
+#: DeepSeek V4's pools: what the log calls them, and in words.
+_COMPRESSED_POOLS = {
+    "swa": "windows",
+    "c4": "entries of 4 tokens",
+    "c128": "entries of 128 tokens",
+    "c4_state": "states behind entries of 4",
+}
 #: Algorithms that draft with the model's own prediction layers where no other model is named.
 _OWN_LAYERS = frozenset({"EAGLE", "NEXTN", "FROZEN_KV_MTP"})
+_BY_MODEL = frozenset({"page_size", "swa_full_tokens_ratio"})
 _RUNNING = re.compile(r"max_running_requests=(\d{1,9})")
 _WEIGHTS = re.compile(rf"Load weight end\b.{{0,300}}?\bmem usage={NUMBER} ?GB")
 _GRAPHS = re.compile(rf"[Cc]apture .{{0,60}}graph end\b.{{0,120}}?\bmem usage={NUMBER} ?GB")
@@ -117,6 +130,16 @@ def _states(reader: LogReader, line: Line) -> None:
         start.put(line, "slots", state_slots=slots and slots[2])
         for part in parts:
             start.put(line, "GB", **{part[1]: part[2]})
+
+
+def _compressed(reader: LogReader, line: Line) -> None:
+    start = reader.of("sglang", line)
+    sizes = {f"{name}_tokens": size for name, size in _COMPRESSED.findall(line.text)}
+    cell = _CELL.search(line.text)
+    if cell:
+        start.put(line, "B", token_bytes=cell[1])
+    elif sizes:  # said again where max_total_tokens is less than what fits
+        start.put(line, "tokens", **sizes)
 
 
 def _total(reader: LogReader, line: Line) -> None:
@@ -173,7 +196,7 @@ def _question(start: Start, given: Given) -> Question:
     draft, of_draft = _draft(start, stated, given)
     types = next((cache.types for cache in start.caches if cache.types), ())
     dtype = given.kv_cache_dtype or (types[0] if types else stated.get("kv_cache_dtype") or stated.get("dtype"))
-    names = {*options, *given.options}
+    names = {*options, *given.options, *(SGLang.model_fields.keys() & stated.keys())}
     if given.kv_cache_dtype or types or "kv_cache_dtype" in stated:
         names.add("kv_cache_dtype")
     if given.tensor_parallel_size is not None or "tp_size" in stated:
@@ -192,16 +215,20 @@ def _question(start: Start, given: Given) -> Question:
 
 
 def _known_options(stated: Mapping[str, str]) -> tuple[dict[str, object], list[str]]:
-    """The options of the engine that are stated, but for groups, and a note for each that is not modelled."""
+    """The options of the engine that are stated, but for groups and defaults, and a note for each not modelled.
+
+    A model has its own defaults of a page and of a ratio, so that one that is stated is an option.
+    """
     options: dict[str, object] = {}
     notes = []
     for name in (*sorted(SGLang.model_fields.keys() - {"dp_size", "enable_dp_attention"}), "pp_size"):
         if name in stated and (name, stated[name]) != ("pp_size", "1"):
             try:
-                SGLang.from_options({name: stated[name]})
+                made = SGLang.from_options({name: stated[name]})
             except InputError:
                 notes.append(f"not modelled: {name}={stated[name]}")
-            else:
+                continue
+            if name in _BY_MODEL or getattr(made, name) != SGLang.model_fields[name].default:
                 options[name] = stated[name]
     return options, notes
 
@@ -261,9 +288,22 @@ def _compare(start: Start, question: Question, architecture: Architecture) -> It
             sizes = {"plain": "none", "all_sliding": str(main)}
             yield checked("sliding pool", swa, sizes.get(plan.pool.kind, str(plan.pool.swa_tokens(main))))
         yield from _pool_rows(start.caches, plan, main)
+    else:
+        yield from _compressed_rows(figures, plan, question.context)
     if total is not None:
-        known = start.caches or "pools" in figures
+        known = start.caches or "full_tokens" in figures
         yield checked(total.name, total, str(question.context)) if known else unchecked(total.name, total)
+
+
+def _compressed_rows(figures: Mapping[str, Figure], plan: Plan, context: int) -> Iterator[Compared]:
+    """DeepSeek V4's pools beside one of so many tokens, and what a token takes of the budget."""
+    report = plan.report(context, 1, plan.required_kv_memory(context, 1))
+    for name, words in _COMPRESSED_POOLS.items():
+        if (figure := figures.get(f"{name}_tokens")) is not None:
+            size = report[f"{name}_pool_size" if name == "c4_state" else f"{name}_max_total_num_tokens"]
+            yield checked(words, figure, str(size))
+    if (cell := figures.get("token_bytes")) is not None and isinstance(plan, CompressedPlan):
+        yield checked("budget of a token", cell, f"{plan.token_bytes:.2f}")
 
 
 def _gib(size: int) -> str:
@@ -339,6 +379,8 @@ LOG = EngineLog(
         ("KV Cache is allocated.", _pool),
         ("KV cache allocated.", _pool),
         ("SWAKVPool mem usage:", _hybrid),
+        ("DSV4 pool sizes:", _compressed),
+        ("DSV4 memory calculation:", _compressed),
         ("Mamba Cache is allocated", _states),
         ("max_total_num_tokens=", _total),
         ("server_args=", _arguments),
@@ -359,4 +401,5 @@ LOG = EngineLog(
     _compare,
     _changes,
     judges=("sglang",),
+    terms=lambda start: {"weights_bytes": start.terms["weights"].bytes} if "weights" in start.terms else {},
 )

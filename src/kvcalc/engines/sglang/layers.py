@@ -134,10 +134,12 @@ def indexer_bytes(kind: LayerKind, setup: Setup, ranks: Ranks) -> int:
 def page_of(kinds: Sequence[LayerKind], page_size: int | None) -> int:
     """Tokens of a page: 64 with DeepSeek's index keys, whatever is asked for; 128 with MiniMax's where none are.
 
+    On ROCm without AITER's paged kernels DeepSeek's is 1, which nobody asks for on CUDA.
+
     Source: sglang 0.5.23 arg_groups/model_overrides/deepseek_v2.py:171, minimax_m3.py:150, overrides.py:1342.
     """
     if any(isinstance(kind, Latent) and kind.indexer_dim for kind in kinds):
-        return 64
+        return 1 if page_size == 1 else 64
     sparse = any(isinstance(kind, Full) and kind.indexer_dim for kind in kinds)
     return page_size or (128 if sparse else 1)
 
