@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent import futures
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -495,32 +496,27 @@ def _reason(error: BaseException) -> str:
 
 def _waited_for(repository: _Repository) -> HubModel:
     """Fetch in the background: progress is shown when it takes longer than a moment, and the wait has an end."""
-    patience = repository.patience
-    outcome: list[HubModel | BaseException] = []
+    patience, start, shown = repository.patience, time.monotonic(), False
+    outcome: futures.Future[HubModel] = futures.Future()
 
     def run() -> None:
         try:
-            outcome.append(repository.fetch())
+            outcome.set_result(repository.fetch())
         except BaseException as error:
-            outcome.append(error)
+            outcome.set_exception(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    start = time.monotonic()
-    thread.start()
-    thread.join(patience.quiet)
-    shown = False
-    while thread.is_alive() and time.monotonic() - start < patience.whole:
+    threading.Thread(target=run, daemon=True).start()
+    futures.wait([outcome], patience.quiet)
+    while not outcome.done() and time.monotonic() - start < patience.whole:
         shown = _show_progress(repository, shown)
-        thread.join(0.2)
+        futures.wait([outcome], 0.2)
     if shown and sys.stderr.isatty():
         sys.stderr.write("\r\x1b[K")
-    if not outcome:
+    if not outcome.done():
         raise _Unreachable(
             f"{repository.host} takes too long to answer for hf:{repository.name}", hint="try again later"
         )
-    if isinstance(outcome[0], BaseException):
-        raise outcome[0]
-    return outcome[0]
+    return outcome.result()
 
 
 def _show_progress(repository: _Repository, shown: bool) -> bool:
