@@ -212,3 +212,9 @@ def test_its_defaults_by_device_and_its_server() -> None:
 def test_sliding_layers_of_mixed_models_keep_the_whole_context() -> None:
     mixed = model("gpt_oss", Sliding(128, 1, 64, 64), Full(1, 64, 64))
     assert plan_of(mixed).blocks(6400) == 100
+
+
+@pytest.mark.parametrize("backend", ["pytorch", "turbomind"])
+def test_the_work_names_the_source_of_its_backend(backend: str) -> None:
+    steps = {step.symbol: step.source for step in plan_of("qwen3-8b", backend=backend).explain(1024, 1)}
+    assert ("turbomind" in steps["layer_1"]) == (backend == "turbomind")

@@ -25,6 +25,7 @@ import importlib.util
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -43,6 +44,8 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 EQUIVALENTS = Path(__file__).with_name("equivalent_mutants.toml")
+#: In place of a line's changes: none of them is made.
+ANY = "*"
 PACKAGE = ROOT / "src/kvcalc"
 
 
@@ -146,14 +149,15 @@ def _changes_of(parent: ast.AST, name: str, at: int | None, node: ast.expr) -> I
 
 
 def mutants(module: str) -> list[Mutant]:
-    """All mutants of a module, by line."""
+    """All mutants of a module, by line, but those of lines that are no rule."""
     text = (PACKAGE / module).read_text(encoding="utf-8")
+    left_out = {entry["line"] for entry in entries(module) if ANY in entry["changes"]}
     lines = text.splitlines()
     found = [
         Mutant(module, index, each.kind, each.line, each.words, lines[each.line - 1].strip())
         for index, each in enumerate(changes(ast.parse(text)))
     ]
-    return sorted(found, key=lambda mutant: mutant.line)
+    return sorted((each for each in found if each.source not in left_out), key=lambda mutant: mutant.line)
 
 
 def mutated(text: str, mutant: Mutant) -> str:
@@ -272,9 +276,11 @@ def shape(module: str) -> tuple[list[range], set[int]]:
 
 @cache
 def importers(module: str) -> list[str]:
-    """The modules that import one."""
+    """The modules that import one, or something of it."""
     name = "kvcalc." + module.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-    return [each for each in MODULES if f"from {name} import " in (PACKAGE / each).read_text(encoding="utf-8")]
+    room, _, last = name.rpartition(".")
+    wanted = re.compile(rf"from {name} import |from {room} import [^\n]*\b{last}\b")
+    return [each for each in MODULES if wanted.search((PACKAGE / each).read_text(encoding="utf-8"))]
 
 
 def trace() -> str:
@@ -368,17 +374,19 @@ def _survives(asked: tuple[Mutant, list[str], int]) -> bool:
 
 def equivalents(module: str) -> Counter[tuple[str, str]]:
     """The mutants that cannot be noticed: (line of code, change), and how many constants of such a line that means."""
+    return Counter((entry["line"], change) for entry in entries(module) for change in entry["changes"] if change != ANY)
+
+
+def entries(module: str | None = None) -> list[dict[str, Any]]:
+    """What equivalent_mutants.toml has on a module, or on all."""
     listed = tomllib.loads(EQUIVALENTS.read_text(encoding="utf-8"))["equivalent"]
-    return Counter(
-        (entry["line"], change) for entry in listed if entry["module"] == module for change in entry["changes"]
-    )
+    return [entry for entry in listed if module in (None, entry["module"])]
 
 
 def unmatched() -> list[str]:
     """The entries of equivalent_mutants.toml whose line is in their module no more."""
-    listed = tomllib.loads(EQUIVALENTS.read_text(encoding="utf-8"))["equivalent"]
     return [
-        f"    {entry['module']}: {entry['line']}" for entry in listed if not _stands(entry["module"], entry["line"])
+        f"    {entry['module']}: {entry['line']}" for entry in entries() if not _stands(entry["module"], entry["line"])
     ]
 
 

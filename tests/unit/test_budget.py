@@ -728,3 +728,21 @@ def test_a_verdict_without_a_limit_or_without_a_budget_still_says_what_it_is(bud
     sentences = {verdict.name: verdict.sentence() for verdict in verdicts}
     assert sentences["gone"] == "gone: in the baseline, and no longer among the budgets"
     assert sentences["b0"].endswith("GiB, no baseline to compare with")
+
+
+def test_a_baseline_keeps_what_was_judged_and_a_mix_only_where_there_is_one(budgets):
+    path = budgets(PLAIN.format(limit="60GiB"), 'model = "nobody"\ncontext = "1k"\nlimit = "1GiB"\n')
+    kept = new_baseline(judged(path)).budgets
+    assert list(kept) == ["b0"]
+    assert "mix" not in kept["b0"].workload
+    assert hash(baseline_of(path)) == hash(baseline_of(path))
+
+
+@pytest.mark.parametrize(("model", "draft"), [("gemma-3-27b", "gemma-3-1b"), ("deepseek-v3", "mtp")])
+def test_a_budget_counts_the_draft_that_it_names(budgets, model, draft):
+    table = f'model = "{model}"\ndraft = "{draft}"\nengine = "llama.cpp"\ncontext = "8k"\nlimit = "1TiB"\n'
+    [verdict] = judged(budgets(table))
+    named = draft if draft == "mtp" else kvcalc.load(draft)
+    whole = kvcalc.footprint(kvcalc.load(model), context=8192, engine="llama.cpp", draft=named)
+    assert verdict.footprint.total_bytes == whole.total_bytes
+    assert whole.kv_cache.draft_bytes > 0

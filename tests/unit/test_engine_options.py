@@ -197,3 +197,8 @@ def test_every_value_that_a_page_offers_is_taken_as_a_command_line_writes_it(eng
     for (option, value), (name, text) in zip(offer.picks, offer.exported([])["picks"], strict=True):
         assert option == name
         assert getattr(make_engine(engine, {name: text}), name) == value
+
+
+@pytest.mark.parametrize("engine", REGISTRY)
+def test_every_option_has_its_meaning_in_words(engine: str) -> None:
+    assert all(each.description for each in engine_class(engine).option_help())

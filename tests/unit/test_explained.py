@@ -142,3 +142,15 @@ def test_mlx_lm_adds_a_step_to_a_trimmed_chunk_for_what_arrives() -> None:
     for step_size, slots in ((1, 756), (300, 1012)):
         shown = steps(Chunked(500, 2, 64, 64), engine="mlx-lm", prefill_step_size=step_size)
         assert shown["slots_1"].value == slots
+
+
+def test_transformers_shows_chunks_in_symbols_where_nothing_waits() -> None:
+    work = plan(Sliding(128, 1, 64, 64), engine="transformers", prefill_chunk=64).explain(1000, 1)
+    assert [step.symbol for step in work][2:5] == ["C", "before", "last"]
+
+
+def test_an_offloaded_cache_counts_its_layers_from_1() -> None:
+    work = plan(Full(1, 64, 64), Sliding(128, 1, 64, 64), engine="transformers", cache="offloaded_static").explain(
+        999, 1
+    )
+    assert [step.symbol for step in work if step.symbol.startswith("layers_")] == ["layers_1", "layers_2"]

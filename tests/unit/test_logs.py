@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import pytest
 from bounded import calls_of
@@ -9,11 +10,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvcalc.errors import InputError
-from kvcalc.logs.base import LONGEST_LINE, MOST_CACHES, MOST_STARTS, Given
+from kvcalc.logs.base import (
+    LONGEST_LINE,
+    MOST_CACHES,
+    MOST_STARTS,
+    UNIT_BYTES,
+    Figure,
+    Given,
+    Question,
+    Start,
+    stated_number,
+)
 from kvcalc.logs.llama_cpp import parse_cache
 from kvcalc.logs.models import preset_of
 from kvcalc.logs.reading import bounded_lines
-from kvcalc.logs.verdict import MARKERS, audit, read
+from kvcalc.logs.verdict import LOGS, MARKERS, audit, read
 from kvcalc.sources.devices import load_device
 from kvcalc.sources.resolve import load
 
@@ -644,3 +655,140 @@ def test_a_log_of_lmdeploy_without_blocks_or_a_session_asks_for_a_context():
         judged("estimated max runtime memory: 2065 mb")
     # (8192 + 2 x 128) x 128,256 x 2 B, by the default of 128 sequences
     assert judged("estimated max runtime memory: 2066 mb", given=Given(context=8192)).verdict == "agrees"
+
+
+#: What an audit tries out where a figure disagrees and nothing states the option; vLLM's versions beside these.
+TRIED = {
+    "vllm": {
+        "max_num_batched_tokens": (2048, 8192, 16384, 4096, 32768),
+        "async_scheduling": (False, True),
+        "disable_hybrid_kv_cache_manager": (True, False),
+        "kv_cache_dtype": ("fp8", "bfloat16"),
+        "tensor_parallel_size": (2, 4, 8),
+        "pipeline_parallel_size": (1, 2, 4, 8),
+        "block_size": (32, 64, 128),
+        "enable_prefix_caching": (True, False),
+        "num_speculative_tokens": (1, 2, 3),
+    },
+    "sglang": {
+        "kv_cache_dtype": ("fp8_e4m3", "bfloat16"),
+        "tensor_parallel_size": (2, 4, 8),
+        "page_size": (1, 16, 32, 64, 128, 256),
+        "disable_hybrid_swa_memory": (True, False),
+        "swa_full_tokens_ratio": (1.0, 0.5, 0.25, 0.1),
+    },
+    "llama.cpp": {
+        "swa_full": (True, False),
+        "n_ubatch": (1024, 2048, 256, 128, 64, 4096),
+        "mla": (False,),
+        "kv_unified": (True, False),
+        "flash_attn": (False,),
+        "n_seq_max": (1, 2, 4, 8),
+        "kv_cache_dtype": ("f16", "q8_0", "q4_0", "bf16", "f32"),
+    },
+    "ollama": {
+        "n_ubatch": (1024, 2048, 256),
+        "kv_cache_dtype": ("q8_0", "q4_0", "f16"),
+        "kv_unified": (False,),
+        "swa_full": (True,),
+        "n_seq_max": (1, 2, 4),
+        "mla": (False,),
+    },
+    "mlx-lm": {"kv_cache_dtype": ("float16", "float32")},
+    "tensorrt-llm": {
+        "kv_cache_dtype": ("fp8", "bfloat16", "nvfp4"),
+        "tensor_parallel_size": (2, 4, 8),
+        "pipeline_parallel_size": (2, 4, 8),
+    },
+    "lmdeploy": {
+        "quant_policy": (0, 4, 8),
+        "tensor_parallel_size": (2, 4, 8),
+        "cache_block_seq_len": (64, 128, 32),
+    },
+}
+
+
+@pytest.mark.parametrize("engine", LOGS)
+def test_an_audit_tries_these_values_and_none_that_is_stated(engine):
+    def tried(question):
+        offered = {}
+        for change in LOGS[engine].changes(Start(engine=engine), question):
+            offered.setdefault(change.option, []).append(change.value)
+        return offered
+
+    question = Question(engine, {}, 8192, 1, None, 1)
+    free = tried(question)
+    assert {name: tuple(values) for name, values in free.items() if name != "version"} == TRIED[engine]
+    for name in free:
+        assert name not in tried(replace(question, stated=frozenset({name})))
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1,024", 1024), ("0", None), ("-1", None), ("auto", None), ("9" * 15, 10**15 - 1), ("9" * 16, None)],
+)
+def test_a_stated_number_is_whole_and_above_nought(text, number):
+    assert stated_number({"tokens": text}, "context", "tokens") == number
+
+
+def test_every_unit_that_a_log_prints_has_its_bytes():
+    assert UNIT_BYTES == {
+        "B": 1,
+        "KiB": 1024,
+        "MiB": 1024**2,
+        "GiB": 1024**3,
+        "TiB": 1024**4,
+        "gigabytes": 1_000_000_000,
+    }
+
+
+def test_mlx_lm_says_the_tokens_of_the_latest_cache_or_leaves_them_out():
+    said = last_run("Prompt Cache: 2 sequences, 0.26 GB, latest user cache 1000 tokens")
+    assert (said.stated["tokens"], printed(said)) == ("1000", {"sequences": "2", "prompt_cache": "0.26"})
+    asked = LOGS["mlx-lm"].question(said, Given())
+    assert (asked.context, asked.batch_size) == (1000, 2)
+    unsaid = last_run("KV Caches: 3 seq, 0.26 GB")
+    assert "tokens" not in unsaid.stated
+    assert LOGS["mlx-lm"].question(unsaid, Given(context=7)).batch_size == 3
+
+
+def test_an_old_llama_cpp_names_the_formats_of_k_and_of_v_and_each_start_keeps_the_flags():
+    launch = "$ llama-server -m gemma-3-27b.gguf -c 4096 --swa-full"
+    cells = "llama_kv_cache_init: kv_size = {}, offload = 1, type_k = 'f16', type_v = 'q8_0', n_layer = 62"
+    size = "llama_context: KV self size  = 1472.00 MiB, K (f16): 992.00 MiB, V (q8_0): 480.00 MiB"
+    starts = read(lines_of("\n".join((launch, cells.format(4096), size, cells.format(8192), size)))).starts
+    assert [start.stated["kv_size"] for start in starts] == ["4096", "8192"]
+    assert {(start.stated["type_k"], start.stated["type_v"]) for start in starts} == {("f16", "q8_0")}
+    assert starts[0].stated["swa_full"] == starts[1].stated["swa_full"]
+
+
+def test_ollama_multiplies_the_context_by_what_runs_beside_one_another():
+    for stated, n_ctx in (
+        ({"context": "4096"}, 4096),
+        ({"context": "4096", "n_seq_max": "2"}, 8192),
+        ({"context": "4096", "n_ctx": "1000", "n_seq_max": "2"}, 1000),
+    ):
+        asked = LOGS["ollama"].question(Start(engine="ollama", stated=stated), Given())
+        assert asked.context * asked.batch_size == n_ctx
+
+
+def test_sglang_divides_attention_by_its_groups_unless_the_user_says_how_many_devices():
+    stated = {"model": "gemma-3-27b", "tp_size": "8", "dp_size": "2", "context_length": "8192"}
+    for attention, said, devices in (("True", None, 4), ("False", None, 8), ("True", 8, 8)):
+        start = Start(engine="sglang", stated={**stated, "enable_dp_attention": attention})
+        start.figures["full_tokens"] = Figure("full_tokens", "1024", "tokens", 1)
+        asked = LOGS["sglang"].question(start, Given(context=8192, tensor_parallel_size=said))
+        assert asked.tensor_parallel_size == devices
+
+
+def test_tensorrt_llm_without_the_tokens_of_a_pool_asks_for_nothing_else():
+    for pool in ("", "Allocated 1.00 GiB for max tokens in paged KV cache (0)."):
+        start = last_run(pool) if pool else Start(engine="tensorrt-llm")
+        with pytest.raises(InputError, match="does not state the tokens of a pool"):
+            LOGS["tensorrt-llm"].question(start, Given())
+
+
+def test_what_a_log_of_lmdeploy_states_is_no_change_that_an_audit_proposes():
+    for stated, settled in (({}, set()), ({"quant_policy": "8"}, {"quant_policy"})):
+        start = Start(engine="lmdeploy", stated={"session_len": "8192", **stated})
+        assert LOGS["lmdeploy"].question(start, Given()).stated == settled
