@@ -38,7 +38,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import accumulate
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from random import Random
 from typing import Any
 
@@ -237,14 +237,18 @@ class Traced:
     def tests_of(self, module: str, line: int) -> list[str]:
         """The tests that run the statement of a line, the quickest first.
 
-        What runs as the module is imported is seen by every test that runs a function of the module, or of one that
-        imports it.
+        What runs as the module is imported is seen by every test that runs a function of the module, of one that
+        imports it, or of the rooms that it stands in, which may import it by name.
         """
         statements, in_functions = shape(module)
         if line in in_functions:
             tests = self.running(module, min((each for each in statements if line in each), key=len))
         else:
-            tests = {test for name in [module, *importers(module)] for test in self.running(name, shape(name)[1])}
+            tests = {
+                test
+                for name in [module, *importers(module), *rooms(module)]
+                for test in self.running(name, shape(name)[1])
+            }
         files = {test for test in tests if "::" not in test}
         alone = {test for test in tests if test.partition("::")[0] not in files}
         return sorted(files | alone, key=self.seconds.__getitem__)
@@ -281,6 +285,11 @@ def importers(module: str) -> list[str]:
     room, _, last = name.rpartition(".")
     wanted = re.compile(rf"from {name} import |from {room} import [^\n]*\b{last}\b")
     return [each for each in MODULES if wanted.search((PACKAGE / each).read_text(encoding="utf-8"))]
+
+
+def rooms(module: str) -> list[str]:
+    """The packages that a module is in, by their own modules: a/__init__.py of a/b.py."""
+    return [f"{folder}/__init__.py" for folder in map(str, PurePosixPath(module).parents) if folder != "."]
 
 
 def trace() -> str:
