@@ -9,13 +9,13 @@ from bounded import calls_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kvcalc.engines import engine_class, make_engine
 from kvcalc.errors import InputError
 from kvcalc.logs.base import (
     LONGEST_LINE,
     MOST_CACHES,
     MOST_STARTS,
     UNIT_BYTES,
-    Figure,
     Given,
     Question,
     Start,
@@ -657,70 +657,21 @@ def test_a_log_of_lmdeploy_without_blocks_or_a_session_asks_for_a_context():
     assert judged("estimated max runtime memory: 2066 mb", given=Given(context=8192)).verdict == "agrees"
 
 
-#: What an audit tries out where a figure disagrees and nothing states the option; vLLM's versions beside these.
-TRIED = {
-    "vllm": {
-        "max_num_batched_tokens": (2048, 8192, 16384, 4096, 32768),
-        "async_scheduling": (False, True),
-        "disable_hybrid_kv_cache_manager": (True, False),
-        "kv_cache_dtype": ("fp8", "bfloat16"),
-        "tensor_parallel_size": (2, 4, 8),
-        "pipeline_parallel_size": (1, 2, 4, 8),
-        "block_size": (32, 64, 128),
-        "enable_prefix_caching": (True, False),
-        "num_speculative_tokens": (1, 2, 3),
-    },
-    "sglang": {
-        "kv_cache_dtype": ("fp8_e4m3", "bfloat16"),
-        "tensor_parallel_size": (2, 4, 8),
-        "page_size": (1, 16, 32, 64, 128, 256),
-        "disable_hybrid_swa_memory": (True, False),
-        "swa_full_tokens_ratio": (1.0, 0.5, 0.25, 0.1),
-    },
-    "llama.cpp": {
-        "swa_full": (True, False),
-        "n_ubatch": (1024, 2048, 256, 128, 64, 4096),
-        "mla": (False,),
-        "kv_unified": (True, False),
-        "flash_attn": (False,),
-        "n_seq_max": (1, 2, 4, 8),
-        "kv_cache_dtype": ("f16", "q8_0", "q4_0", "bf16", "f32"),
-    },
-    "ollama": {
-        "n_ubatch": (1024, 2048, 256),
-        "kv_cache_dtype": ("q8_0", "q4_0", "f16"),
-        "kv_unified": (False,),
-        "swa_full": (True,),
-        "n_seq_max": (1, 2, 4),
-        "mla": (False,),
-    },
-    "mlx-lm": {"kv_cache_dtype": ("float16", "float32")},
-    "tensorrt-llm": {
-        "kv_cache_dtype": ("fp8", "bfloat16", "nvfp4"),
-        "tensor_parallel_size": (2, 4, 8),
-        "pipeline_parallel_size": (2, 4, 8),
-    },
-    "lmdeploy": {
-        "quant_policy": (0, 4, 8),
-        "tensor_parallel_size": (2, 4, 8),
-        "cache_block_seq_len": (64, 128, 32),
-    },
-}
-
-
-@pytest.mark.parametrize("engine", LOGS)
-def test_an_audit_tries_these_values_and_none_that_is_stated(engine):
-    def tried(question):
-        offered = {}
-        for change in LOGS[engine].changes(Start(engine=engine), question):
-            offered.setdefault(change.option, []).append(change.value)
-        return offered
-
-    question = Question(engine, {}, 8192, 1, None, 1)
-    free = tried(question)
-    assert {name: tuple(values) for name, values in free.items() if name != "version"} == TRIED[engine]
-    for name in free:
-        assert name not in tried(replace(question, stated=frozenset({name})))
+@pytest.mark.parametrize("log", LOGS)
+def test_an_audit_tries_what_the_engine_has_and_nothing_that_is_stated(log):
+    engine = "llama.cpp" if log == "ollama" else log
+    question, start = Question(engine, {}, 8192, 1, None, 1), Start(engine=log)
+    tried = list(LOGS[log].changes(start, question))
+    assert len(tried) > 1
+    fields = {"kv_cache_dtype", "tensor_parallel_size"}
+    for change in tried:
+        assert change.option not in fields or getattr(question, change.option) != change.value
+        if change.option not in fields:
+            make_engine(engine, {change.option: change.value})
+    options = {change.option for change in tried}
+    assert options - fields <= {each.name for each in engine_class(engine).option_help()}
+    stated = replace(question, stated=frozenset(options))
+    assert list(LOGS[log].changes(start, stated)) == []
 
 
 @pytest.mark.parametrize(
@@ -770,15 +721,6 @@ def test_ollama_multiplies_the_context_by_what_runs_beside_one_another():
     ):
         asked = LOGS["ollama"].question(Start(engine="ollama", stated=stated), Given())
         assert asked.context * asked.batch_size == n_ctx
-
-
-def test_sglang_divides_attention_by_its_groups_unless_the_user_says_how_many_devices():
-    stated = {"model": "gemma-3-27b", "tp_size": "8", "dp_size": "2", "context_length": "8192"}
-    for attention, said, devices in (("True", None, 4), ("False", None, 8), ("True", 8, 8)):
-        start = Start(engine="sglang", stated={**stated, "enable_dp_attention": attention})
-        start.figures["full_tokens"] = Figure("full_tokens", "1024", "tokens", 1)
-        asked = LOGS["sglang"].question(start, Given(context=8192, tensor_parallel_size=said))
-        assert asked.tensor_parallel_size == devices
 
 
 def test_tensorrt_llm_without_the_tokens_of_a_pool_asks_for_nothing_else():

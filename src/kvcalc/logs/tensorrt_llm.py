@@ -167,7 +167,6 @@ def _changes(start: Start, question: Question) -> Iterator[Change]:
         question,
         kv_cache_dtype=("fp8", "bfloat16", "nvfp4", "int8"),
         tensor_parallel_size=(1, 2, 4, 8),
-        pipeline_parallel_size=(2, 4, 8),
     )
 
 
