@@ -854,6 +854,13 @@ def test_context_parallel_sizes_that_vllm_refuses_are_refused(tp: int, options: 
         plan(model((latent(), 4)), tp=tp, **options)
 
 
+def test_prompt_and_decode_context_parallelism_may_share_all_devices() -> None:
+    alone = plan(model((latent(), 4)), tp=2, prefill_context_parallel_size=2)
+    for ranks in (2, 4):  # pcp, and tp * pcp
+        made = plan(model((latent(), 4)), tp=2, prefill_context_parallel_size=2, decode_context_parallel_size=ranks)
+        assert made.kv_bytes(65_536, 1) < alone.kv_bytes(65_536, 1)
+
+
 def test_windows_have_no_decode_context_parallelism() -> None:
     with pytest.raises(UnsupportedError, match="for model's windows"):
         plan(model((sliding(128, 1, 64), 1), (full(1, 64), 1)), tp=2, decode_context_parallel_size=2)

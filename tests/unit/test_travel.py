@@ -43,6 +43,10 @@ def test_a_model_travels_without_what_was_derived_from_it(used):
         assert arrived.layout == used.layout
 
 
+def test_a_cache_shows_its_size_with_two_digits(used):
+    assert repr(kvcalc.footprint(used, context=32_768).kv_cache).startswith("<KV cache 139.00 MiB: ")
+
+
 @pytest.mark.parametrize("engine", REGISTRY)
 def test_answers_travel_and_are_keys(used, engine):
     setup = prepare(used, engine=engine)
