@@ -143,6 +143,8 @@ def test_all_mistakes_come_at_once_each_with_its_table_and_line(budgets):
         ('model = "gemma-3-1b"\ncontext = "8k"\nlimit = "1 gb "\non = "all"', "on: input should be"),
         ('model = "hf:google/gemma-3-27b-it"\ncontext = "8k"\nlimit = "1GiB"', "names no commit"),
         ('model = "hf:google/gemma-3-27b-it#main"\ncontext = "8k"\nlimit = "1GiB"', "names no commit"),
+        ('model = "https://huggingface.co/a/b"\ncontext = "8k"\nlimit = "1GiB"', "names no commit"),
+        ('model = "gemma-3-1b"\ndraft = "hf:a/b"\ncontext = "8k"\nlimit = "1GiB"', "names no commit"),
         ('model = "hf:a/b#v1.0@5:1"\ncontext = "8k"\nlimit = "1GiB"', "names no commit"),
         ('model = "gemma-3-1b"\ncontext = "8k"\nlimit = "1GiB"\nmessage = 3', "message: "),
         ('name = "a\\u001bb"\nmodel = "gemma-3-1b"\ncontext = "8k"\nlimit = "1GiB"', "cannot be printed"),
@@ -150,6 +152,20 @@ def test_all_mistakes_come_at_once_each_with_its_table_and_line(budgets):
 )
 def test_what_a_budget_may_not_say(budgets, table, message):
     assert any(message in found for found, _, _ in problems(budgets(table)))
+
+
+def test_a_name_is_a_name_in_any_folder_and_a_path_counts_from_the_files(tmp_path, monkeypatch):
+    service = tmp_path / "service"
+    (service / "google" / "gemma-3-4b-it").mkdir(parents=True)
+    table = '[[budget]]\nname = "{0}"\nmodel = "{1}"\ncontext = "8k"\nlimit = "1GiB"\n'
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    address = f"https://huggingface.co/a/b/tree/{commit}"
+    models = ["google/gemma-3-27b-it@5:1", "Qwen/Qwen3-8B-AWQ", "google/gemma-3-4b-it", "ours/model", "m.toml", address]
+    (service / "budgets.toml").write_text("".join(table.format(*each) for each in enumerate(models)))
+    monkeypatch.chdir(tmp_path)
+    seen = [each.reference for each in located(Path("service/budgets.toml"))]
+    inside = [f"service/{name}" for name in ("google/gemma-3-4b-it", "ours/model", "m.toml")]
+    assert seen == [*models[:2], *inside, address]
 
 
 def test_a_hub_reference_with_a_commit_is_taken(budgets):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, Literal
@@ -12,7 +13,7 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field,
 
 from kvcalc.errors import InputError, KVCalcError, quote
 from kvcalc.setup import plain_options
-from kvcalc.sources.resolve import split_variant
+from kvcalc.sources.resolve import split_variant, without_address
 from kvcalc.units import check_count, format_count, parse_bytes, parse_count
 
 _MOST_PARTS = 100
@@ -190,12 +191,13 @@ def contradictions(budget: Budget) -> Iterator[tuple[str, str]]:
     for key in ("min_context", "min_batch"):
         if key in stated and budget.limit is None and budget.device is None and budget.overhead is None:
             yield f"{key} must fit into something", 'write limit = "40GiB", or a device'
-    if budget.model.startswith("hf:"):
-        base, _ = split_variant(budget.model)
-        revision = base.partition("#")[2]
-        if not _COMMIT.fullmatch(revision):
+    for reference in filter(None, (budget.model, budget.draft)):
+        base, _ = split_variant(reference)
+        with suppress(InputError):  # an address of no model is refused where the model is read
+            base = without_address(base)
+        if base.startswith("hf:") and not _COMMIT.fullmatch(base.partition("#")[2]):
             yield (
-                f"the Hub reference {quote(budget.model)} names no commit",
+                f"the Hub reference {quote(reference)} names no commit",
                 "write hf:org/name# and the 40 digits of a commit: a branch moves, and CI must not change its mind",
             )
 

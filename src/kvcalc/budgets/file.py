@@ -44,7 +44,7 @@ from kvcalc.budgets.budget import OWN, Budget, contradictions
 from kvcalc.errors import InputError, KVCalcError, did_you_mean, joined, quote
 from kvcalc.invalid import located_mistakes, mistakes
 from kvcalc.sources.files import is_path, parse_toml, read_text, read_toml
-from kvcalc.sources.resolve import split_variant
+from kvcalc.sources.resolve import seen_from
 
 _LARGEST_FILE = 2**22
 _MOST_BUDGETS = 10_000
@@ -88,12 +88,12 @@ class LocatedBudget:
     @property
     def reference(self) -> str:
         """The model reference with its path, if it is one, made whole from the file's folder."""
-        return _from_folder(self.folder, self.budget.model)
+        return seen_from(self.folder, self.budget.model)
 
     @property
     def draft(self) -> str | None:
         """The reference of the draft model likewise, or ``mtp``."""
-        return None if self.budget.draft is None else _from_folder(self.folder, self.budget.draft)
+        return None if self.budget.draft is None else seen_from(self.folder, self.budget.draft)
 
 
 @dataclass(frozen=True)
@@ -103,13 +103,6 @@ class Unreadable:
     name: str
     place: Place
     error: KVCalcError
-
-
-def _from_folder(folder: Path, reference: str) -> str:
-    base, _ = split_variant(reference)
-    is_file = base in (".", "..") or base.endswith((".toml", ".json", ".gguf", ".safetensors"))
-    is_path = not base.startswith("hf:") and ("/" in base or "\\" in base or is_file)
-    return str(folder / reference) if is_path else reference
 
 
 def find_files(named: Sequence[str | PathLike[str]]) -> list[Path]:
@@ -322,7 +315,7 @@ def _read_defaults(
         wrong = {each.path.partition(".")[0] for each in mistakes(error)}
         shared = {key: value for key, value in shared.items() if key not in wrong}
     if isinstance(shared.get("draft"), str) and extended:
-        shared["draft"] = _from_folder(path.parent.resolve(), shared["draft"])
+        shared["draft"] = seen_from(path.parent.resolve(), shared["draft"])
     return {**_merged(defaults, shared)}
 
 

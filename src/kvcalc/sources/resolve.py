@@ -84,8 +84,23 @@ def split_variant(reference: str) -> tuple[str, str | None]:
     return (reference, None) if looks_like_path and find_preset(base) is None else (base, variant)
 
 
+def seen_from(folder: Path, reference: str) -> str:
+    """A reference that was written in a folder: a path counts from there; a name or an address is itself.
+
+    >>> seen_from(Path("svc"), "google/gemma-3-27b-it"), seen_from(Path("svc"), "ours/config.json")
+    ('google/gemma-3-27b-it', 'svc/ours/config.json')
+    """
+    base, _ = split_variant(reference)
+    if base.startswith("hf:") or without_address(base) != base:
+        return reference
+    is_file = base in (".", "..") or "\\" in base or base.endswith((".toml", ".json", ".gguf", ".safetensors"))
+    if "/" in base and not is_file:  # a folder, or a name as the Hub has them
+        is_file = exists(folder / base) or (find_preset(base) is None and load_release(base) is None)
+    return str(folder / reference) if is_file else reference
+
+
 def _load_base(base: str) -> Architecture:
-    base = _without_address(base)
+    base = without_address(base)
     path = Path(base)
     if base.startswith("hf:"):
         from kvcalc.sources.hub import load_from_hub
@@ -126,12 +141,12 @@ _HUB_ADDRESS = re.compile(
 _OLLAMA_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?ollama\.com/(?:library/)?([\w.:-]+)/?", re.ASCII)
 
 
-def _without_address(base: str) -> str:
+def without_address(base: str) -> str:
     """A reference in place of the address of a page: ``hf:org/name`` for the Hub's, a tag for Ollama's.
 
-    >>> _without_address("https://huggingface.co/google/gemma-3-27b-it/blob/main/config.json")
+    >>> without_address("https://huggingface.co/google/gemma-3-27b-it/blob/main/config.json")
     'hf:google/gemma-3-27b-it'
-    >>> _without_address("ollama.com/library/gemma3:27b"), _without_address("gemma-3-27b")
+    >>> without_address("ollama.com/library/gemma3:27b"), without_address("gemma-3-27b")
     ('gemma3:27b', 'gemma-3-27b')
     """
     hub, ollama = _HUB_ADDRESS.fullmatch(base), _OLLAMA_ADDRESS.fullmatch(base)
