@@ -109,6 +109,15 @@ def test_show_on_a_device_has_the_rows_of_fit_and_says_what_is_left_out(kvcalc):
     assert "activations" not in unified
 
 
+def test_a_note_says_which_model_it_is_about_where_there_are_others(kvcalc):
+    asked = ("-c", "8k", "--format", "markdown")
+    assert "- gpt-oss-20b: as shipped: mxfp4" in kvcalc("compare", "gemma-3-1b", "gpt-oss-20b", *asked).out
+    assert "- as shipped: mxfp4" in kvcalc("compare", "gpt-oss-20b", *asked).out
+    five = [f"gpt-oss-20b@sw={window}" for window in (64, 256, 512, 1024, 2048)]
+    out = kvcalc("compare", *five, "gemma-3-1b", *asked).out
+    assert "- gpt-oss-20b@sw=64 and 4 more: as shipped: mxfp4" in out
+
+
 def test_an_estimated_count_says_so(kvcalc, tmp_path):
     spec = tmp_path / "mine.toml"
     spec.write_text(

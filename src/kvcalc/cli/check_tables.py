@@ -28,11 +28,11 @@ def document(verdicts: Sequence[Verdict], units: Units, paths: Sequence[Path]) -
             words.append(f"{statuses.count(status)} {word}")
     spoken = [each for each in verdicts if each.status not in ("pass", "added") or (each.change and each.change.is_one)]
     sections = [*([_sentences(spoken, table)] if spoken else []), _overview(verdicts)]
-    noted = dict.fromkeys(note for each in verdicts if each.footprint is not None for note in each.footprint.notes)
+    noted = question.notes((each.name, each.footprint) for each in verdicts if each.footprint is not None)
     for each in verdicts:
         if each.ok and each.check is not None and each.check.not_modelled:
-            noted[f"{each.name}: working memory is not in the limit: {each.check.not_modelled}"] = None
-    notes = [*noted][:_MOST_NOTES]
+            noted.append(f"{each.name}: working memory is not in the limit: {each.check.not_modelled}")
+    notes = noted[:_MOST_NOTES]
     if len(noted) > _MOST_NOTES:
         notes.append(f"{len(noted) - _MOST_NOTES} more notes stand in --format json")
     if "fail" in statuses:

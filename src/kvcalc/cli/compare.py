@@ -53,7 +53,7 @@ def compare(
         sections=(_section(labels, footprints, memory, shown.units),),
         records=[made.to_dict() for made in footprints],
         schema="compare",
-        notes=tuple(dict.fromkeys(note for made in footprints for note in made.notes)),
+        notes=tuple(question.notes((made.setup.reference, made) for made in footprints)),
         derivations=question.derivations(footprints, labels) if shown.explain else (),
         units=shown.units,
         charts=(pictures.bars(title, labels, footprints),),

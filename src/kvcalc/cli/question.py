@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 
 _AS_SHIPPED = Served()
+#: Names that stand before a note.
+_MOST_NAMES = 3
 
 
 def setups(
@@ -229,6 +231,22 @@ def labels(asked: Sequence[Setup]) -> list[str]:
     if len({part[0] for part in parts}) == 1 and len(parts[0]) > 1:
         parts = [part[1:] for part in parts]
     return [", ".join(part) for part in parts]
+
+
+def notes(named: Iterable[tuple[str, Footprint]]) -> list[str]:
+    """What a reader must know, and of which it holds where that is not all of them."""
+    about: dict[str, dict[str, None]] = {}
+    names = set()
+    for name, made in named:
+        names.add(name)
+        for note in made.notes:
+            about.setdefault(note, {})[name] = None
+    return [note if len(of) == len(names) else f"{_listed([*of])}: {note}" for note, of in about.items()]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first of some names, and how many there are besides."""
+    return ", ".join(names) if len(names) <= _MOST_NAMES else f"{names[0]} and {len(names) - 1:,} more"
 
 
 def derivation(footprint: Footprint, title: str) -> Derivation:

@@ -80,7 +80,7 @@ def sweep(
         extra={"growth": [_growth_record(setup, rule) for setup, rule in zip(asked, grown, strict=True)]}
         if rules
         else {},
-        notes=tuple(dict.fromkeys(note for made in last for note in made.notes)),
+        notes=tuple(question.notes((made.setup.reference, made) for made in last)),
         derivations=question.derivations(last, (f"{label} at {contexts[-1]:,} tokens" for label in labels))
         if shown.explain
         else (),
