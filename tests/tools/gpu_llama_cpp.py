@@ -35,7 +35,7 @@ from statistics import median
 from typing import Any
 
 import kvcalc
-from kvcalc.architecture import Architecture, Full, Latent, Sliding, State, is_local
+from kvcalc.architecture import Architecture, Full, Latent, Parallel, Shared, Sliding, State, is_local
 from kvcalc.derivation import Derivation
 from kvcalc.engines.llama_cpp.compute import Graph, compute_buffer
 from kvcalc.engines.llama_cpp.models import model_cache
@@ -78,6 +78,14 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "nemotron-nano-9b-v2": ("nemotron_h", {}),
     "nemotron-3-nano-30b-a3b": ("nemotron_h_moe", {}),
     "lfm2-1.2b": ("lfm2", {}),
+    "falcon-h1-7b": ("falcon-h1", {}),
+    "falcon-h1-34b": ("falcon-h1", {}),
+    "kimi-linear-48b-a3b": ("kimi-linear", {"leading_dense_block_count": 1, "kda.head_dim": 128}),
+    "gemma-3n-e2b": ("gemma3n", {}),
+    "gemma-3n-e4b": ("gemma3n", {}),
+    "gemma-4-e2b": ("gemma4", {}),
+    "gemma-4-e4b": ("gemma4", {}),
+    "gemma-4-31b": ("gemma4", {}),
     "deepseek-v3": ("deepseek2", {"leading_dense_block_count": 3, "expert_shared_count": 1, "expert_gating_func": 2}),
 }
 #: flash_attn, n_ubatch, n_ctx, n_seq_max, kv_unified, K and V.
@@ -102,7 +110,8 @@ def metadata(name: str) -> dict[str, Any]:
         "attention.layer_norm_epsilon": 1e-5,
         "rope.freq_base": 10000.0,
     }
-    for kind, _ in model.caches:
+    for cache, _ in model.caches:
+        kind = cache.attention if isinstance(cache, Parallel) else cache
         match kind:
             case Full() | Sliding():
                 keys |= {
@@ -128,6 +137,8 @@ def metadata(name: str) -> dict[str, Any]:
     if model.windows:
         keys["attention.sliding_window"] = model.windows[0]
         keys["attention.sliding_window_pattern"] = [is_local(model.layers[at].cache) for at in model.order]
+    if arch in ("gemma3n", "gemma4"):
+        keys |= _of_gemma(model)
     if widths.num_experts:
         keys |= {
             "expert_count": widths.num_experts,
@@ -153,11 +164,34 @@ ASKED_OF_HYBRIDS: dict[str, Any] = {
 }
 
 
+def _of_gemma(model: Architecture) -> dict[str, Any]:
+    """Keys of layers that read another's cache, of two widths of heads, and of per-layer embeddings."""
+    ordered = [model.layers[at].cache for at in model.order]
+    of = {type(kind): kind for kind in ordered if isinstance(kind, Full | Sliding)}
+    local = [isinstance(kind, Sliding) or (isinstance(kind, Shared) and kind.of == "sliding") for kind in ordered]
+    wide, near = of[Full], of[Sliding]
+    embedded = sum(t.columns for t in model.tensors if t.role == "embed_tokens_per_layer")
+    return {
+        "attention.key_length": wide.head_dim,
+        "attention.value_length": wide.v_head_dim,
+        "rope.dimension_count": wide.head_dim,
+        "attention.key_length_swa": near.head_dim,
+        "attention.value_length_swa": near.v_head_dim,
+        "rope.dimension_count_swa": near.head_dim,
+        "attention.head_count_kv": [(near if each else wide).num_kv_heads for each in local],
+        "attention.sliding_window_pattern": local,
+        "attention.shared_kv_layers": sum(isinstance(kind, Shared) for kind in ordered),
+        "embedding_length_per_layer_input": embedded // model.num_layers,
+        "rope.freq_base_swa": 10000.0,
+    }
+
+
 def _of_states(model: Architecture) -> dict[str, Any]:
     """Keys of a hybrid's states: which layers have them, and their widths by the projections around them."""
     ordered = [model.layers[at] for at in model.order]
-    layer = next(each for each in ordered if isinstance(each.cache, State))
+    layer = next(each for each in ordered if isinstance(each.cache, State | Parallel))
     state, rows = layer.cache, {tensor.role: tensor for tensor in layer.mixer if tensor.linear}
+    state = state.state if isinstance(state, Parallel) else state
     assert isinstance(state, State)
     heads = [each.cache.num_kv_heads if isinstance(each.cache, Full) else 0 for each in ordered]
     dense = [max((t.columns for t in each.rest if t.role.endswith("down_proj")), default=0) for each in ordered]
@@ -167,7 +201,10 @@ def _of_states(model: Architecture) -> dict[str, Any]:
         groups, steps = (state.conv_channels - inner) // 256, rows["linear_attn.in_proj_b"].rows
         size = 128
     else:
-        keys["attention.head_count_kv"] = heads
+        if not isinstance(layer.cache, Parallel):
+            keys["attention.head_count_kv"] = heads
+        if model.has_latents:
+            keys["attention.head_count_kv"] = [int(isinstance(each.cache, Latent)) for each in ordered]
         if model.model_type == "nemotron_h":
             keys["feed_forward_length"] = dense
         if not state.groups:

@@ -22,8 +22,9 @@ from kvcalc.errors import NotModelledError
 from kvcalc.units import GiB, MiB
 from kvcalc.widths import Widths
 
-#: One more row of the residual stream is alive beside the feed-forward: a parallel residual, or scaled expert inputs.
-_ONE_ROW_MORE = frozenset({"afmoe", "cohere2", "cohere2_moe", "llama4", "nemotron_h", "phi", "phi2"})
+#: One more row of the residual stream is alive beside the feed-forward: a parallel residual or state, or scaled inputs
+#: of experts.
+_ONE_ROW_MORE = frozenset({"afmoe", "cohere2", "cohere2_moe", "falcon_h1", "llama4", "nemotron_h", "phi", "phi2"})
 #: Attention reads the residual stream itself, whose norm comes after it.
 _NORM_AFTER = frozenset({"exaone4", "olmo2", "olmo3"})
 #: The CUDA context and cuBLAS, outside of every buffer: 0.3 GiB (A40), 0.45 (RTX 4090), 0.70 to 0.75 (RTX PRO 6000).
@@ -66,10 +67,10 @@ def compute_buffer(work: Derivation, model: ModelCache, widths: Widths, graph: G
         work: has ``n_ctx``, ``n_seq_max`` and ``n_ubatch`` already.
 
     Raises:
-        NotModelledError: states beside attention in one layer, Kimi's delta attention, an indexer, compressed layers,
-            per-layer embeddings, or no tensors.
+        NotModelledError: an indexer, compressed layers, Kimi K3, or no tensors; before b11352 also states beside
+            attention in one layer, Kimi's delta attention and per-layer embeddings.
     """
-    _check(model, widths)
+    _check(model, widths, graph)
     derive_cells(work, graph.params, model)
     work.let("ub", "tokens of a micro-batch", "min(n_ubatch, cells * streams)", "tokens")
     work.let("outputs", "rows of logits", f"min(ub, {graph.n_outputs or 'n_seq_max'})", "rows")
@@ -109,25 +110,25 @@ def llama_cpp_working_memory(
 
 def _percent_off(widths: Widths, model: ModelCache, graph: Graph) -> int:
     converts = graph.on_cuda and {model.k_type, model.v_type} != {"f16"}
-    if graph.n_outputs is not None or (graph.on_cuda and _has_narrow_experts(widths)):
+    if graph.n_outputs is not None or _has_parallel(widths) or (graph.on_cuda and _has_narrow_experts(widths)):
         return _EXPERTS_BAND
+    if _per_layer(widths):
+        return _PLAIN_BAND
     if _states(widths):
         return _STATES_BAND
     return _FLASH_BAND if graph.flash_attn and not converts else _PLAIN_BAND
 
 
-def _check(model: ModelCache, widths: Widths) -> None:
+def _check(model: ModelCache, widths: Widths, graph: Graph) -> None:
     stores = {store.name for layer in model.layers for store in layer.stores}
-    kinds, states = [layer.cache for layer in widths.architecture.layers], _states(widths)
-    reason = ""
-    if any(isinstance(kind, Parallel) for kind in kinds):
-        reason = "of layers with a state beside attention"
-    elif states and widths.architecture.has_latents:
-        reason = "of Kimi's delta attention"
+    reason, kind = "", widths.architecture.model_type
+    unmeasured = _has_parallel(widths) or _has_delta_attention(widths) or _per_layer(widths)
+    if unmeasured and not graph.keeps_inputs:
+        reason = f"of {kind} in builds before b11352"
+    elif _has_delta_attention(widths) and kind != "kimi_linear":
+        reason = "of delta attention beside what else a layer has"
     elif stores - {"base", "swa"}:
         reason = "of sparse or compressed attention"
-    elif any("per_layer" in tensor.role for tensor in widths.architecture.tensors):
-        reason = "of a model with per-layer embeddings"
     elif not widths.intermediate and not widths.expert_intermediate:
         reason = "of a model whose feed-forward widths no file tells"
     if reason:
@@ -147,8 +148,11 @@ def _derive_inputs(work: Derivation, model: ModelCache, graph: Graph) -> None:
 
 def _derive_feed_forward(work: Derivation, widths: Widths, graph: Graph) -> str:
     """Gate, up and their product, of all experts that a token reads, beside rows of the residual stream."""
-    rows = 4 + (widths.architecture.model_type in _ONE_ROW_MORE)
-    beside = f"{rows} * E"
+    kind = widths.architecture.model_type
+    rows = 4 + (kind in _ONE_ROW_MORE)
+    beside = f"{9 if kind == 'gemma3n' else rows} * E"  # four residual streams
+    if _per_layer(widths):
+        beside += f" + {1 if kind == 'gemma3n' else 2} * {_per_layer(widths)}"
     if not graph.keeps_inputs:  # the result of attention lies where a row would: as wide as all heads are
         gates_shared = bool(_roles(widths, "mlp.shared_expert_gate"))
         rows -= 1 + graph.on_device - gates_shared
@@ -201,29 +205,32 @@ def _derive_attention(work: Derivation, widths: Widths, graph: Graph) -> list[st
         wide = _query_width(widths) > widths.hidden
         rows -= 0 if graph.keeps_inputs else wide + graph.on_device
         rows -= widths.architecture.model_type in _NORM_AFTER
-        heads = f"{1 + wide + _gates_attention(widths)} * {_query_width(widths)}"
+        rows += 2 * bool(_per_layer(widths))
+        heads = f"{_per_layer(widths)} + {1 + wide + _gates_attention(widths)} * {_query_width(widths)}"
     scores = "" if graph.flash_attn else f" + {widths.query_heads} * cells"
     work.let("attn", "attention of one token", f"4 * ({rows} * E + {heads}{scores})", "bytes", _GRAPH)
     return ["attn"]
 
 
 def _derive_recurrent(work: Derivation, widths: Widths, graph: Graph) -> list[str]:
-    """A gated delta net or Mamba-2's scan: projections, the convolution before and after it, and copies of the states.
+    """A delta net or Mamba-2's scan: projections, the convolution before and after it, and copies of the states.
 
-    Others (a short convolution, Mamba-1) are never the widest moment.
+    Others (a short convolution, Mamba-1) are never the widest moment. Where attention stands beside a scan, its result
+    waits for that of the scan.
     """
     named = {t.role: t for layer in widths.architecture.layers for t in layer.mixer if t.linear}
     out = named.get("linear_attn.out_proj") or named.get("mamba.out_proj")
     states = [each for each in _states(widths) if each.recurrent_elements]
-    scans = any(state.groups for state in states)
-    if out is None or not (scans or "linear_attn.out_proj" in named):
+    scans, delta = any(state.groups for state in states), _has_delta_attention(widths)
+    if not (scans or delta or "linear_attn.out_proj" in named):
         return []
-    state = states[0]
-    projected = f"{named['mamba.in_proj'].rows + (out.columns if graph.on_cuda else 0)} + " if scans else ""
+    state, width = states[0], 0 if out is None or delta else out.columns
+    projected = f"{named['mamba.in_proj'].rows + (width if graph.on_cuda else 0)} + " if scans else ""
+    beside = f" + {_query_width(widths)}" if _has_parallel(widths) else ""
     rows, copies = (4, 2) if graph.keeps_inputs else (2, 2 - scans)
     held = f"{copies} * {state.recurrent_elements} + {_conv_elements(state)}"
     work.let("state", "numbers of one sequence's states, and of the copy", held)
-    of_token = f"{rows} * E + {projected}2 * {state.conv_channels} + {out.columns}"
+    of_token = f"{rows} * E + {projected}2 * {state.conv_channels} + {width}{beside}"
     formula = f"4 * ({of_token}) + ceil_div(4 * n_seq_max * state, ub)"
     source = "llama.cpp src/models/delta-net-base.cpp, mamba-base.cpp"
     work.let("recurrent", "states of one token's layer", formula, "bytes", source)
@@ -235,7 +242,23 @@ def _latent(widths: Widths) -> Latent | None:
 
 
 def _states(widths: Widths) -> list[State]:
-    return [layer.cache for layer in widths.architecture.layers if isinstance(layer.cache, State)]
+    kinds = [layer.cache for layer in widths.architecture.layers]
+    inner = [kind.state if isinstance(kind, Parallel) else kind for kind in kinds]
+    return [kind for kind in inner if isinstance(kind, State)]
+
+
+def _has_parallel(widths: Widths) -> bool:
+    return any(isinstance(layer.cache, Parallel) for layer in widths.architecture.layers)
+
+
+def _has_delta_attention(widths: Widths) -> bool:
+    """Kimi's delta attention, beside latents."""
+    return bool(_states(widths)) and widths.architecture.has_latents
+
+
+def _per_layer(widths: Widths) -> int:
+    """Numbers of a token's embeddings for all layers (Gemma 3n, the small Gemma 4), or 0."""
+    return max((t.columns for t in widths.architecture.tensors if t.role == "embed_tokens_per_layer"), default=0)
 
 
 def _conv_elements(state: State) -> int:

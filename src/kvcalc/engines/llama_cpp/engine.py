@@ -284,7 +284,7 @@ class LlamaCpp(EngineOptions):
         """The compute buffer, and the context of the device's driver.
 
         Raises:
-            NotModelledError: a draft, sparse attention, or a state beside attention; llama-fit-params knows.
+            NotModelledError: a draft, layers elsewhere, and what no formula holds for; llama-fit-params knows.
         """
         layers = setup.architecture.num_layers + len(setup.architecture.mtp_layers)
         reason = "of a draft's context" if setup.draft is not None else ""
