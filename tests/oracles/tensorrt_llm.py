@@ -1,16 +1,17 @@
 """TensorRT-LLM's own cache managers beside kvcalc: bytes of a token, blocks of a memory, and pools with their slots.
 
 Each case is a random model, a format, a parallel size and a memory. Three pieces of TensorRT-LLM are asked on the CPU:
-KVCacheManager's division of a memory among windows (``_torch/pyexecutor/resource_manager.py``), the sizes of a state in
-its hybrid manager, and the pools of ``runtime/kv_cache_manager_v2``: storage, life cycles and slots. The package cannot
-be imported without CUDA, so the functions and classes that are named below are cut out of its files and run as they
-stand; types of annotations, the logger and the device's memory are replaced. On a bare machine, in this repository::
+KVCacheManager's division of a memory among windows (``_torch/pyexecutor/resource_manager.py``), the sizes of a layer
+(K and V, latents, index keys, states, DeepSeek V4's entries), and the pools of ``runtime/kv_cache_manager_v2``:
+storage, life cycles and slots. The package cannot be imported without CUDA, so the functions and classes that are named
+below are cut out of its files and run as they stand; types of annotations, the logger and the device's memory are
+replaced. On a bare machine, in this repository::
 
     $ pip install . hypothesis
     $ git clone --quiet --depth 1 --filter=blob:none --no-checkout https://github.com/NVIDIA/TensorRT-LLM engines/trtllm
     $ git -C engines/trtllm checkout HEAD -- tensorrt_llm
     $ git -C engines/trtllm fetch --quiet --depth 1 origin 0004396720054fd8e205cbf616f21f0b57c6b412
-    $ git -C engines/trtllm checkout FETCH_HEAD -- tensorrt_llm/runtime
+    $ git -C engines/trtllm checkout FETCH_HEAD -- tensorrt_llm/runtime tensorrt_llm/_torch/attention_backend
     $ python tests/oracles/tensorrt_llm.py engines/trtllm
 
 The last checkout is for kv_cache_manager_v2, which later revisions have in C++. The last lines are the counts; where
@@ -35,7 +36,8 @@ import sys
 import types
 import typing
 from collections import Counter, defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -50,7 +52,17 @@ sys.path.insert(0, str(Path(HERE).parent))
 from comparison import Different, add_options, run, say, shape_of, table
 from hypothesis import strategies as st
 
-from kvcalc.architecture import Architecture, Full, Latent, Layer, LayerKind, Sliding, State, distinct_layers
+from kvcalc.architecture import (
+    Architecture,
+    Compressed,
+    Full,
+    Latent,
+    Layer,
+    LayerKind,
+    Sliding,
+    State,
+    distinct_layers,
+)
 from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines.tensorrt_llm import TensorRTLLM
 from kvcalc.engines.tensorrt_llm.pools import PoolsPlan
@@ -96,7 +108,8 @@ def cases(draw: st.DrawFn) -> Case:
     context = draw(st.integers(1, 2**18))
     latent = Latent(draw(st.sampled_from([128, 512])), 64, 24, 128, 128)
     kinds: tuple[LayerKind, ...]
-    match draw(st.sampled_from(["windows", "latent", "states", "latent and states", "widths"])):
+    shapes = ["windows", "latent", "indexed", "states", "latent and states", "widths", "compressed"]
+    match draw(st.sampled_from(shapes)):
         case "windows":
             count = draw(st.integers(1, 7))  # each window has a layer
             options["max_attention_window"] = tuple(
@@ -105,6 +118,14 @@ def cases(draw: st.DrawFn) -> Case:
             kinds = tuple(Full(draw(heads), dim, dim) for _ in range(layers + count))
         case "latent":
             kinds = (latent,) * layers
+        case "indexed":  # some layers own an index key
+            indexed = replace(latent, indexer_dim=draw(st.sampled_from([128, 256])))
+            kinds = (indexed, *(draw(st.sampled_from([latent, indexed])) for _ in range(layers)))
+        case "compressed":
+            window = draw(st.sampled_from([64, 100, 128]))
+            some = [Compressed(512, window, ratio, 128 if ratio == 4 else 0) for ratio in (None, 4, 128)]
+            kinds = tuple(draw(st.lists(st.sampled_from(some), min_size=1, max_size=40)))
+            model_type, options["tokens_per_block"] = "deepseek_v4", draw(st.sampled_from([128, 256]))
         case "widths":
             narrow = Full(draw(heads), dim, dim)
             wide = Full(draw(heads), 512, 512)
@@ -122,7 +143,7 @@ def cases(draw: st.DrawFn) -> Case:
     return Case(
         model_type,
         kinds,
-        draw(st.sampled_from(list(_FORMATS))),
+        draw(st.sampled_from(["bfloat16", "fp8"] if model_type == "deepseek_v4" else list(_FORMATS))),
         tp,
         tuple(options.items()),
         context,
@@ -203,9 +224,9 @@ class Theirs:
         role = SimpleNamespace(ALL="all", KEY="key", VALUE="value", KEY_BLOCK_SCALE="ks", VALUE_BLOCK_SCALE="vs")
         names = self.names = vars(typing) | {
             "__name__": "cut", "copy": copy, "enum": enum, "math": math, "operator": operator, "os": os,
-            "IntEnum": enum.IntEnum, "defaultdict": defaultdict, "dataclass": dataclass, "field": dataclasses.field,
-            "Fraction": Fraction, "pairwise": itertools.pairwise, "logger": MagicMock(), "NDEBUG": True,
-            "torch": SimpleNamespace(cuda=SimpleNamespace(mem_get_info=lambda: (self.free, self.free))),
+            "Enum": enum.Enum, "IntEnum": enum.IntEnum, "defaultdict": defaultdict, "dataclass": dataclass,
+            "field": dataclasses.field, "Fraction": Fraction, "pairwise": itertools.pairwise, "logger": MagicMock(),
+            "torch": SimpleNamespace(cuda=SimpleNamespace(mem_get_info=lambda: (self.free, self.free))), "NDEBUG": True,
             "DataType": DataType, "CacheTypeCpp": MagicMock(), "Role": role, "mapping": None,
         }  # fmt: skip
         module = sys.modules["cut"] = types.ModuleType("cut")  # where dataclasses look for what annotations name
@@ -236,6 +257,15 @@ class Theirs:
         self.state_sizes = branch(
             self.hybrid, "MambaHybridCacheManagerV2", "self.local_num_mamba_layers > 0", "self.ssm_bytes"
         )
+        sparse = package / "_torch/attention_backend/sparse"
+        cut(sparse / "dsa/cache_manager.py", names, "_get_indexer_k_cache_bytes_per_token")
+        found = {name: path for path in sorted((sparse / "deepseek_v4").glob("*.py")) for name in named(path)}
+        for name in """
+            DEEPSEEK_V4_SPARSE_RATIO DEEPSEEK_V4_OVERLAP_COMPRESSOR_RATIO DeepseekV4AttentionType is_overlap_compressor
+            is_sparse_layer is_compress_layer compress_ratio_has_attention get_attn_dim get_token_bytes""".split():
+            cut(found[name], names, name)
+        self.v4 = cut_class(sparse / "deepseek_v4/cache_manager.py", names, "DeepseekV4CacheManager",
+                            "_get_window_size _get_attn_bytes_per_block")  # fmt: skip
         self.heads = branch(self.one, "KVCacheManager", "isinstance(num_kv_heads, int)", "num_kv_heads_per_layer")
 
     @staticmethod
@@ -266,6 +296,14 @@ class Theirs:
             is_vswa=len(windows) > 1, max_attention_window_vec=windows, num_local_layers=len(case.kinds),
             pp_layers=range(len(case.kinds)), pool_configurations=[],
         )  # fmt: skip
+        if latent:  # DSA's pool has its index keys in the same blocks
+            keys = sum(
+                self.names["_get_indexer_k_cache_bytes_per_token"](kind.indexer_dim, 128, use_fp4=False)
+                for kind in case.kinds
+                if isinstance(kind, Latent) and kind.indexer_dim
+            )
+            size = manager.get_cache_bytes_per_token() + keys
+            manager.get_cache_bytes_per_token = lambda: size
         config = SimpleNamespace(
             free_gpu_memory_fraction=options["free_gpu_memory_fraction"], max_tokens=None, host_cache_size=0,
             max_gpu_total_bytes=0,
@@ -293,31 +331,44 @@ class Theirs:
         })  # fmt: skip
         return manager.ssm_bytes, manager.conv_bytes
 
+    def layers(self, case: Case) -> Iterator[tuple[dict[str, int], int | None, bool]]:
+        """What V2 calls layers: buffers with their bytes a block, the window, and whether it is a state."""
+        block = dict(case.options)["tokens_per_block"]
+        for kind, heads in zip(case.kinds, self.divided_heads(case), strict=True):
+            if isinstance(kind, State):
+                yield dict(zip("sc", self.state_bytes(case), strict=True)), None, True
+            elif isinstance(kind, Compressed):
+                manager: Any = self.v4()
+                vars(manager).update(
+                    dtype=DataType[_FORMATS[case.dtype]], head_dim=kind.width, index_head_dim=128,
+                    tokens_per_block=block, _compress_ratios=[kind.ratio or 1], _indexer_k_dtype="fp8",
+                    compressed_block_sizes=[block // (kind.ratio or 1)], _swa_window_size=kind.window, _max_draft_len=0,
+                    use_fp8_ds_mla=False,
+                )  # fmt: skip
+                for part in self.names["DeepseekV4AttentionType"]:
+                    if self.names["compress_ratio_has_attention"](kind.ratio or 1, part):
+                        size = manager._get_attn_bytes_per_block(part, 0)
+                        yield {part.name: size}, manager._get_window_size(kind.ratio or 1, part), False
+            else:
+                latent, width = isinstance(kind, Latent), self.width(kind)
+                manager = self.layer()
+                vars(manager).update(
+                    dtype=DataType[_FORMATS[case.dtype]], kv_factor=1 if latent else 2, head_dim=width,
+                    kv_cache_type="", num_kv_heads_per_layer=[heads], head_dim_per_layer=[width],
+                )  # fmt: skip
+                roles = ["key"] if latent else ["key", "value"]
+                roles += [f"{role[0]}s" for role in roles] if case.dtype == "nvfp4" else []
+                sizes = {role: manager.get_layer_bytes_per_token(0, role) * block for role in roles}
+                yield sizes, kind.window if isinstance(kind, Sliding) else None, False
+
     def pools(self, case: Case) -> tuple[list[tuple[int, int]], int, bool]:
         """Each pool's bytes of a slot and slots, the bytes of all, and whether V2 divides those as it should."""
         names, options = self.names, dict(case.options)
-        block, heads = options["tokens_per_block"], self.divided_heads(case)
-        layers = []
-        for index, kind in enumerate(case.kinds):
-            if isinstance(kind, State):
-                sizes = zip("sc", self.state_bytes(case), strict=True)
-                layers.append(names["SsmLayerConfig"](index, [names["BufferConfig"](*each) for each in sizes]))
-                continue
-            latent = isinstance(kind, Latent)
-            width = self.width(kind)
-            manager: Any = self.layer()
-            vars(manager).update(
-                dtype=DataType[_FORMATS[case.dtype]], kv_factor=1 if latent else 2, head_dim=width, kv_cache_type="",
-                num_kv_heads_per_layer=[heads[index]], head_dim_per_layer=[width],
-            )  # fmt: skip
-            roles = ["key"] if latent else ["key", "value"]
-            roles += [f"{role[0]}s" for role in roles] if case.dtype == "nvfp4" else []
-            buffers = [
-                names["BufferConfig"](each, manager.get_layer_bytes_per_token(0, each) * block) for each in roles
-            ]
-            layers.append(
-                names["AttentionLayerConfig"](index, buffers, kind.window if isinstance(kind, Sliding) else None)
-            )
+        block, layers = options["tokens_per_block"], []
+        for index, (sizes, window, state) in enumerate(self.layers(case)):
+            buffers = [names["BufferConfig"](role, size) for role, size in sizes.items()]
+            kind = names["SsmLayerConfig" if state else "AttentionLayerConfig"]
+            layers.append(kind(index, buffers) if state else kind(index, buffers, window))
         tier = names["GpuCacheTierConfig"](1)
         config = names["KVCacheManagerConfig"](block, [tier], layers, commit_min_snapshot=True)
         plan = names["create_storage_config"](config)
@@ -339,12 +390,12 @@ class Theirs:
             granularity = names["CacheLevelManager"].cache_tier_granularity(names["CacheTier"].GPU_MEM, quota)
             total = sum(storage._slots_to_bytes(slots, granularity))
         storage._min_slots = slots
-        sizes = [storage.slot_size(group) for group in range(len(slots))]
+        slot_sizes = [storage.slot_size(group) for group in range(len(slots))]
         given = storage._compute_slot_count_for_level(
-            names["GpuCacheTierConfig"](total), sizes, [1 / len(slots)] * len(slots)
+            names["GpuCacheTierConfig"](total), slot_sizes, [1 / len(slots)] * len(slots)
         )
         divides = all(has >= wants for has, wants in zip(given, slots, strict=True))
-        found = [(size, number) for of_group, number in zip(sizes, slots, strict=True) for size in of_group]
+        found = [(size, number) for of_group, number in zip(slot_sizes, slots, strict=True) for size in of_group]
         return sorted(found), total, divides
 
 
@@ -366,8 +417,8 @@ def differences(theirs: Theirs, fault: bool, case: Case, plan: SharesPlan | Pool
         pools = sorted((size + fault, sum(held[cycle] for cycle in cycles)) for cycles, size in plan.pools)
         return theirs.pools(case), (pools, plan.kv_bytes(context, batch_size), True)
     if fault:
-        windows = tuple(dataclasses.replace(each, token_bytes=each.token_bytes + 1) for each in plan.windows)
-        plan = dataclasses.replace(plan, windows=windows)
+        windows = tuple(replace(each, token_bytes=each.token_bytes + 1) for each in plan.windows)
+        plan = replace(plan, windows=windows)
     needed = plan.required_kv_memory(context, batch_size)
     wanted = dict(zip([each.window or 2**19 for each in plan.windows], plan._needed(context, batch_size), strict=True))
     enough = [

@@ -62,7 +62,7 @@ class TensorRTLLM(EngineOptions):
     platforms: ClassVar[frozenset[Platform]] = frozenset({"cuda"})
     evidence: ClassVar[str] = (
         "against its own managers' Python with random models (tests/oracles/tensorrt_llm.py), and against servers' "
-        "printed figures; index keys, DeepSeek V4 and MiniMax M3 are read from the source alone"
+        "printed figures; MiniMax M3's index keys are read from the source alone"
     )
     server: ClassVar[Server | None] = Server(
         ("trtllm-serve", "{model}"),
@@ -143,8 +143,8 @@ class TensorRTLLM(EngineOptions):
         """
         refuse_formats("tensorrt-llm", setup, _DTYPES)
         notes = [*check_model(setup)]
-        if any(isinstance(kind, Compressed) or getattr(kind, "indexer_dim", 0) for kind, _ in setup.served.caches):
-            notes.append("tensorrt-llm's rule for index keys and compressed layers is read from its source and not run")
+        if any(isinstance(kind, Full) and kind.indexer_dim for kind, _ in setup.served.caches):
+            notes.append("tensorrt-llm's rule for index keys beside K and V is read from its source and not run")
         if not uses_pools(setup.served):
             return self._shares(setup, notes)
         if self._builds:

@@ -4,7 +4,7 @@ Source: TensorRT-LLM ``tensorrt_llm/_torch/models/_arch_index.py`` at 065ff9e937
 ``docs/source/models/supported-models.md`` at 00b6d5a25c30 (those of AutoDeploy), ``tensorrt_llm/models/__init__.py`` of
 1.2 (those of engines that are built); ``_torch/pyexecutor/config_utils.py`` at 00679c66c3e3 (states), and the cache
 managers of ``_torch/attention_backend/sparse``: ``dsa`` at 0bbb76d22e61, ``deepseek_v4`` at 015279e0fc9d,
-``minimax_m3`` at 0462117eb769. The last three are read, and not run.
+``minimax_m3`` at 0462117eb769, which is read and not run.
 """
 
 from __future__ import annotations
@@ -140,6 +140,11 @@ def _compressed(kind: Compressed, setup: Setup) -> tuple[Part, ...]:
     if kind.ratio not in (None, 4, 128):
         raise UnsupportedError(
             f"tensorrt-llm compresses 4 or 128 tokens to an entry, not {kind.ratio} "
+            "(_torch/attention_backend/sparse/deepseek_v4/cache_manager.py at 015279e0fc9d)"
+        )
+    if setup.k_dtype.name not in ("bfloat16", "fp8_e4m3"):
+        raise UnsupportedError(
+            f"tensorrt-llm keeps compressed layers in bfloat16 or fp8, not {setup.k_dtype.name} "
             "(_torch/attention_backend/sparse/deepseek_v4/cache_manager.py at 015279e0fc9d)"
         )
     size = _stored(setup.k_dtype, kind.width)
