@@ -1,5 +1,6 @@
 """vLLM's memory besides weights and KV cache, beside what its start-ups printed."""
 
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 from startups import STARTUPS, predicted
 
 import kvcalc
-from kvcalc.architecture import Architecture, Full, LargestImage, Layer, State
+from kvcalc.architecture import Architecture, Full, LargestImage, Layer
 from kvcalc.derivation import evaluate
 from kvcalc.device import Device
 from kvcalc.engines.base import WorkingMemory
@@ -250,11 +251,26 @@ def test_what_no_formula_holds_for_says_so(kind: Any, device: str, reason: str) 
     assert "Available KV cache memory" in (caught.value.hint or "")
 
 
+def test_a_hybrid_that_sees_has_its_largest_image_beside_its_layers() -> None:
+    """Qwen3.6-35B-A3B in NVFP4 on a 5090, 8,192 tokens of one sequence (vLLM 0.24; noonghunna/club-3090 issue 612).
+
+    5.98 GiB were left of 0.92 x 31.36 beside 21.86 of weights: 1.01 for activations, what is outside of torch and
+    graphs. An image of 16,384 tokens: 2 x (100,663,296 + 16,384 x 2,048) are 0.25 GiB of them.
+    """
+    text = kvcalc.load("qwen3.5-35b-a3b")
+    model = replace(text, image=LargestImage(16384, 100_663_296))
+    options = {"version": "0.24.0", "max_num_batched_tokens": 8192, "max_num_seqs": 1}
+    seeing, blind = (
+        kvcalc.working_memory(each, device="rtx-5090", engine="vllm", weights_dtype="nvfp4", engine_options=options)
+        for each in (model, text)
+    )
+    assert seeing.activation_bytes - blind.activation_bytes == 2 * (100_663_296 + 16384 * 2048)
+    assert seeing.share_bytes / GiB == pytest.approx(1.01, abs=0.2)
+
+
 def test_a_pool_without_a_formula_says_why() -> None:
-    layers = (Layer(State(recurrent_elements=1024)),)
-    model = Architecture("m", "m", layers, (0,), 64, 1000, image=LargestImage(256, 1000))
-    pool = kvcalc.capacity(model, device="h100-80gb", context=8, engine="vllm").pool
-    assert "beside recurrent layers" in pool.not_modelled
+    pool = kvcalc.capacity("llama-3.1-8b", device="dgx-spark", context=8, engine="vllm").pool
+    assert "beside the CPU's" in pool.not_modelled
     assert pool.working_memory == WorkingMemory()
     with pytest.raises(NotModelledError, match="working memory of tensorrt-llm"):
         kvcalc.working_memory(kvcalc.load("llama-3.1-8b"), device="h100-80gb", engine="tensorrt-llm")

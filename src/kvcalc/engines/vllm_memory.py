@@ -75,10 +75,9 @@ def vllm_working_memory(version: tuple[int, int], widths: Widths, step: Step, de
     """The working memory of a vLLM of that version (0.11 and later) on one CUDA device.
 
     Raises:
-        NotModelledError: an image encoder beside recurrent states, unified memory, or a device that is not a CUDA
-            device.
+        NotModelledError: unified memory, or a device that is not a CUDA device.
     """
-    _check(widths, step, device)
+    _check(device)
     work, fused = Derivation(), version >= _FUSES
     _work_inputs(work, step, widths, device)
     factor = 3 if widths.is_gated else 2
@@ -208,14 +207,12 @@ def _image_terms(work: Derivation, step: Step, beside: str) -> list[str]:
     return [beside, "images"]
 
 
-def _check(widths: Widths, step: Step, device: Device) -> None:
+def _check(device: Device) -> None:
     reason = ""
     if device.platform not in ("cuda", "rocm"):
         reason = f"vllm's memory on {device.title} is not modelled"
     elif device.unified:
         reason = f"vllm's memory beside the CPU's, on {device.title}, is not modelled"
-    elif widths.architecture.has_states and step.has_image_encoder:
-        reason = "vllm's profile of an image encoder beside recurrent layers is not modelled"
     if reason:
         hint = "leave a tenth of the device free with --reserve, and read 'Available KV cache memory' in the log"
         raise NotModelledError(reason, hint=hint)

@@ -98,6 +98,8 @@ _IMAGES: dict[str, Callable[[Mapping[str, Any], Mapping[str, Any]], tuple[int, i
     "qwen2_5_vl": _qwen,
     "qwen3_vl": _qwen,
     "qwen3_vl_moe": _qwen,
+    "qwen3_5": _qwen,
+    "qwen3_5_moe": _qwen,
 }
 
 
