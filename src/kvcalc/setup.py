@@ -288,8 +288,10 @@ def prepare_on(
     device: Device | None, architecture: Architecture | str | PathLike[str], **options: Unpack[SetupOptions]
 ) -> Setup:
     """The setup of these arguments, with the options that its engine itself chooses on a device."""
-    options["engine_options"] = options_on(options.get("engine", "ideal"), options.get("engine_options"), device)
-    return prepare(architecture, **options)
+    engine, model = options.get("engine", "ideal"), _loaded(architecture)
+    chosen = {} if device is None else engine_class(engine).model_options(model, device)
+    options["engine_options"] = {**chosen, **options_on(engine, options.get("engine_options"), device)}
+    return prepare(model, **options)
 
 
 def options_on(engine: str, options: Mapping[str, Any] | None, device: Device | None) -> dict[str, Any]:

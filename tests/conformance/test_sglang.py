@@ -19,7 +19,8 @@ from kvcalc.engines.sglang import SGLangPlan
 from kvcalc.errors import InputError, NotModelledError, RefusalError, UnsupportedError
 from kvcalc.layout import parse_layout
 from kvcalc.relayout import with_layout
-from kvcalc.setup import Setup, prepare
+from kvcalc.setup import Setup, prepare, prepare_on
+from kvcalc.sources.devices import load_device
 from kvcalc.units import GiB
 
 DATA = json.loads((Path(__file__).parents[1] / "data" / "sglang_pools.json").read_text())
@@ -263,6 +264,19 @@ def test_a_hybrid_model_type_without_local_layers_is_a_plain_pool_and_says_so() 
 
 
 # Devices that share attention, and drafts.
+
+
+def test_sparse_latents_on_blackwell_are_rows_of_fp8() -> None:
+    def plan(model: str, device: str) -> tuple[str, int]:
+        setup = prepare_on(load_device(device), model, engine="sglang", tensor_parallel_size=8)
+        assert isinstance(setup.plan, SGLangPlan)
+        return setup.k_dtype.name, setup.plan.pool.main_bytes
+
+    assert plan("deepseek-v3.2", "h200") == ("bfloat16", 61 * (576 * 2 + 132))
+    assert plan("deepseek-v3.2", "b200") == ("fp8_e4m3", 61 * (576 + 132))
+    assert plan("deepseek-v3.2", "rtx-pro-6000-blackwell") == ("fp8_e4m3", 61 * (576 + 132))
+    assert plan("glm-5.1", "rtx-pro-6000-blackwell") == ("fp8_e4m3", 78 * (656 + 132))
+    assert plan("deepseek-v3", "b200") == ("bfloat16", 61 * 576 * 2)  # not sparse
 
 
 def test_attention_data_parallelism_divides_sequences_and_holds_more_heads() -> None:

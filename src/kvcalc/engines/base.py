@@ -326,6 +326,11 @@ class Engine:
         """
         return {}
 
+    @classmethod
+    def model_options(cls, model: Architecture, device: Device) -> dict[str, Any]:
+        """The options that the engine chooses for a model on a device, where nobody names them."""
+        return {}
+
     def default_kv_dtypes(self, architecture: Architecture) -> tuple[DType, DType]:
         """The formats of K and V where the user names none: what the checkpoint declares, or the model's own."""
         declared = architecture.declared_cache

@@ -67,6 +67,7 @@ _OWN_WINDOWS = frozenset({"kimi_linear", "glm5_next", "kimi_k3"})
 _WHOLE_EMBEDDING = frozenset("bailing_moe_linear deepseek_v4 exaone_moe qwen3_5 qwen3_5_moe sarvam_moe step3p5".split())
 #: Bytes of an index key of 128 numbers of 4 bits, with a scale for each 32.
 _FP4_INDEX_KEY = 68
+_SM12_GLM = "flashinfer_sparse_mla"
 DsaBackend = Literal[
     "aiter",
     "fa3",
@@ -212,6 +213,15 @@ class SGLang(EngineOptions):
         """
         return {"chunked_prefill_size": chunk_on(memory_bytes)}
 
+    @classmethod
+    def model_options(cls, model: Architecture, device: Device) -> dict[str, Any]:
+        """Blackwell's kernels of sparse latents (arg_groups/overrides.py:601): TensorRT-LLM's, but for GLM on SM12x."""
+        generation = (device.compute_capability or "0").partition(".")[0]
+        if not model.has_sparse_latents or int(generation) < 10:
+            return {}
+        kernels = _SM12_GLM if generation == "12" and model.model_type == "glm_moe_dsa" else "trtllm"
+        return {"dsa_prefill_backend": kernels, "dsa_decode_backend": kernels}
+
     def fewer_devices(self, model: Architecture, tensor_parallel_size: int) -> tuple[tuple[Part, int], ...]:
         """Attention and the embedding, which the devices of one group share (runtime_context.py:135).
 
@@ -250,8 +260,13 @@ class SGLang(EngineOptions):
         return plan.required_with_prefix(context, batch_size, prefix)
 
     def default_kv_dtypes(self, architecture: Architecture) -> tuple[DType, DType]:
-        """The model's own formats; DeepSeek V4's compressed layers are in fp8 (arg_groups/overrides.py:892)."""
-        if any(isinstance(kind, Compressed) for kind, _ in architecture.caches):
+        """The model's own formats; compressed layers, and sparse latents on Blackwell, are in fp8.
+
+        Source: sglang 0.5.23 arg_groups/overrides.py:892 and :532.
+        """
+        kernels = {self.dsa_prefill_backend, self.dsa_decode_backend}
+        on_blackwell = architecture.has_sparse_latents and kernels & {"trtllm", _SM12_GLM}
+        if on_blackwell or any(isinstance(kind, Compressed) for kind, _ in architecture.caches):
             return DTYPES["fp8_e4m3"], DTYPES["fp8_e4m3"]
         return super().default_kv_dtypes(architecture)
 
