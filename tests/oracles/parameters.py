@@ -60,6 +60,8 @@ BY_DEFINITION = {
     "cpmant": "the class adds 32 learned tokens to the prompt, as a note says",
     "git": "an unknown type, estimated with a note",
     "helium": "the class's output projection is hidden x hidden, which fits no other head width",
+    "kosmos-2": "the class ties its head to the embedding whatever the wrapper says",
+    "kosmos-2.5": "the class ties its head to the embedding whatever the wrapper says",
     "longcat_flash": "the class has rows for zero experts that no checkpoint holds",
     "modernbert-decoder": "get_decoder() of the class leaves out most of the model",
     "ovis2": "the class sizes an untied head by the wrapper's hidden_size, which is not the text's",

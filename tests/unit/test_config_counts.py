@@ -61,3 +61,17 @@ def test_files_that_the_reader_had_not_seen(name: str) -> None:
         assert kv_cache_bytes(model, context=32_768, kv_cache_dtype="bf16") == row["kv_bytes"]
     if row["parameters"] is not None:
         assert weights(model, None).parameters == row["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "config", "parameters"),
+    [
+        ("kosmos-2", {}, 1_342_289_920),  # get_decoder() of the class, transformers 5.24.0
+        ("kosmos-2.5", {}, 846_884_352),
+        ("jetmoe", {"num_hidden_layers": 24}, 8_522_237_952),  # jetmoe/jetmoe-8b
+        # LayerNorms: OrionStarAI/Orion-14B-Base, 40 layers of two and one behind them with a bias each
+        ("orion", {}, 40 * (4 * 5120**2 + 3 * 5120 * 15360 + 4 * 5120) + 2 * 84608 * 5120 + 2 * 5120),
+    ],
+)
+def test_types_of_their_own_spellings(model_type: str, config: dict[str, Any], parameters: int) -> None:
+    assert weights(read_config({"model_type": model_type, **config}), None).parameters == parameters
