@@ -68,7 +68,18 @@ class DType:
         return round_up(ceil_div(width * key, 8) + ceil_div(width * value, 8) + self.packed_scale_bytes, 2)
 
 
-# Block sizes of the GGUF formats: ggml/src/ggml-common.h (block_q8_0 ... block_q6_K), as listed in llama.cpp 0c1e57098.
+#: Numbers and bytes of one block of each type of llama.cpp's tensors: ggml/src/ggml-common.h, as in 0c1e57098 (q2_0 is
+#: of a later one).
+GGML_BLOCKS: dict[str, tuple[int, int]] = (
+    {"f64": (1, 8), "f32": (1, 4), "f16": (1, 2), "bf16": (1, 2), "i64": (1, 8), "i32": (1, 4), "i16": (1, 2)}
+    | {"i8": (1, 1), "q4_0": (32, 18), "q4_1": (32, 20), "q5_0": (32, 22), "q5_1": (32, 24), "q8_0": (32, 34)}
+    | {"q8_1": (32, 36), "iq4_nl": (32, 18), "mxfp4": (32, 17), "nvfp4": (64, 36), "q2_0": (64, 18), "q1_0": (128, 18)}
+    | {"q2_k": (256, 84), "q3_k": (256, 110), "q4_k": (256, 144), "q5_k": (256, 176), "q6_k": (256, 210)}
+    | {"q8_k": (256, 292), "iq4_xs": (256, 136), "iq3_s": (256, 110), "iq3_xxs": (256, 98), "iq2_s": (256, 82)}
+    | {"iq2_xs": (256, 74), "iq2_xxs": (256, 66), "iq1_m": (256, 56), "iq1_s": (256, 50)}
+    | {"tq1_0": (256, 54), "tq2_0": (256, 66)}
+)
+
 # vLLM's scales: vllm 0.33.0 v1/attention/backends/triton_attn.py:308 (one float32 a head, token and side).
 # fp8_ds_mla, nvfp4_ds_mla: vllm 0.33.0 mla_attention.py:1371. NVFP4: 16 numbers in 8 bytes and one fp8 scale.
 # TurboQuant: vllm 0.33.0 layers/quantization/turboquant/config.py; UltraQuant: v1/attention/ops/ultraquant/format.py.
@@ -96,17 +107,10 @@ _FORMATS = (
     DType("turboquant_k3v4_nc", 16, 7, packed_bits=(3, 4), packed_scale_bytes=6, note=_PACKED),
     DType("turboquant_3bit_nc", 8, 3, packed_bits=(3, 3), packed_scale_bytes=6, note=_PACKED),
     DType("ultraquant_4bit", 32, 17, note="groups of 32 numbers: 16 bytes and one 1-byte scale"),
-    DType("q8_0", 32, 34, linear_only=True),
-    DType("q5_1", 32, 24, linear_only=True),
-    DType("q5_0", 32, 22, linear_only=True),
-    DType("q4_1", 32, 20, linear_only=True),
-    DType("q4_0", 32, 18, linear_only=True),
-    DType("iq4_nl", 32, 18, linear_only=True),
-    DType("q6_k", 256, 210, linear_only=True),
-    DType("q5_k", 256, 176, linear_only=True),
-    DType("q4_k", 256, 144, linear_only=True),
-    DType("q3_k", 256, 110, linear_only=True),
-    DType("q2_k", 256, 84, linear_only=True),
+    *(
+        DType(name, *GGML_BLOCKS[name], linear_only=True)
+        for name in "q8_0 q5_1 q5_0 q4_1 q4_0 iq4_nl q6_k q5_k q4_k q3_k q2_k".split()
+    ),
 )
 
 #: Every format by its canonical name.

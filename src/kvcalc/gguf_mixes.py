@@ -2,8 +2,7 @@
 
 The rules are those of llama.cpp 007dbbf3 (``src/llama-quant.cpp``: tensor_get_category, tensor_allows_quantization,
 llama_tensor_get_type_impl, tensor_type_fallback), with an importance matrix for the IQ types and without for others, as
-files are published; bytes of the types are those of
-``ggml-common.h``. A file holds its metadata besides (the tokenizer: 1 to 13 MB).
+files are published. A file holds its metadata besides (the tokenizer: 1 to 13 MB).
 """
 
 from __future__ import annotations
@@ -15,37 +14,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from kvcalc.architecture import Full, Parallel, Sliding
+from kvcalc.dtypes import GGML_BLOCKS
 from kvcalc.quantization import PREDICTION, ROPE_FACTORS, Packer, Packing
 
 if TYPE_CHECKING:
     from kvcalc.architecture import Architecture, LayerKind, Tensor
-
-#: Numbers and bytes of one block of each type.
-BLOCKS: dict[str, tuple[int, int]] = {
-    "f32": (1, 4),
-    "f16": (1, 2),
-    "bf16": (1, 2),
-    "q4_0": (32, 18),
-    "q4_1": (32, 20),
-    "q5_0": (32, 22),
-    "q5_1": (32, 24),
-    "q8_0": (32, 34),
-    "iq4_nl": (32, 18),
-    "mxfp4": (32, 17),
-    "q2_k": (256, 84),
-    "q3_k": (256, 110),
-    "q4_k": (256, 144),
-    "q5_k": (256, 176),
-    "q6_k": (256, 210),
-    "iq4_xs": (256, 136),
-    "iq3_s": (256, 110),
-    "iq3_xxs": (256, 98),
-    "iq2_s": (256, 82),
-    "iq2_xs": (256, 74),
-    "iq2_xxs": (256, 66),
-    "iq1_m": (256, 56),
-    "iq1_s": (256, 50),
-}
 
 #: The base type of each file type, best quality first.
 FILE_TYPES: dict[str, str] = {
@@ -183,11 +156,11 @@ class FileType:
 
 def _packing(kind: str, columns: int) -> Packing:
     """A type, or what takes its place where rows of ``columns`` numbers are no whole blocks."""
-    if columns % BLOCKS[kind][0]:
+    if columns % GGML_BLOCKS[kind][0]:
         kind = _FALLBACK.get(kind, "f16")
-        if columns % BLOCKS[kind][0]:
+        if columns % GGML_BLOCKS[kind][0]:
             kind = "f16"
-    return Packing(kind, groups=(BLOCKS[kind],))
+    return Packing(kind, groups=(GGML_BLOCKS[kind],))
 
 
 class _Mix:
@@ -257,7 +230,7 @@ class _Mix:
         return self.base
 
     def _output(self, tensor: Tensor) -> str:
-        if self.file_type == "MXFP4_MOE" or self.falcon or tensor.columns % BLOCKS[self.base][0]:
+        if self.file_type == "MXFP4_MOE" or self.falcon or tensor.columns % GGML_BLOCKS[self.base][0]:
             return "q8_0"
         if self.file_type in (*_TWO_BITS, "IQ3_XXS"):
             return "q5_k"

@@ -3,10 +3,11 @@
 import struct
 from pathlib import Path
 
+from kvcalc.dtypes import GGML_BLOCKS
 from kvcalc.sources.gguf import TENSOR_TYPES
 from kvcalc.units import round_up
 
-_TYPE_NUMBERS = {name: number for number, (name, _, _) in TENSOR_TYPES.items()}
+_TYPE_NUMBERS = {name: number for number, name in TENSOR_TYPES.items()}
 
 
 def text(value: str) -> bytes:
@@ -48,7 +49,7 @@ def gguf_header(
 
 
 def tensor_bytes(shape: tuple[int, ...], dtype: str) -> int:
-    _, block, size = TENSOR_TYPES[_TYPE_NUMBERS[dtype]]
+    block, size = GGML_BLOCKS[dtype]
     elements = 1
     for each in shape:
         elements *= each

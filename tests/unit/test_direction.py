@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "derivation": {"units"},
     "device": {"units"},
     "widths": {"architecture"},
-    "gguf_mixes": {"architecture", "quantization"},
+    "gguf_mixes": {"dtypes", "architecture", "quantization"},
     "weight_formats": {"errors", "dtypes", "quantization", "gguf_mixes"},
     "weights": {"errors", "units", "dtypes", "architecture", "quantization", "weight_formats"},
 }

@@ -7,6 +7,7 @@ import pytest
 from bounded import calls_of
 from gguf_writer import gguf_header, model_metadata, text, typed, write_gguf
 
+from kvcalc.dtypes import GGML_BLOCKS
 from kvcalc.errors import InputError, UnsupportedError
 from kvcalc.sources import gguf
 from kvcalc.sources.gguf import TENSOR_TYPES, Skipped, parse_gguf, read_gguf
@@ -38,7 +39,8 @@ FORMATS = """
 
 
 def test_formats_have_their_numbers_and_published_bits_per_weight():
-    formats = {number: (name, 8 * size / block) for number, (name, block, size) in TENSOR_TYPES.items()}
+    bits = {name: 8 * size / numbers for name, (numbers, size) in GGML_BLOCKS.items()}
+    formats = {number: (name, bits[name]) for number, name in TENSOR_TYPES.items()}
     rows = [row.split() for row in FORMATS.split(",")]
     assert formats == {int(number): (name, float(bits)) for number, name, bits in rows}
 

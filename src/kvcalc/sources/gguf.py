@@ -17,6 +17,7 @@ from math import prod
 from pathlib import Path
 from typing import BinaryIO
 
+from kvcalc.dtypes import GGML_BLOCKS
 from kvcalc.errors import InputError, KVCalcError, UnsupportedError, quote
 from kvcalc.sources.files import opened
 from kvcalc.units import round_up
@@ -35,45 +36,13 @@ _LARGEST_TENSOR = 2**50
 #: mapped, as a download that starts again does, ends the whole process.
 _WINDOW = 2**16
 
-#: ggml/include/ggml.h, enum ggml_type, and the block sizes of ggml/src/ggml-common.h (llama.cpp 0c1e57098; type 42 is
-#: of a later one): number -> (name, numbers in a block, bytes of a block). Types 4, 5, 31-33 and 36-38 were removed.
-TENSOR_TYPES: dict[int, tuple[str, int, int]] = {
-    0: ("f32", 1, 4),
-    1: ("f16", 1, 2),
-    2: ("q4_0", 32, 18),
-    3: ("q4_1", 32, 20),
-    6: ("q5_0", 32, 22),
-    7: ("q5_1", 32, 24),
-    8: ("q8_0", 32, 34),
-    9: ("q8_1", 32, 36),
-    10: ("q2_k", 256, 84),
-    11: ("q3_k", 256, 110),
-    12: ("q4_k", 256, 144),
-    13: ("q5_k", 256, 176),
-    14: ("q6_k", 256, 210),
-    15: ("q8_k", 256, 292),
-    16: ("iq2_xxs", 256, 66),
-    17: ("iq2_xs", 256, 74),
-    18: ("iq3_xxs", 256, 98),
-    19: ("iq1_s", 256, 50),
-    20: ("iq4_nl", 32, 18),
-    21: ("iq3_s", 256, 110),
-    22: ("iq2_s", 256, 82),
-    23: ("iq4_xs", 256, 136),
-    24: ("i8", 1, 1),
-    25: ("i16", 1, 2),
-    26: ("i32", 1, 4),
-    27: ("i64", 1, 8),
-    28: ("f64", 1, 8),
-    29: ("iq1_m", 256, 56),
-    30: ("bf16", 1, 2),
-    34: ("tq1_0", 256, 54),
-    35: ("tq2_0", 256, 66),
-    39: ("mxfp4", 32, 17),
-    40: ("nvfp4", 64, 36),
-    41: ("q1_0", 128, 18),
-    42: ("q2_0", 64, 18),
-}
+#: ggml/include/ggml.h, enum ggml_type (llama.cpp 0c1e57098; type 42 is of a later one): the types by number. Those that
+#: were removed have none.
+_TYPES = """
+    f32 f16 q4_0 q4_1 - - q5_0 q5_1 q8_0 q8_1 q2_k q3_k q4_k q5_k q6_k q8_k iq2_xxs iq2_xs iq3_xxs iq1_s iq4_nl iq3_s
+    iq2_s iq4_xs i8 i16 i32 i64 f64 iq1_m bf16 - - - tq1_0 tq2_0 - - - mxfp4 nvfp4 q1_0 q2_0
+"""
+TENSOR_TYPES = {number: name for number, name in enumerate(_TYPES.split()) if name != "-"}
 
 _STRING, _ARRAY = 8, 9
 _SCALARS = {
@@ -347,7 +316,8 @@ class _Reader:
             raise UnsupportedError(
                 f"tensor {quote(name)} has the unknown type {kind}", hint="its size in bytes is not known here"
             )
-        dtype, block, block_bytes = TENSOR_TYPES[kind]
+        dtype = TENSOR_TYPES[kind]
+        block, block_bytes = GGML_BLOCKS[dtype]
         elements = prod(shape)
         if not 0 < elements <= _LARGEST_TENSOR or shape[0] % block:
             shown = " x ".join(f"{size:,}" for size in shape)
