@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -32,13 +33,14 @@ class Tables:
         model: the model.
         draft: another model of the page that may be its draft, or None.
         shapes: the texts of derivations, shared with the other models.
+        prepared: a row in a choice, format and size: its setup, or why the engine refuses it.
     """
 
     def __init__(self, model: Architecture, draft: Architecture | None, shapes: Places) -> None:
         self.model, self.draft, self.shapes = model, draft, shapes
         self.cases, self.loads, self.texts, self.lines = Places(), Places(), Places(), Places()
-        self.setups: dict[tuple[Any, ...], Setup | str] = {}
         self.held, self.steps, self.loadings = Places(), Places(), Places()
+        self.prepared = cache(self._prepared)
 
     def exported(self, names: Sequence[str], offers: Iterable[Offer]) -> dict[str, Any]:
         """All that a page knows of the model."""
@@ -68,7 +70,7 @@ class Tables:
     def _cells(self, offer: Offer) -> dict[str, Any]:
         choices = range(len(offer.choices))
         # What an engine chooses on a device is mostly an input of its formulas, and the rest of the table is the same.
-        alike = len({self._case(self._prepared(offer, 0, choice, None, 1)) for choice in choices}) == 1
+        alike = len({self._case(self.prepared(offer, 0, choice, None, 1)) for choice in choices}) == 1
         kv = [self._caches(offer, choice) for choice in choices[: 1 if alike else None]]
         rows = range(len(offer.rows))
         weights = {row: self._weights(offer, row) for row in rows if not row or self._weighs(offer, row)}
@@ -100,21 +102,14 @@ class Tables:
 
     def _takes(self, offer: Offer, choice: int, kv_format: str) -> bool:
         """Whether the newest version takes a format in any size."""
-        return any(isinstance(self._prepared(offer, 0, choice, kv_format, size), Setup) for size in SIZES)
+        return any(isinstance(self.prepared(offer, 0, choice, kv_format, size), Setup) for size in SIZES)
 
     def _asked(self, offer: Offer, row: int, choice: int, kv_format: str | None, size: int) -> Setup | str | None:
         """A setup, or why the engine refuses it, or None where the page has not this row in this format and size."""
         has = offer.rows[row].has(size, kv_format, _default(offer, row, self.model))
-        return self._prepared(offer, row, choice, kv_format, size) if has else None
+        return self.prepared(offer, row, choice, kv_format, size) if has else None
 
     def _prepared(self, offer: Offer, row: int, choice: int, kv_format: str | None, size: int) -> Setup | str:
-        """A setup, or why the engine refuses it; made once, for the cache and for the working memory."""
-        key = (offer.name, row, choice, kv_format, size)
-        if key not in self.setups:
-            self.setups[key] = self._made(offer, row, choice, kv_format, size)
-        return self.setups[key]
-
-    def _made(self, offer: Offer, row: int, choice: int, kv_format: str | None, size: int) -> Setup | str:
         asked = offer.rows[row].draft
         if asked == OTHER and self.draft is None:
             return "this page has no draft for this model"
@@ -152,7 +147,7 @@ class Tables:
 
     def _some(self, offer: Offer, row: int) -> Setup | None:
         """A row in the first format and size that the engine takes: the model's own cache format may be none of its."""
-        found = (self._prepared(offer, row, 0, each, size) for each in (None, *DTYPES) for size in SIZES[:2])
+        found = (self.prepared(offer, row, 0, each, size) for each in (None, *DTYPES) for size in SIZES[:2])
         return next((each for each in found if isinstance(each, Setup)), None)
 
     def _weights(self, offer: Offer, row: int) -> list[Place]:
@@ -182,11 +177,11 @@ class Tables:
         By format of K and V, or under "" where that changes nothing. What changes nothing on one device does not on
         several either; a row that changes nothing for the weights as they ship changes nothing for others.
         """
-        plain = self._prepared(offer, 0, 0, None, 1)
+        plain = self.prepared(offer, 0, 0, None, 1)
         as_shipped = self._held(offer, plain, None)
         by_format = any(self._held(offer, plain, each) != as_shipped for each in offer.weight_formats)
         formats = offer.weight_formats if by_format else (None,)
-        in_formats = (self._held(offer, self._prepared(offer, 0, 0, each, 1), None) for each in kv_formats)
+        in_formats = (self._held(offer, self.prepared(offer, 0, 0, each, 1), None) for each in kv_formats)
         by_kv_format = any(each != as_shipped for each in in_formats)
         working: dict[str, list[Place]] = {}
         for kv_format in kv_formats if by_kv_format else (None,):
@@ -216,7 +211,8 @@ class Tables:
             # The pool of one question, so that what has no formula says what kvcalc fit says.
             pool = Memory(device=device).pool(setup, 4096, 2)
         except KVCalcError as error:
-            return self._refused(_reason(error)), self._refused(_reason(error))
+            place = self._refused(_reason(error))
+            return place, place
         working, reason = pool.working_memory or WorkingMemory(), pool.not_modelled.replace(device.title, "{device}")
         notes = tuple(self.texts.of(note) for note in working.notes)
         step = (*self._shape(working.quantities), notes, self.texts.of(reason) if reason else None)
