@@ -27,7 +27,7 @@ def test_a_page_of_one_model_holds_what_was_asked_for(page: str) -> None:
     packed = re.search(r'<script type="text/plain" id="data">([^<]*)</script>', page)
     assert packed is not None
     data = json.loads(decompress(b85decode(packed[1].replace(",", "<")), wbits=-15))
-    assert list(data["models"]) == ["gemma-3-1b"]
+    assert data["models"]["names"] == ["gemma-3-1b"]
     assert list(data["engines"]) == ["vllm", "ideal"]
     assert [device["name"] for device in data["devices"]] == ["rtx-4090"]
     assert len(page) < 100_000

@@ -170,6 +170,15 @@ function planOf(data, question) {
   return { it, cache, weights, working, kv, pool, required, fits, maxContext, maxSequences, inputs };
 }
 
+// The models of kvcalc.page.packing.in_columns as they were: by name, each with its engines.
+function byName({ names, columns, engines }) {
+  const row = (table, at) => Object.fromEntries(Object.entries(table).map(([key, values]) => [key, values[at]]));
+  return Object.fromEntries(names.map((name, at) => [name, {
+    ...row(columns, at),
+    engines: Object.fromEntries(Object.entries(engines).map(([engine, table]) => [engine, row(table, at)])),
+  }]));
+}
+
 const LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;,=>?@^_`{|}~";
 
 // The bytes of a text in base85: five letters are four bytes, and a shorter end has one letter more than bytes.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import groupby
 from typing import Any
@@ -41,6 +41,17 @@ def runs(values: Iterable[Any]) -> list[Any]:
     [7, 3, None, 1]
     """
     return [part for value, same in groupby(values) for part in (value, sum(1 for _ in same))]
+
+
+def in_columns(models: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The models with what is alike in them side by side, where deflate finds it; ``calculator.js`` turns it back."""
+    columns = _columns(list(models.values()))
+    engines = {name: _columns(tables) for name, tables in _columns(columns.pop("engines")).items()}
+    return {"names": list(models), "columns": columns, "engines": engines}
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    return {key: [row[key] for row in rows] for key in rows[0]}
 
 
 def shape(quantities: Iterable[Quantity]) -> tuple[tuple[tuple[str, ...], ...], tuple[int | str, ...]]:

@@ -497,7 +497,8 @@ function start() {
 
 async function unpack(text) {
   const stream = new Blob([bytesOf(text)]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
-  return JSON.parse(await new Response(stream).text());
+  const found = JSON.parse(await new Response(stream).text());
+  return { ...found, models: byName(found.models) };
 }
 
 unpack($("data").textContent).then((found) => { data = found; start(); }, (error) => {
