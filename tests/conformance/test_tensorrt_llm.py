@@ -386,7 +386,7 @@ def test_heads_that_the_devices_do_not_divide_are_refused_with_the_sizes_that_wo
     queries = Tensor("attention", 32 * 64, 64, role="self_attn.q_proj")
     layers = (Layer(cache=Full(num_kv_heads=8, head_dim=64, v_head_dim=64), mixer=(queries,)),)
     architecture = model((_FULL, 1)).changed(layers=layers)
-    for engine in ("tensorrt-llm", "ideal"):
+    for engine in ("tensorrt-llm", "ideal", "lmdeploy"):
         setup = Setup(architecture, make_engine(engine), *parse_kv_dtypes("bfloat16"), tensor_parallel_size=5)
         with pytest.raises(UnsupportedError, match="32 query heads among 5 devices") as refusal:
             _ = setup.plan

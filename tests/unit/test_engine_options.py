@@ -131,7 +131,7 @@ CHOICES: dict[str, dict[str, tuple[Any, ...]]] = {
         "quant_policy": (0, (4, 8, 16, 17), (42, 2)),
     },
     "tensorrt-llm": {
-        "version": ("1.4.0", ("0.8", "0.13.0.dev2024082000", "1.2.0rc2"), ("new", "1")),
+        "version": ("1.4.0rc1", ("0.8", "0.13.0.dev2024082000", "1.2.0rc2"), ("new", "1")),
         "backend": (None, ("pytorch", "tensorrt"), ("autodeploy", 2)),
         "max_attention_window": (
             None,

@@ -420,7 +420,8 @@ def refuse_tensor_parallel(engine: str, setup: Setup) -> None:
 def refuse_uneven_heads(engine: str, setup: Setup) -> None:
     """Refuse a tensor-parallel size that does not divide the query heads, or KV heads that it does not multiply.
 
-    SGLang's QKVParallelLinear and TensorRT-LLM's duplicate_kv_weight refuse both when they load a model's weights.
+    SGLang's QKVParallelLinear, TensorRT-LLM's duplicate_kv_weight and LMDeploy's ModelConfig refuse both when they
+    load a model's weights.
     """
     tp, layers = setup.tensor_parallel_size, setup.architecture.layers
     queries = {heads for layer in layers if (heads := _query_heads(layer))}

@@ -33,7 +33,7 @@ from kvcalc.architecture import (
 )
 from kvcalc.derivation import Derivation, Quantity
 from kvcalc.dtypes import DTYPES, DType
-from kvcalc.engines.base import KVCache, LayerBytes, Server, refuse_formats, refuse_kind
+from kvcalc.engines.base import KVCache, LayerBytes, Server, refuse_formats, refuse_kind, refuse_uneven_heads
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import UnsupportedError
 from kvcalc.units import MiB, ceil_div, round_up, smallest_reaching
@@ -366,6 +366,7 @@ class LMDeploy(EngineOptions):
         """
         architecture = setup.served
         refuse_formats("lmdeploy", setup, frozenset({"bfloat16", "float16"}))
+        refuse_uneven_heads("lmdeploy", setup)
         self._check(architecture)
         rows = tuple((kind, count, self._kept(kind, setup)) for kind, count in architecture.caches)
         rows = tuple(row for row in rows if row[2] != Kept())

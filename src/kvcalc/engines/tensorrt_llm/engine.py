@@ -75,7 +75,7 @@ class TensorRTLLM(EngineOptions):
     )
     follows_cache_of: ClassVar[frozenset[str]] = frozenset({"modelopt"})
 
-    version: str = Field("1.4.0", description="release; before 1.0 models run in engines that are built")
+    version: str = Field("1.4.0rc1", description="release; before 1.0 models run in engines that are built")
     backend: Literal["pytorch", "tensorrt"] | None = Field(
         None,
         description="what runs the model; tensorrt: an engine that is built, which rounds blocks up; none: by version",

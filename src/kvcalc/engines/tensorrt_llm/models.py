@@ -242,7 +242,7 @@ def check_model(setup: Setup) -> tuple[str, ...]:
     if model in _AUTODEPLOY:
         return (f"tensorrt-llm runs model type {model} in its AutoDeploy backend, with the same blocks",)
     if model in BUILT:
-        return (f"tensorrt-llm runs model type {model} in engines that are built (up to 1.2), with the same blocks",)
+        return (f"tensorrt-llm runs model type {model} in engines that are built (up to 1.2), whose blocks round up",)
     if model in _OWN_MANAGERS:
         raise NotModelledError(
             f"tensorrt-llm is not modelled for model type {model!r}: its own cache manager was not read",
