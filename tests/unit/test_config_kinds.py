@@ -395,3 +395,11 @@ def test_a_florence_file_of_microsoft_leaves_out_the_type_of_its_text_part() -> 
     text |= {"encoder_attention_heads": 12, "decoder_ffn_dim": 3072, "encoder_ffn_dim": 3072}
     stated = {"model_type": "florence2", "text_config": text | {"model_type": "florence2_language"}}
     assert parameters({"model_type": "florence2", "text_config": text}) == parameters(stated) == 140_206_848
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_kimi_linear_has_a_head_of_its_own_whatever_the_file_says(tied: bool) -> None:
+    # KimiLinearForCausalLM of transformers 5.24.0 on the meta device, by its defaults, with either
+    kinds = ["full_attention" if at and at % 4 == 0 else "linear_attention" for at in range(27)]
+    file = {"model_type": "kimi_linear", "tie_word_embeddings": tied, "layer_types": kinds}
+    assert parameters({**file, "mlp_layer_types": ["dense"] + ["sparse"] * 26}) == 49_133_074_464
