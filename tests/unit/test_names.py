@@ -87,7 +87,12 @@ def test_what_is_no_model_is_refused_with_what_to_write(written, message, hint):
      ("llama3.1:8b-instruct-q4_K_M", "llama-3.1-8b", "Q4_K_M", None), ("qwen3:8b-fp16", "qwen3-8b", "float16", None),
      ("unsloth/gpt-oss-20b-BF16", "gpt-oss-20b", "bfloat16", None),
      ("hf.co/bartowski/google_gemma-3-27b-it-GGUF:Q5_K_M", "gemma-3-27b", "Q5_K_M", None),
-     ("unsloth/DeepSeek-R1-GGUF:Q8_0", "deepseek-v3", "Q8_0", None)],
+     ("unsloth/DeepSeek-R1-GGUF:Q8_0", "deepseek-v3", "Q8_0", None),
+     ("deepseek-r1:7b-qwen-distill-q4_K_M", "deepseek-r1-distill-qwen-7b", "Q4_K_M", None),
+     ("TheBloke/Mistral-7B-Instruct-v0.2-GPTQ", "mistral-7b-v0.2", "gptq", None),
+     ("Intel/Qwen3-8B-int4-AutoRound", "qwen3-8b", "autoround", None),
+     ("mlx-community/Qwen3-30B-A3B-4bit-DWQ", "qwen3-30b-a3b", "mlx_4bit", None),
+     ("hugging-quants/Meta-Llama-3.1-8B-Instruct-BNB-NF4", "llama-3.1-8b", "nf4_double", None)],
 )  # fmt: skip
 def test_a_release_is_its_model_in_the_format_that_its_name_says(written, preset, stored, cache):
     model = load(written)
