@@ -615,6 +615,14 @@ def test_blocks_of_tensorrt_llm_are_those_of_the_free_memory_rounded_up():
         judged("[MemUsageChange] Allocated 1.00 GiB for max tokens in paged KV cache (0)")
 
 
+def test_a_stage_of_tensorrt_llm_is_not_held_against_the_whole_model():
+    args = "[TRT-LLM] [I] LLM Args: model='meta-llama/Llama-3.1-8B', tensor_parallel_size=1, pipeline_parallel_size={}"
+    pool = "[TensorRT-LLM][INFO] [MemUsageChange] Allocated 8.00 GiB for max tokens in paged KV cache (131072)."
+    staged = judged(args.format(2), pool, model=None)
+    assert {row.verdict for row in staged.rows} == {"not checked"} and "pipeline" in staged.notes[0]
+    assert judged(args.format(1), pool, model=None).verdict == "disagrees"
+
+
 def test_the_bytes_of_a_token_that_tensorrt_llm_profiles_with_are_of_one_device():
     line = "max tokens: 41.11 GiB, fraction is set 0.9, kv size per token is {}. device total memory 80 GiB"
     half_a_head = Given(tensor_parallel_size=16)

@@ -24,7 +24,6 @@ from kvcalc.logs.base import (
     byte_bounds,
     changes,
     checked,
-    known_options,
     stated_number,
     unchecked,
 )
@@ -89,13 +88,8 @@ _DEFAULT_FRACTION = 0.9
 
 def _question(start: Start, given: Given) -> Question:
     figures, stated = start.figures, start.stated
-    options: dict[str, object] = {}
-    for name in ("tokens_per_block", "pipeline_parallel_size"):
-        if stated_number(stated, name):
-            options[name] = stated_number(stated, name)
-    options, notes = known_options("tensorrt-llm", options)
-    if "free_gpu_memory_fraction" in stated:
-        options["free_gpu_memory_fraction"] = stated["free_gpu_memory_fraction"]
+    names_here = ("tokens_per_block", "free_gpu_memory_fraction")
+    options: dict[str, object] = {name: stated[name] for name in names_here if name in stated}
     if "free" in figures:  # C++ says what it counts blocks from; PyTorch's are counted before
         options["backend"] = "tensorrt"
     tokens = int(figures["pool_tokens"].printed) if "pool_tokens" in figures else 0
@@ -121,12 +115,19 @@ def _question(start: Start, given: Given) -> Question:
         given.kv_cache_dtype,
         given.tensor_parallel_size or stated_number(stated, "tensor_parallel_size") or 1,
         frozenset(names),
-        notes=notes,
+        notes=("not modelled: a pipeline's stages, each of which has some of the layers",) * (_stages(start) > 1),
     )
+
+
+def _stages(start: Start) -> int:
+    return stated_number(start.stated, "pipeline_parallel_size") or 1
 
 
 def _compare(start: Start, question: Question, architecture: Architecture) -> Iterator[Compared]:
     figures, plan = start.figures, question.setup(architecture).plan
+    if _stages(start) > 1:
+        yield from (unchecked(name.replace("_", " "), figure) for name, figure in figures.items())
+        return
     allocated, tokens, blocks = (figures.get(name) for name in ("allocated", "pool_tokens", "blocks"))
     if allocated is not None and Decimal(allocated.printed):  # AutoDeploy's fake manager has none: it is kept elsewhere
         size = plan.kv_bytes(question.context, 1)
