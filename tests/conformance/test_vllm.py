@@ -1010,6 +1010,36 @@ def test_turboquant_leaves_the_outer_layers_of_a_model_without_states_alone() ->
         plan(GEMMA_4_31B, "turboquant_4bit_nc")
 
 
+def test_turboquant_packs_windows_in_pages_of_the_full_layers() -> None:
+    # A packed token of 2 heads is 2 x 134 bytes, one in bfloat16 1,024: 64 packed ones cover 16 of those.
+    local, whole = sliding(512, 2, 128), full(2, 128)
+    mixed = model((local, 5), (whole, 1), (local, 5), (whole, 1))
+    planned = plan(mixed, "turboquant_4bit_nc", version="0.30.0")
+    # The last full layer keeps 64 x 1,024 bytes, to which all pages are padded; its window beside it has blocks of 16.
+    assert planned.page_unit == 64 * 1024
+    assert {(spec.form, spec.role, spec.block_size) for spec, _ in planned.specs} == {
+        ("sliding", "skipped", 16),
+        ("sliding", "packed", 64),
+        ("full", "", 64),
+        ("full", "skipped", 64),
+    }
+    assert planned.explain(4096, 1)[-1].value == planned.kv_bytes(4096, 1)
+    # Without a full layer at the edges the packed page is the largest, and blocks of 48 become 32 in its kernel.
+    inner = model((local, 3), (whole, 1), (local, 3))
+    packed = plan(inner, "turboquant_k8v4", block_size=48)
+    assert packed.page_unit == 48 * 2 * 196
+    assert {spec.block_size for spec, _ in packed.specs if spec.form == "sliding"} == {32, 16}
+    assert packed.explain(4096, 1)[-1].value == packed.kv_bytes(4096, 1)
+    with pytest.raises(NotModelledError, match="layers of several kinds"):
+        plan(mixed, "turboquant_4bit_nc", version="0.29.0")
+
+
+def test_a_window_of_a_draft_that_no_packed_page_holds_is_refused() -> None:
+    target, engine, draft = model((full(1, 32), 6)), Vllm(), model((sliding(64, 16, 128), 1))
+    with pytest.raises(UnsupportedError, match="a window of its draft is larger than a packed page"):
+        engine.prepare(Setup(target, engine, *parse_kv_dtypes("turboquant_k8v4"), draft=draft))
+
+
 @pytest.mark.parametrize(("layers", "packed"), [(1, 1), (2, 0), (3, 1), (5, 1), (6, 2)])
 def test_the_packed_block_of_turboquant_grows_also_where_it_leaves_every_layer_alone(layers: int, packed: int) -> None:
     """A packed token takes 52 bytes, one of a skipped layer 128: 48 packed ones, 3 x 16, cover 16 of those."""

@@ -16,6 +16,7 @@ tests/data/vllm.json instead, and says which of them vLLM answers otherwise.
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -260,6 +261,14 @@ class Planner:
         self.mamba = import_module("vllm.model_executor.layers.mamba.mamba_utils")
         self.turboquant = import_module("vllm.model_executor.layers.quantization.turboquant.config").TurboQuantConfig
         self.ultraquant = import_module("vllm.v1.attention.ops.ultraquant.format")
+        # One function of a room that needs torch.
+        attention = ast.parse(
+            (source / "vllm/model_executor/layers/attention/attention.py").read_text(encoding="utf-8")
+        )
+        wanted = [each for each in attention.body if getattr(each, "name", "") == "_largest_kernel_block_within"]
+        room: dict[str, Any] = {"AttentionBackend": Any, "KVCacheSpec": Any}
+        exec(compile(ast.Module(wanted, []), "attention.py", "exec"), room)  # noqa: S102
+        self.kernel_block = room["_largest_kernel_block_within"]
 
     def config(self, case: Case, engine: Vllm, context: int) -> Any:
         """What of VllmConfig the planner reads."""
@@ -323,7 +332,7 @@ class Planner:
             assert key == value
             packed = {"state_content_bytes": self.ultraquant.slot_size(key, 32)}
         kind = changes.pop("spec", self.interface.FullAttentionSpec)
-        return kind(
+        made = kind(
             block_size=config.cache_config.block_size,
             num_kv_heads=per_device,
             head_size=key,
@@ -333,6 +342,15 @@ class Planner:
             **packed,
             **changes,
         )
+        if kind is not self.interface.SlidingWindowSpec:
+            return made
+        # As the layer chooses its block (model_executor/layers/attention/attention.py, get_kv_cache_spec).
+        shared, block_size = config.cache_config.skip_page_size_padded, config.cache_config.block_size
+        token_bytes = replace(made, block_size=1).real_page_size_bytes
+        sizes = [16, 32, 64, 128] if case.dtype.startswith("turboquant") else [_MultipleOf(16)]
+        backend = SimpleNamespace(get_supported_kernel_block_sizes=lambda _: sizes)
+        within = self.kernel_block(backend, token_bytes, shared or token_bytes * block_size, block_size, made)
+        return replace(made, block_size=within, page_size_padded=shared)
 
     def latent(self, case: Case, config: Any, kind: Latent, *, sparse: bool) -> Any:
         spec = self.interface

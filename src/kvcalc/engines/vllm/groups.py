@@ -93,7 +93,11 @@ def promoted(specs: list[Spec]) -> list[Spec] | None:
         # Windows over latents have a field that full latents lack, and 0.33.0 ends in a TypeError.
         if any(spec.form == "sliding latent" for spec in specs):
             return None
-        specs = [replace(spec, form="full", window=0) if spec.form in _LOCAL else spec for spec in specs]
+        size = next(spec.block_size for spec in specs if spec.form in FULL)
+        specs = [
+            replace(spec, form="full", window=0, block_size=size, padded_page=None) if spec.form in _LOCAL else spec
+            for spec in specs
+        ]
     return specs if is_one_type(specs) else None
 
 

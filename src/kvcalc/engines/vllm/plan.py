@@ -333,4 +333,6 @@ def _page_text(spec: Spec) -> tuple[str, str]:
     formula = f"{entries} * {spec.heads} * ({spec.key_bytes} + {spec.value_bytes})"
     if spec.alignment > 1:
         formula = f"round_up({formula}, {spec.alignment})"
+    if spec.padded_page and spec.role in ("packed", "skipped"):
+        formula = f"max({formula}, {spec.padded_page})"
     return f"one block of a {label} layer{role}: tokens x KV heads x (K + V bytes of a head)", formula

@@ -48,6 +48,9 @@ CHECKPOINT_BLOCK = 64
 # vllm 0.33.0 models/commandr.py:244 passes sliding_window + 1, so that 4096 becomes 4097.
 _WINDOW_PLUS_ONE_MODELS = frozenset({"cohere2"})
 
+#: Tokens of the blocks that TurboQuant's kernels take (v1/attention/backends/turboquant_attn.py:164).
+_PACKED_BLOCKS = (16, 32, 64, 128)
+
 #: Forms that keep every token.
 FULL = ("full", "latent")
 
@@ -65,7 +68,8 @@ class Spec:
         window: tokens of the window or chunk.
         state_bytes: bytes of one state.
         alignment: a page is rounded up to so many bytes.
-        role: what it keeps where that is not K and V: ``indexer``, ``skipped`` (left in the model's format).
+        role: what it keeps where that is not K and V: ``indexer``; of TurboQuant ``skipped`` (left in the model's
+            format) and, of windows, ``packed``.
         padded_page: the page's bytes where padding sets them.
     """
 
@@ -292,41 +296,47 @@ def _compressed_specs(engine: VllmOptions, setup: Setup, kind: Compressed, block
 def _skipping_boundaries(engine: VllmOptions, setup: Setup, owned: list[Owned]) -> list[Owned]:
     """TurboQuant leaves the first two and the last two layers of a model without states in the model's format.
 
-    The packed block grows until it covers 16 tokens of a skipped layer; all layers are of one type, so that pages of
-    two sizes stand in one group.
+    The packed block grows until it covers 16 tokens of a skipped layer. Full layers, packed or not, have that block, so
+    that their pages have two sizes; windows have the largest block of their kernel within a packed page.
 
-    Source: vllm 0.33.0 layers/quantization/turboquant/config.py (get_boundary_skip_layers),
-    platforms/interface.py:823.
+    Source: vllm 0.33.0 layers/quantization/turboquant/config.py (get_boundary_skip_layers), platforms/interface.py:823,
+    model_executor/layers/attention/attention.py:101.
     """
-    layers = setup.architecture.num_layers
+    layers, model = setup.architecture.num_layers, setup.architecture.name
     if not setup.k_dtype.name.startswith("turboquant") or any(each.spec.form == "state" for each in owned):
         return owned
-    if len({each.spec for each in owned if each.position < layers}) > 1 or any(
-        each.spec.form != "full" for each in owned
-    ):
+    own = [each.spec for each in owned if each.position < layers]
+    forms = ("full", "sliding") if engine.rules.packs_windows else ("full",)
+    if len({(spec.heads, spec.key_bytes) for spec in own}) > 1 or any(each.spec.form not in forms for each in owned):
         raise NotModelledError(
-            f"not modelled: how vllm gives {setup.architecture.name}'s layers of several kinds pages of one size with "
+            f"not modelled: how vllm gives {model}'s layers of several kinds pages of one size with "
             f"{setup.k_dtype.name}",
             hint="use fp8 or nvfp4",
         )
+    if not own:
+        return owned
     edge = min(2, layers // 2)
     model_format = DTYPES[model_dtype(setup.architecture)]
     plain = replace(setup, k_dtype=model_format, v_dtype=model_format)
     whole = {each.position: each.spec for each in owned_caches(engine, plain)}
     skipped = {at for at in whole if at < edge or layers - edge <= at < layers}
-    packed = next((each.spec for each in owned if each.position < layers), None)
-    if packed is None or not skipped:
-        return owned
-    unit = max(KERNEL_BLOCK, packed.block_size)
-    largest = max(whole[at].token_bytes for at in skipped)
-    block_size = max(packed.block_size, unit * ceil_div(largest * KERNEL_BLOCK, unit * packed.token_bytes))
+    token_bytes, unit = own[0].token_bytes, max(KERNEL_BLOCK, own[0].block_size)
+    largest = max((whole[at].token_bytes for at in skipped), default=0)
+    block_size = max(own[0].block_size, unit * ceil_div(largest * KERNEL_BLOCK, unit * token_bytes))
+    page = block_size * token_bytes
 
     def changed(each: Owned) -> Owned:
-        if each.position in skipped:
-            spec = replace(whole[each.position], block_size=block_size, role="skipped")
-        else:
-            spec = replace(each.spec, block_size=block_size)
-        return replace(each, spec=spec)
+        is_skipped = each.position in skipped
+        spec = whole[each.position] if is_skipped else each.spec
+        if spec.form == "full":
+            return replace(each, spec=replace(spec, block_size=block_size, role="skipped" if is_skipped else ""))
+        most = page // spec.token_bytes
+        sizes = (most - most % KERNEL_BLOCK,) if is_skipped else _PACKED_BLOCKS
+        block = max((size for size in sizes if size <= most), default=0)
+        if not block:
+            raise UnsupportedError(f"vllm cannot start {model}: a window of its draft is larger than a packed page")
+        role = "skipped" if is_skipped else "packed"
+        return replace(each, spec=replace(spec, block_size=block, padded_page=page if skipped else None, role=role))
 
     return [changed(each) for each in owned]
 

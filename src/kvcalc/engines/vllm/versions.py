@@ -42,6 +42,7 @@ class Rules:
         packing: how pages of several sizes share a block (DeepSeek V4): so many tuples of one page of each size as the
             widest group needs; so many slots of each size; groups one over the other; or those, with windows split so
             that they do not widen the block.
+        packs_windows: TurboQuant packs windows, too, in pages as large as those of the full layers.
         checkpoints_mamba2, checkpoints_gdn: with prefix caching, a prompt's prefill writes one more state, where its
             last whole block ends (Mamba-2; gated delta nets with FlashInfer's kernels).
     """
@@ -64,6 +65,7 @@ class Rules:
     counts_state_blocks: bool
     caches_hybrid_prefixes: bool
     packing: Literal["tuples", "slots", "overlaid", "split"]
+    packs_windows: bool
     checkpoints_mamba2: bool
     checkpoints_gdn: bool
 
@@ -87,6 +89,7 @@ _0_11 = Rules(
     counts_state_blocks=False,
     caches_hybrid_prefixes=False,
     packing="tuples",
+    packs_windows=False,
     checkpoints_mamba2=False,
     checkpoints_gdn=False,
 )
@@ -118,7 +121,8 @@ _0_26 = replace(
 _0_27 = replace(_0_26, first=(0, 27, 0), latent_steps=128, packing="overlaid")
 _0_28 = replace(_0_27, first=(0, 28, 0), caches_all_states=False)
 _0_29 = replace(_0_28, first=(0, 29, 0), check="null block", packing="split")
-_0_32 = replace(_0_29, first=(0, 32, 0), checkpoints_mamba2=True)
+_0_30 = replace(_0_29, first=(0, 30, 0), packs_windows=True)
+_0_32 = replace(_0_30, first=(0, 32, 0), checkpoints_mamba2=True)
 _0_33 = replace(_0_32, first=(0, 33, 0), checkpoints_gdn=True)
 
 #: The spans, oldest first; each ends where the next begins.
@@ -138,6 +142,7 @@ SPANS = (
     _0_27,
     _0_28,
     _0_29,
+    _0_30,
     _0_32,
     _0_33,
 )
