@@ -182,6 +182,16 @@ def test_a_buffer_that_no_formula_holds_for_is_not_modelled(
     assert refused.value.hint
 
 
+def test_attention_beside_a_state_is_copied_too() -> None:
+    """Falcon-H1 7B on CUDA, 8,192 cells in q8_0: 2 KV heads x (128 + 128) numbers of 2 bytes."""
+    model = kvcalc.load("falcon-h1-7b")
+    options = {"n_ctx": 8192, "n_seq_max": 1}
+    working = kvcalc.working_memory(
+        model, device="rtx-4090", context=8192, engine="llama.cpp", kv_cache_dtype="q8_0", engine_options=options
+    )
+    assert evaluate(working.quantities)["copies"] == 2 * 8192 * 2 * (128 + 128)
+
+
 def test_a_buffer_of_a_draft_or_of_unknown_widths_is_not_modelled() -> None:
     model = kvcalc.load("llama-3.1-8b")
     with pytest.raises(NotModelledError, match="draft"):

@@ -69,6 +69,12 @@ def test_a_name_of_several_sizes_lists_them_all_and_picks_none(written):
     assert len(caught.value.hint.split(", ")) > 1
 
 
+def test_several_where_one_is_asked_for_are_told_their_option() -> None:
+    with pytest.raises(InputError, match="is several") as caught:
+        load_device("8x H200")
+    assert caught.value.hint == "give --devices 8xh200"
+
+
 @pytest.mark.parametrize("written", ["h300", "rtx-7090", "p41", "h100-60gb"])
 def test_no_suggestion_has_another_number(written):
     with pytest.raises(InputError, match="unknown device") as caught:

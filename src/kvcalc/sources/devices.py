@@ -61,6 +61,10 @@ def load_device(name: str) -> Device:
     if matches:
         listed = ", ".join(each.name for each in matches[:_MOST_LISTED]) + (", ..." * (len(matches) > _MOST_LISTED))
         raise InputError(f"device {quote(name)} is ambiguous", hint=f"{listed}; see 'kvcalc devices'")
+    several = _SEVERAL.fullmatch(name.strip())
+    if several is not None:
+        one = load_device(several[2]).name
+        raise InputError(f"device {quote(name)} is several", hint=f"give --devices {several[1]}x{one}")
     hint = either(near(slug, known))
     raise InputError(f"unknown device {quote(name)}", hint=f"{hint or 'no device has this name;'} see 'kvcalc devices'")
 

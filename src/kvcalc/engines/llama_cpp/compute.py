@@ -278,7 +278,7 @@ def _derive_f16_copies(work: Derivation, model: ModelCache, widths: Widths, grap
     work.let("v_copied", "1 where V is not f16, else 0", str(int(model.v_type != "f16")))
     copies = []
     for layer in model.layers:
-        kind = layer.kind
+        kind = layer.kind.attention if isinstance(layer.kind, Parallel) else layer.kind
         if isinstance(kind, Full | Sliding | Chunked):
             numbers = f"({kind.head_dim} * k_copied + {kind.v_head_dim} * v_copied)"
             copies.append(f"{layer.stores[0].cells} * {kind.num_kv_heads} * {numbers}")
