@@ -400,9 +400,6 @@ class Modules:
         elif named is not None:
             self._layers.add(named[1])
 
-    def __bool__(self) -> bool:
-        return bool(self._names or self._glob is not _NEVER or self._expressions)
-
     def tells(self, layer: int) -> bool:
         """Whether the list may say of a layer what it does not say of others whose number has as many digits.
 
