@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from kvcalc.architecture import Architecture, Compressed, Full, Latent, Layer, LayerKind, Sliding, State
+from kvcalc.architecture import Architecture, Compressed, Full, Latent, Layer, LayerKind, Shared, Sliding, State
 from kvcalc.dtypes import parse_kv_dtypes
 from kvcalc.engines import make_engine
 from kvcalc.engines.base import Plan
@@ -34,6 +34,7 @@ class Case:
         heads: KV heads, K dim and V dim of full layers; ``sliding`` of sliding ones.
         window: tokens of a sliding layer's window.
         latent: rank, rope dim and indexer dim, or None.
+        shared: the last layers that read another's cache, in plain and sliding.
         skips: every how many layers one reads the index keys of another; 0 for none.
         sparse: 0 and the width of an index key of MiniMax's sparse layers, or None.
         state: recurrent elements, convolution channels, kernel.
@@ -51,6 +52,7 @@ class Case:
     sliding: tuple[int, int, int] = (8, 128, 128)
     window: int = 128
     latent: tuple[int, int, int] | None = None
+    shared: int = 0
     skips: int = 0
     sparse: tuple[int, int] | None = None
     state: tuple[int, int, int] = (4096, 1024, 4)
@@ -88,6 +90,8 @@ def _architecture(name: str, model_type: str, kinds: list[LayerKind]) -> Archite
 
 
 def _kind(case: Case, code: str, layer: int) -> LayerKind:
+    if layer >= len(case.layers) - case.shared:
+        return Shared("sliding" if code == "S" else "full")
     heads, key, value = case.sliding if code == "S" else case.heads
     elements, channels, kernel = case.state
     match code:

@@ -636,6 +636,9 @@ def cases(draw: Callable[..., Any]) -> Case:
     layers = "".join(draw(st.lists(st.sampled_from(_CODES[family]), min_size=4, max_size=64)))
     if family == "states" and "F" not in layers:
         layers += "F"
+    shared = draw(st.integers(0, len(layers) // 2)) if family in ("plain", "sliding") else 0
+    while set(layers[: len(layers) - shared]) != set(layers):  # each reads a layer of its own kind
+        shared -= 1
     heads = draw(_SHAPES)
     latents = st.tuples(st.sampled_from([256, 512]), st.sampled_from([32, 64]), st.sampled_from([0, 128]))
     latent = draw(latents) if family == "latent" else None
@@ -674,6 +677,7 @@ def cases(draw: Callable[..., Any]) -> Case:
         draw(st.just(heads) | _SHAPES),
         draw(st.sampled_from([128, 512, 1024, 4096])),
         latent,
+        shared,
         draw(st.sampled_from([0, 3, 4])) if latent is not None and latent[2] else 0,
         (0, 128) if family == "sparse" else None,
         (draw(st.sampled_from([4096, 65536, 524288])), draw(st.sampled_from([1024, 8192])), 4),
