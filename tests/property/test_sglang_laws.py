@@ -36,7 +36,7 @@ def pools(draw: st.DrawFn) -> Pool:
 def test_one_byte_less_than_the_budget_does_not_reach_the_tokens(pool: Pool, wanted: int) -> None:
     tokens = max(-(-wanted // pool.page_size) * pool.page_size, pool.least_tokens)
     budget = pool.budget(tokens)
-    assert pool.sizes(budget).max_total_num_tokens == tokens
+    assert pool.starting_tokens(budget) == tokens
     assert pool.main_tokens(budget - 1) < tokens
 
 
@@ -51,12 +51,11 @@ def test_the_least_pool_starts_and_one_page_less_does_not(pool: Pool) -> None:
 @settings(max_examples=100)
 def test_more_memory_never_holds_fewer_tokens(pool: Pool, memory: int, more: int) -> None:
     try:
-        sizes = pool.sizes(memory)
+        tokens = pool.starting_tokens(memory)
     except RefusalError:
         return
-    larger = pool.sizes(memory + more)
-    assert larger.max_total_num_tokens >= sizes.max_total_num_tokens
-    assert pool.budget(sizes.max_total_num_tokens) <= memory
+    assert pool.starting_tokens(memory + more) >= tokens
+    assert pool.budget(tokens) <= memory
 
 
 engines = st.builds(

@@ -37,7 +37,6 @@ from kvcalc.engines.sglang.layers import (
     shared_note,
     state_of,
 )
-from kvcalc.engines.sglang.memory import Server as MemoryServer
 from kvcalc.engines.sglang.memory import chunk_on, sglang_working_memory
 from kvcalc.engines.sglang.plan import SGLangPlan
 from kvcalc.engines.sglang.pools import CONFIGURATOR, POOL, Pool, sliding_pool
@@ -236,20 +235,9 @@ class SGLang(EngineOptions):
 
     def working_memory(self, setup: Setup, device: Device, context: int, batch_size: int) -> WorkingMemory:
         """What it sets aside by its own rule: 1 - mem_fraction_static of the memory that is free before the weights."""
-        model = setup.architecture
-        server = MemoryServer(
-            model=model,
-            tensor_parallel_size=setup.tensor_parallel_size,
-            groups=self.dp_size,
-            chunk=self.chunked_prefill_size,
-            running=self.max_running_requests,
-            largest_graph=self.cuda_graph_max_bs_decode,
-            takes_graphs=not self.disable_cuda_graph,
-            divides_tokens=max(self.attn_cp_size, self.dcp_size) > 1,
-            sees=setup.sees,
-        )
         # The same for every context and batch, which an inverse tries by the dozen.
-        return model.memo(("sglang", server, device), lambda: sglang_working_memory(server, device))
+        key = ("sglang", self, setup.tensor_parallel_size, setup.sees, device)
+        return setup.architecture.memo(key, lambda: sglang_working_memory(self, setup, device))
 
     def required_with_prefix(self, setup: Setup, context: int, batch_size: int, prefix: int) -> int:
         """The pool of the sequences with their common pages once (srt/mem_cache/radix_cache.py, match_prefix)."""

@@ -133,13 +133,14 @@ class SGLangPlan:
                 f"one request holds {self.states.slots_per_request}",
                 hint="give it more KV memory, or set max_mamba_cache_size",
             )
-        sizes = self.pool.sizes(kv_memory if self.states is None else self.states.left(kv_memory))
+        main = self.pool.starting_tokens(kv_memory if self.states is None else self.states.left(kv_memory))
+        full, sliding = self.pool.full_and_sliding(main)
         sequences = self.ranks.sequences(batch_size)
         runs = self.max_running_requests is None or sequences <= self.max_running_requests
         state_figures: dict[str, Any] = {}
         states = 0
         if self.states is not None and slots is not None:
-            states = self.states.allocated_bytes(slots, sizes.max_total_num_tokens)
+            states = self.states.allocated_bytes(slots, main)
             runs = runs and sequences <= slots // self.states.slots_per_request
             state_figures = {
                 "max_mamba_cache_size": slots,
@@ -148,12 +149,12 @@ class SGLangPlan:
                 "max_running_requests": slots // self.states.slots_per_request,
             }
         return {
-            "max_total_num_tokens": sizes.max_total_num_tokens * self.ranks.spread,
-            "full_max_total_num_tokens": sizes.full_max_total_num_tokens,
-            "swa_max_total_num_tokens": sizes.swa_max_total_num_tokens,
-            "allocated_bytes": sizes.allocated_bytes + states,
+            "max_total_num_tokens": main * self.ranks.spread,
+            "full_max_total_num_tokens": full,
+            "swa_max_total_num_tokens": sliding,
+            "allocated_bytes": self.pool.allocated_bytes(main) + states,
             **state_figures,
-            "fits": runs and sizes.max_total_num_tokens >= self._needed_tokens(context, batch_size),
+            "fits": runs and main >= self._needed_tokens(context, batch_size),
         }
 
     def explain(self, context: int, batch_size: int) -> tuple[Quantity, ...]:

@@ -17,16 +17,6 @@ POOL = "sglang 0.5.23 mem_cache/memory_pool.py:2464"
 
 
 @dataclass(frozen=True, slots=True)
-class PoolSizes:
-    """What SGLang makes of a budget: ``full`` and ``swa`` are None for a plain pool."""
-
-    max_total_num_tokens: int
-    full_max_total_num_tokens: int | None
-    swa_max_total_num_tokens: int | None
-    allocated_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
 class Pool:
     """A layout of the pool; ``main`` is the pool that ``max_total_num_tokens`` counts.
 
@@ -90,8 +80,8 @@ class Pool:
             return main_tokens > 0
         return self.swa_tokens(main_tokens) > self.sliding_window_size + self.page_size
 
-    def sizes(self, kv_memory: int) -> PoolSizes:
-        """The pools of a budget.
+    def starting_tokens(self, kv_memory: int) -> int:
+        """Tokens of the main pool for a budget.
 
         Raises:
             UnsupportedError: the engine refuses to start with it.
@@ -102,14 +92,17 @@ class Pool:
                 f"sglang refuses to start with {kv_memory:,} bytes of KV memory: {self._shortage(main)}",
                 hint="give it more KV memory" + (", or raise swa_full_tokens_ratio" if self.kind == "hybrid" else ""),
             )
-        allocated = self.allocated_bytes(main)
+        return main
+
+    def full_and_sliding(self, main_tokens: int) -> tuple[int | None, int | None]:
+        """Tokens of the full and of the sliding pool beside so many in the main one; None for a plain pool."""
         match self.kind:
             case "plain":
-                return PoolSizes(main, None, None, allocated)
+                return None, None
             case "all_sliding":
-                return PoolSizes(main, 0, main, allocated)
+                return 0, main_tokens
             case _:
-                return PoolSizes(main, main, self.swa_tokens(main), allocated)
+                return main_tokens, self.swa_tokens(main_tokens)
 
     def _shortage(self, main: int) -> str:
         if self.kind == "hybrid":
