@@ -575,6 +575,29 @@ def stage_bounds(num_layers: int, stages: int) -> list[tuple[int, int]]:
     return bounds
 
 
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Layers in a row on one device, or on those that share each of them.
+
+    Attributes:
+        first, end: the layers by position, the last one before ``end``; prediction layers come after the model's own.
+        has_embedding: the embedding is there, and what stands before the first layer (encoders).
+        has_output: the final norm and the head are there; a tied head is a copy of the embedding.
+    """
+
+    first: int
+    end: int
+    has_embedding: bool
+    has_output: bool
+
+
+def pipeline(architecture: Architecture, count: int) -> tuple[Stage, ...]:
+    """The stages of a model on ``count`` devices in a row: the embedding on the first, the output on the last."""
+    bounds = stage_bounds(architecture.num_layers, count)
+    bounds[-1] = (bounds[-1][0], architecture.num_layers + len(architecture.mtp_layers))
+    return tuple(Stage(first, end, at == 0, at == count - 1) for at, (first, end) in enumerate(bounds))
+
+
 def kind_label(kind: LayerKind) -> str:
     """A layer kind in a word or two, as layouts and tables name it."""
     match kind:

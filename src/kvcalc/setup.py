@@ -12,7 +12,7 @@ from inspect import Parameter, signature
 from os import PathLike
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict, TypeVar, Unpack, get_type_hints
 
-from kvcalc.architecture import Architecture, Part
+from kvcalc.architecture import Architecture, Part, Stage
 from kvcalc.dtypes import DType, parse_kv_dtypes
 from kvcalc.engines import engine_class, make_engine
 from kvcalc.engines.base import Engine, Plan, refuse_weights
@@ -191,9 +191,9 @@ class Setup:
         return (f"{engine.name} reads no {shipped.name} weights: convert them, and say to what ({others})",)
 
     @property
-    def placement(self) -> tuple[Architecture, str | None, int, int]:
-        """What the weights are, in which format, and among how many devices in a layer and in a row."""
-        return self.served, self.weights_dtype, self.tensor_parallel_size, self.engine.pipeline_stages
+    def placement(self) -> tuple[Architecture, str | None, int, tuple[Stage, ...]]:
+        """What the weights are, in which format, among how many devices in a layer, and what of them in a row."""
+        return self.served, self.weights_dtype, self.tensor_parallel_size, self.engine.stages(self.served)
 
     @property
     def fewer_devices(self) -> tuple[tuple[Part, int], ...]:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from kvcalc.architecture import Architecture, Part, Tensor, stage_bounds
+from kvcalc.architecture import Architecture, Part, Stage, Tensor, pipeline
 from kvcalc.quantization import EVERYTHING, PREDICTION, TIED_HEAD, TOWERS, Packing, WeightsFormat
 from kvcalc.units import ceil_div, format_bytes
 from kvcalc.weight_formats import parse_weights_format, shipped_format
@@ -90,14 +90,13 @@ def weights(
     architecture: Architecture,
     dtype: str | None,
     tensor_parallel_size: int = 1,
-    stages: int = 1,
+    stages: tuple[Stage, ...] | None = None,
     loaded: frozenset[str] = EVERYTHING,
     fewer: tuple[tuple[Part, int], ...] = (),
 ) -> Weights:
     """Count the parameters of a model and their bytes on one device.
 
-    With several pipeline ``stages`` the bytes are those of the largest stage: layers in equal runs, the embedding on
-    the first, the head on the last.
+    With several ``stages`` the bytes are those of the largest; None is one device that holds everything.
 
     Args:
         dtype: storage format; None is the one that ships (or what was measured in the model's files).
@@ -107,15 +106,16 @@ def weights(
     Raises:
         InputError: an unknown format.
     """
-    key = ("weights", dtype, tensor_parallel_size, stages, loaded, fewer)
-    return architecture.memo(key, lambda: _weights(architecture, dtype, tensor_parallel_size, stages, loaded, fewer))
+    held = pipeline(architecture, 1) if stages is None else stages
+    key = ("weights", dtype, tensor_parallel_size, held, loaded, fewer)
+    return architecture.memo(key, lambda: _weights(architecture, dtype, tensor_parallel_size, held, loaded, fewer))
 
 
 def _weights(
     architecture: Architecture,
     dtype: str | None,
     tp: int,
-    stages: int,
+    stages: tuple[Stage, ...],
     loaded: frozenset[str],
     fewer: tuple[tuple[Part, int], ...],
 ) -> Weights:
@@ -132,7 +132,7 @@ def _weights(
     everything = loaded if loaded >= _beside(architecture) else EVERYTHING
     shipped = architecture.memo(
         ("shipped", dtype, everything),
-        lambda: sum(_largest(placed(architecture, dtype, 1, everything), 1, {}).values()),
+        lambda: sum(_largest(placed(architecture, dtype, pipeline(architecture, 1), everything), 1, {}).values()),
     )
     name, exact_parameters = stored.name, provenance.exact_parameters
     exact = exact_parameters and not stored.estimated
@@ -193,7 +193,7 @@ def _largest(stages: list[list[Stored]], tp: int, fewer: Mapping[Part, int]) -> 
     for rows, stage in zip(by_stage, stages, strict=True):
         for each in stage:
             rows[each.row] += each.count * each.bytes(fewer.get(each.tensor.part, tp))
-    return max(by_stage, key=Counter.total)
+    return max(by_stage, key=Counter.total, default=Counter())
 
 
 def largest_stage(stages: list[list[Stored]], tp: int) -> list[Stored]:
@@ -201,30 +201,33 @@ def largest_stage(stages: list[list[Stored]], tp: int) -> list[Stored]:
     return max(stages, key=lambda stage: sum(each.count * each.bytes(tp) for each in stage))
 
 
-def placed(architecture: Architecture, dtype: str | None, stages: int, loaded: frozenset[str]) -> list[list[Stored]]:
-    """The tensors on each pipeline stage in a format, counted once: the same on every number of devices."""
+def placed(
+    architecture: Architecture, dtype: str | None, stages: tuple[Stage, ...], loaded: frozenset[str]
+) -> list[list[Stored]]:
+    """The tensors on each stage in a format, counted once: the same on every number of devices."""
     key = ("placed", dtype, stages, loaded)
     return architecture.memo(key, lambda: stage_tensors(architecture, format_of(architecture, dtype), stages, loaded))
 
 
 def stage_tensors(
-    architecture: Architecture, stored: WeightsFormat, stages: int, loaded: frozenset[str] = EVERYTHING
+    architecture: Architecture, stored: WeightsFormat, stages: tuple[Stage, ...], loaded: frozenset[str] = EVERYTHING
 ) -> list[list[Stored]]:
-    """The tensors on each pipeline stage; prediction layers follow the last layer, encoders stand before the first.
+    """The tensors on each stage; prediction layers follow the last layer, encoders stand before the first.
 
     A checkpoint's buffers and prediction layers are part of what ships and of nothing else.
     """
     packer, held = stored.packer(architecture), loaded & stored.holds
     predicted = architecture.mtp_layers if PREDICTION in held and architecture.mtp_shipped else ()
-    found = []
-    for stage, (first, last) in enumerate(stage_bounds(architecture.num_layers, stages)):
+    found, own = [], architecture.num_layers
+    for stage in stages:
         positions_of: dict[int, list[int | None]] = {}
-        for at in range(first, last):
+        for at in range(stage.first, min(stage.end, own)):
             positions_of.setdefault(architecture.order[at], []).append(at)
         layers = [(architecture.layers[index], positions) for index, positions in positions_of.items()]
         here = [(layer, positions, PREDICTION if layer.predicts else "") for layer, positions in layers]
-        if stage == stages - 1:
-            here += [(layer, [at], PREDICTION) for at, layer in enumerate(predicted, start=architecture.num_layers)]
+        here += [
+            (layer, [at], PREDICTION) for at, layer in enumerate(predicted, start=own) if stage.first <= at < stage.end
+        ]
         tensors: list[tuple[Tensor, list[int | None], str, int | None]] = [
             (tensor, positions, row or tensor.part, number)
             for number, (layer, positions, row) in enumerate(here)
@@ -232,12 +235,12 @@ def stage_tensors(
             if stored.buffers or not tensor.buffer
         ]
         for tensor in architecture.tensors:
-            home = stages - 1 if tensor.part in ("head", "norms") else 0
-            # A tied head reads the embedding, so the last stage keeps a copy of it.
-            copied = tensor.part == "embedding" and stage == stages - 1 and not _has_head(architecture)
-            if stage == home or copied:
+            is_output = tensor.part in ("head", "norms")
+            # A tied head reads the embedding, so the stage of the output keeps a copy of it.
+            copied = tensor.part == "embedding" and stage.has_output and not _has_head(architecture)
+            if (stage.has_output if is_output else stage.has_embedding) or copied:
                 tensors.append((tensor, [None], tensor.part, None))
-        if stage == 0:
+        if stage.has_embedding:
             tensors += [(tensor, [None], tensor.part, None) for tensor in _outside(architecture) if tensor.part in held]
         found.append(
             [

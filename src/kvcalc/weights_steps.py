@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from kvcalc.architecture import Architecture, Part
+from kvcalc.architecture import Architecture, Part, Stage, pipeline
 from kvcalc.derivation import Quantity
 from kvcalc.quantization import EVERYTHING, Plain
 from kvcalc.weights import Weights, format_of, stage_tensors, weights
@@ -14,7 +14,7 @@ def weights_steps(
     architecture: Architecture,
     dtype: str | None,
     tensor_parallel_size: int = 1,
-    stages: int = 1,
+    stages: tuple[Stage, ...] | None = None,
     loaded: frozenset[str] = EVERYTHING,
     fewer: tuple[tuple[Part, int], ...] = (),
 ) -> tuple[Quantity, ...]:
@@ -35,11 +35,12 @@ def weights_steps(
         if counted.bytes == counted.parameters * number:
             meaning = f"{stored.name}: {number} B each"
             return (*steps, Quantity("weights_bytes", meaning, f"parameters * {number}", counted.bytes, "bytes"))
+    held = pipeline(architecture, 1) if stages is None else stages
     placed = [
         [(each.row, each.bytes(dict(fewer).get(each.tensor.part, tensor_parallel_size)), each.count) for each in stage]
-        for stage in stage_tensors(architecture, stored, stages, loaded)
+        for stage in stage_tensors(architecture, stored, held, loaded)
     ]
-    largest = max(placed, key=lambda stage: sum(count * size for _, size, count in stage))
+    largest = max(placed, key=lambda stage: sum(count * size for _, size, count in stage), default=[])
     names = []
     for part in dict.fromkeys(part for part, _, _ in largest):
         sizes: Counter[int] = Counter()
@@ -50,7 +51,10 @@ def weights_steps(
         value = sum(size * count for size, count in terms.items())
         steps.append(Quantity(f"{part}_bytes", f"{part.replace('_', ' ')} on one device", formula, value, "bytes"))
         names.append(f"{part}_bytes")
-    return (*steps, Quantity("weights_bytes", "weights on one device", " + ".join(names), counted.bytes, "bytes"))
+    return (
+        *steps,
+        Quantity("weights_bytes", "weights on one device", " + ".join(names) or "0", counted.bytes, "bytes"),
+    )
 
 
 def _parameters(architecture: Architecture) -> list[Quantity]:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import kvcalc
-from kvcalc.architecture import stage_bounds
+from kvcalc.architecture import pipeline, stage_bounds
 from kvcalc.weights import weights
 
 
@@ -60,10 +60,12 @@ def test_stages_cover_every_layer_once(layers, stages):
 
 def test_a_device_has_its_part_of_what_the_files_hold():
     model = kvcalc.load("gemma-2-2b")
-    computed = {(tp, stages): weights(model, None, tp, stages).bytes for tp in (1, 2) for stages in (1, 2)}
+    computed = {
+        (tp, stages): weights(model, None, tp, pipeline(model, stages)).bytes for tp in (1, 2) for stages in (1, 2)
+    }
     stored = model.changed(provenance=replace(model.provenance, weight_bytes={"q8_0": 10**9, "f32": 10**6}))
     for (tp, stages), size in computed.items():
-        part = weights(stored, None, tp, stages)
+        part = weights(stored, None, tp, pipeline(model, stages))
         assert part.bytes == -(-(10**9 + 10**6) * size // computed[1, 1])
         assert (part.exact, part.dtype) == (True, "as stored")
     estimated = replace(stored.provenance, exact_parameters=False)
@@ -81,7 +83,7 @@ def test_a_tied_head_keeps_a_copy_of_the_embedding_on_the_last_stage():
     model = kvcalc.load("gemma-2-2b")
     parts = weights(model, None).parts
     layer = (parts["attention"] + parts["feed_forward"] + parts["norms"] - 2304) // 26
-    assert weights(model, None, 1, 2).bytes == 2 * (13 * layer + parts["embedding"] + 2304)
+    assert weights(model, None, 1, pipeline(model, 2)).bytes == 2 * (13 * layer + parts["embedding"] + 2304)
 
 
 def test_a_format_whose_bytes_only_the_files_tell_is_an_estimate_of_an_exact_count():

@@ -3,6 +3,7 @@
 import pytest
 
 import kvcalc
+from kvcalc.architecture import pipeline
 from kvcalc.derivation import evaluate
 from kvcalc.weights import weights
 from kvcalc.weights_steps import weights_steps
@@ -13,6 +14,7 @@ from kvcalc.weights_steps import weights_steps
 @pytest.mark.parametrize("name", ["gemma-3-27b", "llama-3.1-8b", "gemma-2-2b"])
 def test_the_shown_formula_gives_the_shown_bytes(name, dtype, tp, stages):
     model = kvcalc.load(name)
+    stages = pipeline(model, stages)
     steps = weights_steps(model, dtype, tp, stages)
     values = evaluate(steps)
     assert all(values[step.symbol] == step.value for step in steps)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
-from kvcalc.architecture import Architecture, Latent, Layer, LayerKind, Parallel, Part, kind_label
+from kvcalc.architecture import Architecture, Latent, Layer, LayerKind, Parallel, Part, Stage, kind_label, pipeline
 from kvcalc.derivation import Derivation, Quantity
 from kvcalc.dtypes import DType, parse_dtype
 from kvcalc.errors import InputError, NotModelledError, UnsupportedError, quote
@@ -292,6 +292,10 @@ class Engine:
     def pipeline_stages(self) -> int:
         """Devices in a row, each with a part of the layers."""
         return 1
+
+    def stages(self, model: Architecture) -> tuple[Stage, ...]:
+        """What of a model lies on each device; what lies in host memory is on none of them."""
+        return pipeline(model, self.pipeline_stages)
 
     def fewer_devices(self, model: Architecture, tensor_parallel_size: int) -> tuple[tuple[Part, int], ...]:
         """Parts of the weights that fewer devices share than ``tensor_parallel_size``, and how many do."""

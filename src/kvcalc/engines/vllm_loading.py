@@ -72,7 +72,7 @@ def loading(setup: Setup, version: tuple[int, int], device: Device) -> Derivatio
     model, tp = setup.architecture, setup.tensor_parallel_size
     served = model.model_type == "gpt_oss" and device.platform == "cuda" and not device.unified
     kernel = served and setup.weights.dtype == "mxfp4"
-    stages = placed(setup.served, setup.weights_dtype, setup.engine.pipeline_stages, setup.held)
+    stages = placed(setup.served, setup.weights_dtype, setup.engine.stages(setup.served), setup.held)
     held = [each for each in largest_stage(stages, tp) if not (kernel and each.tensor.part == "experts")]
     work = mxfp4_loading(version, Widths(model), tp, device) if kernel else Derivation()
     terms = ["experts_bytes"] if kernel else []
