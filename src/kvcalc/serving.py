@@ -32,7 +32,8 @@ def server_line(setup: Setup, model: str, context: int, batch_size: int, utiliza
     if server is None:
         raise NotModelledError(f"{setup.engine.name} has no server that kvcalc knows", hint="name another --engine")
     own = setup.engine.default_kv_dtypes(setup.architecture)
-    draft = None if setup.drafts_itself else setup.draft
+    drafter = None if setup.drafts_itself else setup.draft
+    draft = None if drafter is None else drafter.provenance.reference or drafter.name
     values: dict[str, str | None] = {
         "context": str(context),
         "context_in_all": str(context * batch_size),
@@ -41,7 +42,7 @@ def server_line(setup: Setup, model: str, context: int, batch_size: int, utiliza
         "k_dtype": setup.k_dtype.name if (setup.k_dtype, setup.v_dtype) != own else None,
         "v_dtype": setup.v_dtype.name if (setup.k_dtype, setup.v_dtype) != own else None,
         "utilization": None if utilization is None else f"{float(utilization):g}",
-        "draft": None if draft is None else shlex.quote(hub_name(draft.provenance.reference or draft.name)),
+        "draft": draft and shlex.quote(served_name(setup.engine.name, draft)),
     }
     words = [word.format(model=shlex.quote(model)) for word in server.program]
     for name, flag in server.flags.items():
@@ -72,6 +73,12 @@ def option_words(engine: Engine, model: Architecture, *, drafted: bool) -> list[
 
 def _option(server: Server, option: str, value: object) -> list[str]:
     """An option of the engine as its flag; what has none there is left out."""
+    if f"{option}={value}" in server.named:
+        return server.named[f"{option}={value}"].split()
+    if option in server.named:
+        values = value if isinstance(value, list | tuple) else [value]
+        words = [f"{each:g}" if isinstance(each, float) else str(each) for each in values]
+        return [server.named[option], ",".join(words)]
     if server.option is None or option in server.no_flags:
         return []
     name = option.replace("_", "-")

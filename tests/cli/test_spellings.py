@@ -101,7 +101,7 @@ def test_compare_says_what_fits_a_device(kvcalc):
     ("words", "said"),
     [
         ("show gemma-3-1b -e tgi", "error: not modelled: how 'tgi' allocates its cache has not been read"),
-        ("show gemma-3-1b -e llama.cpp -ngl 20", "-ngl: not modelled: a part of the layers on the CPU"),
+        ("show gemma-3-1b -ngl 20", "ideal has no option 'n_gpu_layers'"),
         ("sweep gemma-3-1b -c 1k-8k", "hint: write it 1k..8k"),
         ("compare gemma-3-1b,gemma-3-4b", "hint: models stand apart: gemma-3-1b gemma-3-4b"),
         ("show gemma-3-1b -e vllm -E max_model_len=8k", "hint: --context 8k"),

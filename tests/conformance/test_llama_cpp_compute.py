@@ -13,7 +13,7 @@ from kvcalc.derivation import Derivation, evaluate
 from kvcalc.engines import make_engine
 from kvcalc.engines.llama_cpp.compute import Graph, compute_buffer
 from kvcalc.engines.llama_cpp.models import ModelCache, model_cache
-from kvcalc.engines.llama_cpp.placement import placement, places_of
+from kvcalc.engines.llama_cpp.placement import placement
 from kvcalc.engines.llama_cpp.plan import ContextParams
 from kvcalc.errors import InputError, NotModelledError
 from kvcalc.setup import prepare
@@ -223,23 +223,54 @@ def test_layers_are_offloaded_from_the_last_one_and_shared_in_order(
 def test_a_layers_cache_lies_with_its_weights() -> None:
     model = kvcalc.load("gemma-3-27b")  # 62 layers, the head tied to the embedding
     options = {"n_gpu_layers": 31, "tensor_split": "2,1"}
-    plan = prepare(model, engine="llama.cpp", engine_options=options).plan
-    report, cache = plan.report(32768, 1, 0), plan.allocate(32768, 1)
+    setup = prepare(model, engine="llama.cpp", engine_options=options)
+    report, cache = setup.plan.report(32768, 1, 0), setup.plan.allocate(32768, 1)
     placed = report["placement"]
-    assert sum(place["kv_bytes"] for place in placed) == cache.bytes
+    whole = prepare(model, engine="llama.cpp").plan.kv_bytes(32768, 1)
+    assert sum(place["kv_bytes"] for place in placed) == whole
+    assert cache.bytes == placed[1]["kv_bytes"]  # of the device that keeps most
+    assert setup.plan.explain(32768, 1)[-1].value == cache.bytes
+    assert setup.devices == 2
+    assert setup.weights.bytes == max(2 * place["parameters"] for place in placed[1:])
     assert [place["layers"] for place in placed] == [32, 21, 9]
     embedding = 262208 * 5376
     assert sum(place["parameters"] for place in placed) == 27_009_346_304 + embedding  # the tied head is a copy
-    assert f"32 layers and {placed[0]['kv_bytes']:,} bytes of the cache lie in host memory" in cache.notes
+    held = f"host memory holds the token embedding, 32 layers and {placed[0]['kv_bytes']:,} bytes of the cache"
+    assert held in cache.notes
     assert "placement" not in prepare(model, engine="llama.cpp").plan.report(32768, 1, 0)
 
 
 def test_prediction_layers_are_placed_behind_the_others_and_a_device_may_have_no_part() -> None:
     model = kvcalc.load("llama-3.1-8b")
     model = model.changed(mtp_layers=(model.layers[0], model.layers[0]))
-    host, first = places_of(model, 3, [1])  # the output and the last two layers
-    assert (host.layers, first.layers, first.has_output) == (tuple(range(32)), (32, 33), True)
+    setup = prepare(model, engine="llama.cpp", engine_options={"n_gpu_layers": 3})  # the output and the last two layers
+    assert [place["layers"] for place in setup.plan.report(4096, 1, 0)["placement"]] == [32, 2]
+    assert setup.plan.kv_bytes(4096, 1) == 0  # a prediction layer keeps nothing of the model's own cache
+    assert setup.weights.bytes == 2 * (128256 * 4096 + 4096)  # nor do its weights count without speculation
     assert make_engine("llama.cpp", {"tensor_split": "1,0"}).tensor_split == (1.0, 0.0)
+
+
+def test_without_layers_on_a_device_it_holds_nothing() -> None:
+    answer = kvcalc.footprint("llama-3.1-8b", context=4096, engine="llama.cpp", engine_options={"n_gpu_layers": 0})
+    assert (answer.total_bytes, answer.kv_cache.layers) == (0, ())
+    held = f"host memory holds the token embedding, 32 layers and {2**29:,} bytes of the cache"
+    assert answer.kv_cache.notes == (held,)
+
+
+def test_part_of_a_model_fits_where_the_whole_does_not() -> None:
+    def fits(**options: int | str) -> bool:
+        asked = {"weights_dtype": "Q4_K_M", "engine": "llama.cpp", "engine_options": options}
+        return kvcalc.capacity("llama-3.1-70b", device="rtx-4090", context=8192, **asked).fits
+
+    assert not fits()
+    assert fits(n_gpu_layers=40)
+    assert not fits(n_gpu_layers=60)
+    assert fits(tensor_split="1,1")
+
+
+def test_where_the_layers_of_a_draft_lie_is_not_modelled() -> None:
+    with pytest.raises(NotModelledError, match="of a draft"):
+        prepare("llama-3.1-8b", engine="llama.cpp", engine_options={"n_gpu_layers": 9}, draft="llama-3.2-1b")
 
 
 @pytest.mark.parametrize("parts", ["", "a", "0,0", "-1,2", ",".join(["1"] * 17)])

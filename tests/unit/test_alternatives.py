@@ -54,3 +54,12 @@ def test_a_flag_that_is_off_is_said():
 def test_an_engine_without_a_server_says_so():
     with pytest.raises(NotModelledError, match="no server"):
         server_line(prepare(LLAMA), "llama-3.1-8b", 8, 1)
+
+
+def test_the_line_of_llama_server_has_the_flags_of_its_options_and_the_file_of_a_draft():
+    options = {"n_ubatch": 256, "swa_full": True, "kv_unified": False, "flash_attn": False, "mla": True}
+    setup = prepare(LLAMA, engine="llama.cpp", engine_options=options | {"tensor_split": "3,1.5", "n_gpu_layers": 20})
+    line = server_line(setup, "model.gguf", 8, 1)
+    assert line == "llama-server -m model.gguf -c 8 -np 1 -ub 256 -no-kvu --swa-full -fa off -ngl 20 -ts 3,1.5"
+    drafted = prepare(LLAMA, engine="llama.cpp", draft="llama-3.2-1b")
+    assert server_line(drafted, "model.gguf", 8, 1) == "llama-server -m model.gguf -c 8 -np 1 -md llama-3.2-1b"

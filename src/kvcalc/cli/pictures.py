@@ -67,13 +67,13 @@ def parts(title: str, footprint: Footprint) -> Chart:
         ("KV: padding", cache.padding_bytes),
         ("KV: draft", cache.draft_bytes),
     )
-    return terms(title, [row for row in rows if row[1]])
+    return terms(title, [row for row in rows if row[1]] or rows[:1])
 
 
 def terms(title: str, rows: Iterable[tuple[str, int]]) -> Chart:
     """A bar for each term of a sum."""
-    names, sizes = zip(*rows, strict=True)
-    return Chart("bars", title, (Series("bytes", sizes),), names, y_title="memory of one device")
+    sizes = dict(rows)
+    return Chart("bars", title, (Series("bytes", tuple(sizes.values())),), tuple(sizes), y_title="memory of one device")
 
 
 def strips(setups: Iterable[Setup]) -> tuple[Strip, ...]:

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextvars import ContextVar
 
-from kvcalc.errors import NotModelledError
-
 #: The program's name and its arguments, as they were typed.
 COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())
 
@@ -65,10 +63,13 @@ _SHORTHANDS = {
     "--mtp": ("--draft", "mtp"),
     "--wide": ("--format", "wide"),
 }
-#: llama.cpp's formats of K and of V, which are one option here.
-_K_FORMAT, _V_FORMAT = ("-ctk", "--cache-type-k"), ("-ctv", "--cache-type-v")
-#: llama.cpp's layers on the device, where the others stay with the CPU.
-_OFFLOAD = ("-ngl", "--n-gpu-layers", "--gpu-layers")
+#: llama.cpp's flags: the formats of K and of V, which are one option here, and options of the engine.
+_LLAMA_CPP = {
+    **dict.fromkeys(("-ctk", "--cache-type-k"), "k"),
+    **dict.fromkeys(("-ctv", "--cache-type-v"), "v"),
+    **dict.fromkeys(("-ngl", "--n-gpu-layers", "--gpu-layers"), "n_gpu_layers"),
+    **dict.fromkeys(("-ts", "--tensor-split"), "tensor_split"),
+}
 #: Other names of commands.
 _COMMANDS = {"presets": "models", "list": "models", "ls": "models", "gpus": "devices"}
 #: Commands of a list, which once had commands of their own.
@@ -88,19 +89,14 @@ def option_name(name: str) -> str:
 def usual(typed: Sequence[str], commands: Collection[str]) -> list[str]:
     """The command line as the commands take it.
 
-    Raises:
-        NotModelledError: a part of the model on the CPU.
-
     >>> usual(["gemma-3-27b", "--json"], ["show"])
     ['show', 'gemma-3-27b', '--format', 'json']
     >>> usual(["show", "x", "-ctk", "q8_0", "-ctv", "q4_0"], ["show"])
     ['show', 'x', '--kv-cache-dtype', 'q8_0/q4_0']
+    >>> usual(["show", "x", "-ngl", "20"], ["show"])
+    ['show', 'x', '-E', 'n_gpu_layers=20']
     """
-    offload = next((word for word in typed if word.partition("=")[0] in _OFFLOAD), None)
-    if offload is not None:
-        hint = "leave it out: the figures are for all layers on the device"
-        raise NotModelledError(f"{offload}: not modelled: a part of the layers on the CPU", hint=hint)
-    words = list(_expanded(_one_cache_format(typed)))
+    words = list(_expanded(_llama_cpp_flags(typed)))
     if not words:
         return words
     first, *rest = words
@@ -131,20 +127,21 @@ def _expanded(words: Sequence[str]) -> Iterator[str]:
         yield from _SHORTHANDS.get(word, (word,))
 
 
-def _one_cache_format(words: Sequence[str]) -> list[str]:
-    """``-ctk A -ctv B`` as ``--kv-cache-dtype A/B``; one of them alone leaves the other at llama.cpp's f16."""
-    found: dict[str, str] = {}
+def _llama_cpp_flags(words: Sequence[str]) -> list[str]:
+    """``-ctk A -ctv B`` as ``--kv-cache-dtype A/B``, where one alone leaves the other at f16; ``-ngl N`` as ``-E``."""
+    formats: dict[str, str] = {}
     rest: list[str] = []
-    at = 0
-    while at < len(words):
-        name, equals, value = words[at].partition("=")
-        side = "k" if name in _K_FORMAT else "v" if name in _V_FORMAT else ""
-        if side and (equals or at + 1 < len(words)):
-            found[side] = value if equals else words[at + 1]
-            at += 1 if equals else 2
-            continue
-        rest.append(words[at])
-        at += 1
-    if found:
-        rest += ["--kv-cache-dtype", f"{found.get('k', 'f16')}/{found.get('v', 'f16')}"]
+    left = iter(words)
+    for word in left:
+        name, equals, value = word.partition("=")
+        option = _LLAMA_CPP.get(name)
+        given = value if equals or option is None else next(left, None)
+        if option is None or given is None:
+            rest.append(word)
+        elif option in ("k", "v"):
+            formats[option] = given
+        else:
+            rest += ["-E", f"{option}={given}"]
+    if formats:
+        rest += ["--kv-cache-dtype", f"{formats.get('k', 'f16')}/{formats.get('v', 'f16')}"]
     return rest

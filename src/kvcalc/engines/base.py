@@ -7,7 +7,7 @@ any context and batch size in constant time. Adding an engine is one module and 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
 
 from kvcalc.architecture import Architecture, Latent, Layer, LayerKind, Parallel, Part, Stage, kind_label, pipeline
@@ -183,6 +183,7 @@ class Server:
         option: how an option of the engine becomes a flag (``--{}``), or None where options are no flags.
         off: how one that is false does (``--no-{}``); empty: it is left out.
         no_flags: options that are no flags of the server.
+        named: flags of options, or of one value of theirs (``flash_attn=False``), that are named otherwise.
         text_only: the flag that leaves the encoders of images and sound out, or nothing.
     """
 
@@ -191,6 +192,7 @@ class Server:
     option: str | None = None
     off: str = ""
     no_flags: frozenset[str] = frozenset()
+    named: Mapping[str, str] = field(default_factory=dict)
     text_only: str = ""
 
 
@@ -246,7 +248,9 @@ class Engine:
             InputError: it has no such option, or the value is out of range.
         """
         for option in options:
-            raise InputError(f"{cls.name} has no option {quote(option)}", hint="it has no options at all")
+            raise InputError(
+                f"{cls.name} has no option {quote(option)}", hint="it has none: options are those of another --engine"
+            )
         return cls()
 
     @classmethod

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from kvcalc.architecture import Architecture, Latent, Layer
+from kvcalc.architecture import Architecture, Latent, Layer, Stage
 from kvcalc.derivation import Derivation
 from kvcalc.dtypes import FLOAT16, DType, parse_dtype
 from kvcalc.engines.base import Loads, Server
 from kvcalc.engines.llama_cpp.compute import FIT_PARAMS, Graph, llama_cpp_working_memory
 from kvcalc.engines.llama_cpp.models import ModelCache, model_cache
-from kvcalc.engines.llama_cpp.placement import places_of
+from kvcalc.engines.llama_cpp.placement import HOST, Place, PlacedPlan, placed_plan, placement
 from kvcalc.engines.llama_cpp.plan import MOST_SEQUENCES, ContextParams, LlamaCppPlan, make_plan
 from kvcalc.engines.options import EngineOptions
 from kvcalc.errors import NotModelledError
@@ -172,7 +172,19 @@ class LlamaCpp(EngineOptions):
     }
     server: ClassVar[Server | None] = Server(
         ("llama-server", "-m", "{model}"),
-        {"context_in_all": "-c", "batch_size": "-np", "k_dtype": "-ctk", "v_dtype": "-ctv"},
+        {"context_in_all": "-c", "batch_size": "-np", "k_dtype": "-ctk", "v_dtype": "-ctv", "draft": "-md"},
+        named={
+            "n_batch": "-b",
+            "n_ubatch": "-ub",
+            "kv_unified=True": "-kvu",
+            "kv_unified=False": "-no-kvu",
+            "swa_full=True": "--swa-full",
+            "flash_attn=False": "-fa off",
+            "cache_type_k_draft": "-ctkd",
+            "cache_type_v_draft": "-ctvd",
+            "n_gpu_layers": "-ngl",
+            "tensor_split": "-ts",
+        },
     )
 
     n_batch: int = Field(2048, ge=1, le=MAX_TOKENS, description="tokens of a logical batch (-b)")
@@ -266,8 +278,30 @@ class LlamaCpp(EngineOptions):
         """f16, whatever the model's own format."""
         return FLOAT16, FLOAT16
 
-    def prepare(self, setup: Setup) -> LlamaCppPlan:
-        """Compute what one cell and one row of state cost, once."""
+    @property
+    def pipeline_stages(self) -> int:
+        """The devices of a split."""
+        return len(self.tensor_split or (1,))
+
+    def stages(self, model: Architecture) -> tuple[Stage, ...]:
+        """The layers of each device, where the options say so; otherwise the whole file."""
+        if not self._places_layers:
+            return super().stages(model)
+        return tuple(place.stage for place in self._placed(model) if place.device != HOST)
+
+    @property
+    def _places_layers(self) -> bool:
+        return self.n_gpu_layers is not None or self.tensor_split is not None
+
+    def _placed(self, model: Architecture) -> tuple[Place, ...]:
+        return placement(model.num_layers + len(model.mtp_layers), self.n_gpu_layers, self.tensor_split or (1.0,))
+
+    def prepare(self, setup: Setup) -> LlamaCppPlan | PlacedPlan:
+        """Compute what one cell and one row of state cost, once.
+
+        Raises:
+            NotModelledError: a draft whose layers lie in several places.
+        """
         flash, mla = self.flash_attn, self.mla
         own, drafted = served(setup, self.followed_version)
         model = model_cache(own, setup, setup.k_dtype, setup.v_dtype, flash_attn=flash, mla=mla)
@@ -276,9 +310,12 @@ class LlamaCpp(EngineOptions):
             types = parse_dtype(self.cache_type_k_draft), parse_dtype(self.cache_type_v_draft)
             draft = model_cache(drafted, setup, *types, flash_attn=flash, mla=mla)
         plan = make_plan(replace(model, notes=(*self._notes(setup, model), *model.notes)), self._launch(), draft)
-        if self.n_gpu_layers is None and self.tensor_split is None:
+        if not self._places_layers:
             return plan
-        return replace(plan, places=places_of(setup.architecture, self.n_gpu_layers, self.tensor_split or (1.0,)))
+        if draft is not None:
+            reason = "where llama.cpp puts the layers of a draft (-ngld) is not modelled"
+            raise NotModelledError(reason, hint="leave n_gpu_layers and tensor_split out")
+        return placed_plan(setup.architecture, plan, self._placed(setup.architecture))
 
     def working_memory(self, setup: Setup, device: Device, context: int, batch_size: int) -> WorkingMemory:
         """The compute buffer, and the context of the device's driver.
@@ -300,7 +337,7 @@ class LlamaCpp(EngineOptions):
         on_cuda = device.platform in ("cuda", "rocm")
         graph = Graph(params, self.flash_attn, self.n_outputs_max, self.followed_version == NEWEST, True, on_cuda)
         plan = setup.plan
-        assert isinstance(plan, LlamaCppPlan)
+        assert isinstance(plan, LlamaCppPlan | PlacedPlan)
         return llama_cpp_working_memory(work, plan.model, Widths(setup.architecture), graph, device)
 
     def _notes(self, setup: Setup, model: ModelCache) -> tuple[str, ...]:

@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
+from typing import Any
 
-from kvcalc.architecture import Architecture, Layer
+from kvcalc.architecture import Architecture, Layer, Stage
+from kvcalc.derivation import Quantity
+from kvcalc.engines.base import KVCache
+from kvcalc.engines.llama_cpp.models import ModelCache
+from kvcalc.engines.llama_cpp.plan import LlamaCppPlan, make_plan
 
 HOST = "host"
 
@@ -26,20 +32,20 @@ class Place:
         device: ``host``, or the device's number.
         layers: the model's layers there, by position; prediction layers come after its own.
         has_output: the final norm and the head are there.
-        parameters: numbers of the weights there.
     """
 
     device: str
     layers: tuple[int, ...]
     has_output: bool
-    parameters: int = 0
+
+    @property
+    def stage(self) -> Stage:
+        """The same as what lies there of the weights."""
+        first, end = (self.layers[0], self.layers[-1] + 1) if self.layers else (0, 0)
+        return Stage(first, end, self.device == HOST, self.has_output)
 
 
-def places_of(architecture: Architecture, n_gpu_layers: int | None, tensor_split: Sequence[float]) -> tuple[Place, ...]:
-    """The places of a model with its prediction layers, and the numbers of the weights in each."""
-    layers = architecture.num_layers + len(architecture.mtp_layers)
-    found = placement(layers, n_gpu_layers, tensor_split)
-    return tuple(replace(place, parameters=_parameters_at(architecture, place)) for place in found)
+_NOTHING = Place("", (), has_output=False)
 
 
 def placement(num_layers: int, n_gpu_layers: int | None, tensor_split: Sequence[float]) -> tuple[Place, ...]:
@@ -66,6 +72,87 @@ def placement(num_layers: int, n_gpu_layers: int | None, tensor_split: Sequence[
         layers = tuple(at for at, each in enumerate(devices[:-1]) if each == device)
         found.append(Place(device, layers, devices[-1] == device))
     return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedPlan:
+    """The cache of a model whose layers lie in several places; the figures are those of the device that keeps most.
+
+    Attributes:
+        whole: the plan of all layers, whose lines llama.cpp prints.
+        places: where the layers are.
+        plans: the layers of each place.
+        parameters: numbers of the weights in each place.
+    """
+
+    whole: LlamaCppPlan
+    places: tuple[Place, ...]
+    plans: tuple[LlamaCppPlan, ...]
+    parameters: tuple[int, ...]
+
+    @property
+    def model(self) -> ModelCache:
+        """The whole model."""
+        return self.whole.model
+
+    def kv_bytes(self, context: int, batch_size: int) -> int:
+        """Bytes on the device that keeps most of the cache."""
+        return self._fullest(context, batch_size).kv_bytes(context, batch_size)
+
+    def allocate(self, context: int, batch_size: int) -> KVCache:
+        """The cache of that device, and what lies elsewhere."""
+        cache = self._fullest(context, batch_size).allocate(context, batch_size)
+        notes = [
+            f"{'host memory' if place.device == HOST else f'device {place.device}'} holds "
+            f"{'the token embedding, ' if place.device == HOST else ''}{len(place.layers)} layers and "
+            f"{plan.kv_bytes(context, batch_size):,} bytes of the cache"
+            for place, plan in zip(self.places, self.plans, strict=True)
+        ]
+        return replace(cache, notes=(*cache.notes, *notes))
+
+    def required_kv_memory(self, context: int, batch_size: int) -> int:
+        """Exactly the bytes."""
+        return self.kv_bytes(context, batch_size)
+
+    def report(self, context: int, batch_size: int, kv_memory: int) -> dict[str, Any]:
+        """llama.cpp's figures of the whole model, and where it puts the layers."""
+        placed = [
+            {
+                "device": place.device,
+                "layers": len(place.layers),
+                "output": place.has_output,
+                "kv_bytes": plan.kv_bytes(context, batch_size),
+                "parameters": parameters,
+            }
+            for place, plan, parameters in zip(self.places, self.plans, self.parameters, strict=True)
+        ]
+        fits = self.kv_bytes(context, batch_size) <= kv_memory
+        return {**self.whole.report(context, batch_size, kv_memory), "fits": fits, "placement": placed}
+
+    def explain(self, context: int, batch_size: int) -> tuple[Quantity, ...]:
+        """The derivation of the device that keeps most."""
+        return self._fullest(context, batch_size).explain(context, batch_size)
+
+    def _fullest(self, context: int, batch_size: int) -> LlamaCppPlan:
+        nothing = make_plan(_part(self.model, _NOTHING), self.whole.launch)
+        return max(self.plans[1:], key=lambda plan: plan.kv_bytes(context, batch_size), default=nothing)
+
+
+def placed_plan(architecture: Architecture, whole: LlamaCppPlan, places: tuple[Place, ...]) -> PlacedPlan:
+    """A plan of all layers as one of the layers in each place."""
+    plans = tuple(make_plan(_part(whole.model, place), whole.launch) for place in places)
+    return PlacedPlan(whole, places, plans, tuple(_parameters_at(architecture, place) for place in places))
+
+
+def _part(model: ModelCache, place: Place) -> ModelCache:
+    """The layers of one place; a model's own prediction layers are its draft's, and keep no cache of its own."""
+    counts = Counter(model.order[at] for at in place.layers if at < len(model.order))
+    kept = [number for number in range(len(model.layers)) if counts[number]]
+    return replace(
+        model,
+        layers=tuple(replace(model.layers[number], count=counts[number]) for number in kept),
+        order=tuple(kept.index(number) for number in sorted(counts.elements())),
+    )
 
 
 def _parameters_at(architecture: Architecture, place: Place) -> int:

@@ -15,7 +15,6 @@ from kvcalc.architecture import kind_label
 from kvcalc.derivation import Derivation, Quantity
 from kvcalc.engines.base import KVCache, LayerBytes
 from kvcalc.engines.llama_cpp.models import Cells, LayerCost, ModelCache
-from kvcalc.engines.llama_cpp.placement import HOST, Place
 from kvcalc.units import MiB
 
 MOST_SEQUENCES = 256  # LLAMA_MAX_SEQ, src/llama-cparams.h
@@ -103,8 +102,7 @@ class LlamaCppPlan:
 
     The rows of a cache hold whole cells, padding cells too, because llama.cpp reserves and fills them alike:
     ``tokens`` is cells x streams, the rows add up to ``bytes``, and ``padding_bytes`` is 0. ``estimate`` is what the
-    launching program expects the cache to take, where it prints that (Ollama's ``memory.required.kv``); ``places`` says
-    where the layers lie, where options say so.
+    launching program expects the cache to take, where it prints that (Ollama's ``memory.required.kv``).
     """
 
     model: ModelCache
@@ -113,7 +111,6 @@ class LlamaCppPlan:
     draft: ModelCache | None = None
     draft_totals: _Totals | None = None
     estimate: Callable[[int, int], int] | None = None
-    places: tuple[Place, ...] = ()
 
     def kv_bytes(self, context: int, batch_size: int) -> int:
         """Bytes of all caches: cells x streams, the states, and the same for a draft's context."""
@@ -132,10 +129,6 @@ class LlamaCppPlan:
         rows = tuple(self._row(layer, number, params, work) for number, layer in enumerate(self.model.layers, start=1))
         total, drafted = work["kv_bytes"], work["draft_bytes"] if self.draft is not None else 0
         notes = (*self.model.notes, *_workload_notes(params, work["cells"], context, batch_size))
-        host = next((place for place in self.places if place.device == HOST and place.layers), None)
-        if host is not None:
-            held = self._placed_bytes(work, host)
-            notes = (*notes, f"{len(host.layers)} layers and {held:,} bytes of the cache lie in host memory")
         if self.draft is not None:
             notes = (*notes, *(note for note in self.draft.notes if note not in notes))
         why = self._why(params, work)
@@ -156,7 +149,6 @@ class LlamaCppPlan:
         if self.draft is not None:
             printed += _printed(self.draft, params._replace(n_rs_seq=0), streams, _caches(self.draft, work, "draft_"))
         estimated = {} if self.estimate is None else {"memory_required_kv": self.estimate(context, batch_size)}
-        placed = {} if not self.places else {"placement": [self._placed(work, place) for place in self.places]}
         return {
             "n_ctx": full * (1 if params.kv_unified else params.n_seq_max),
             "n_ctx_per_seq": full,
@@ -168,7 +160,6 @@ class LlamaCppPlan:
             "printed": printed,
             "fits": work["kv_bytes"] <= kv_memory,
             **estimated,
-            **placed,
         }
 
     def explain(self, context: int, batch_size: int) -> tuple[Quantity, ...]:
@@ -199,24 +190,6 @@ class LlamaCppPlan:
             work[own.cells] * work["streams"] if own else 0,
             work[f"layers_{number}"] if layer.stores or layer.state_bytes else 0,
         )
-
-    def _placed_bytes(self, work: Derivation, place: Place) -> int:
-        """The cache of the layers in one place; a model's own prediction layers are its draft's."""
-        total = 0
-        for at in place.layers:
-            if at < len(self.model.order):
-                number = self.model.order[at] + 1
-                total += int(work.values.get(f"layers_{number}", 0)) // self.model.layers[number - 1].count
-        return total
-
-    def _placed(self, work: Derivation, place: Place) -> dict[str, Any]:
-        return {
-            "device": place.device,
-            "layers": len(place.layers),
-            "output": place.has_output,
-            "kv_bytes": self._placed_bytes(work, place),
-            "parameters": place.parameters,
-        }
 
     def _why(self, params: ContextParams, work: Derivation) -> str:
         if not self.model.window:
