@@ -608,6 +608,13 @@ def test_blocks_of_tensorrt_llm_are_those_of_the_free_memory_rounded_up():
         assert [row.verdict for row in audit.rows] == [verdict]
     stated = Given(options={"tokens_per_block": 64, "free_gpu_memory_fraction": 0.9})
     assert judged(TRT_FREE.format("40.00"), TRT_BLOCKS.format(4607), given=stated).verdict == "disagrees"
+    limit = "(aka max_tokens_in_paged_kv_cache) are set (to 0.900000 and 2560, respectively)."
+    limited = judged(limit, TRT_FREE.format("40.00"), TRT_BLOCKS.format(40), given=stated)
+    assert [row.verdict for row in limited.rows] == ["not checked"]
+    two = replace(stated, tensor_parallel_size=2)  # 9,216 blocks of half the bytes, unless the other device has less
+    for blocks, verdict in ((9216, "agrees"), (9000, "not checked"), (9300, "disagrees")):
+        audit = judged(TRT_FREE.format("40.00"), TRT_BLOCKS.format(blocks), given=two)
+        assert [row.verdict for row in audit.rows] == [verdict]
     with pytest.raises(InputError, match="tokens of a pool") as refusal:
         judged(TRT_BLOCKS.format(4607))
     assert "tokens_per_block" in refusal.value.hint

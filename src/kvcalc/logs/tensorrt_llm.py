@@ -44,7 +44,7 @@ _LINES = [
         r"(?:Number of tokens per block: |tokens per block=)(?P<tokens_per_block>\d{1,6})",
         rf"max tokens in paged kv cache: total: {NUMBER} GiB, available: (?P<free__GiB>{NUMBER}) GiB",
         rf"fraction is set (?P<free_gpu_memory_fraction>{NUMBER}), kv size (?:per token )?is (?P<token__B>\d{{1,12}})",
-        rf"are set \(to (?P<free_gpu_memory_fraction>{NUMBER}) and \d",
+        rf"are set \(to (?P<free_gpu_memory_fraction>{NUMBER}) and (?P<max_tokens>\d{{1,18}})",
     )
 ]
 _FLAGS = re.compile(
@@ -137,20 +137,27 @@ def _compare(start: Start, question: Question, architecture: Architecture) -> It
     per_block = stated_number(start.stated, "tokens_per_block")
     if blocks is not None and tokens is not None and per_block:
         yield checked("blocks", blocks, str(ceil_div(int(tokens.printed), per_block)))
-    if blocks is not None and "free" in figures:
+    if blocks is not None and "max_tokens" in start.stated:  # a limit of tokens may be fewer
+        yield unchecked("blocks of the free memory", blocks)
+    elif blocks is not None and "free" in figures:
         yield _blocks_of_memory(blocks, figures["free"], question, architecture)
     if "token" in figures:
         yield checked("bytes of a token", figures["token"], str(_token_bytes(question, architecture)))
 
 
 def _blocks_of_memory(blocks: Figure, free: Figure, question: Question, architecture: Architecture) -> Compared:
-    """Blocks beside those of the free memory; where nobody states its part, a number that 0.9 does not give is open."""
+    """Blocks beside those of the free memory.
+
+    Where nobody states its part, a number that 0.9 does not give is open; so is one below it among several devices, of
+    which the one with the least memory decides.
+    """
     fraction = question.options.get("free_gpu_memory_fraction")
     options = {**question.options, "free_gpu_memory_fraction": fraction or _DEFAULT_FRACTION}
     plan = replace(question, options=options).setup(architecture).plan
     least, most = (min(plan.report(1, 1, memory)["blocks_per_window"].values()) for memory in byte_bounds(free, 2))
-    agrees = least <= int(blocks.printed) <= most
-    if not agrees and fraction is None:
+    printed = int(blocks.printed)
+    agrees = least <= printed <= most
+    if not agrees and (fraction is None or (printed < least and question.tensor_parallel_size > 1)):
         return unchecked("blocks of the free memory", blocks)
     return checked("blocks of the free memory", blocks, str(least), agrees=agrees)
 
