@@ -8,6 +8,7 @@ import pytest
 
 from kvcalc import footprint, kv_cache_bytes
 from kvcalc.errors import InputError, NotModelledError, UnsupportedError
+from kvcalc.sources.blocks import per_layer_embedding
 from kvcalc.sources.config import read_config
 from kvcalc.sources.config.originals import as_transformers
 from kvcalc.weights import weights
@@ -403,3 +404,31 @@ def test_kimi_linear_has_a_head_of_its_own_whatever_the_file_says(tied: bool) ->
     kinds = ["full_attention" if at and at % 4 == 0 else "linear_attention" for at in range(27)]
     file = {"model_type": "kimi_linear", "tie_word_embeddings": tied, "layer_types": kinds}
     assert parameters({**file, "mlp_layer_types": ["dense"] + ["sparse"] * 26}) == 49_133_074_464
+
+
+TINY = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 100}
+TINY |= {"intermediate_size": 128, "tie_word_embeddings": False}
+
+
+def test_the_first_class_of_a_file_decides_its_head() -> None:
+    classes = ["LlamaForCausalLM", "LlamaModel"]
+    first, last = ({**TINY, "architectures": each} for each in (classes, classes[::-1]))
+    assert parameters(first) - parameters(last) == 100 * 64
+
+
+def test_gptq_quantises_the_head_where_it_says_so() -> None:
+    def size(head: bool) -> int:
+        packed = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "lm_head": head}
+        return weights(read_config({**TINY, "quantization_config": packed}), None).bytes
+
+    # 100 rows of 64 numbers in place of 2 bytes each: words of 8 numbers; for each of two groups 100 scales of 2 bytes
+    # and 13 words of zero points; the group of each column, 4 bytes; the bias that AutoGPTQ gives every matrix
+    assert size(False) - size(True) == 100 * 64 * 2 - (100 * 64 // 2 + 2 * (100 * 2 + 13 * 4) + 64 * 4 + 100 * 2)
+
+
+@pytest.mark.parametrize(("streams", "matrices"), [(0, 0), (1, 0), (2, 2), (4, 6)])
+def test_altup_has_two_matrices_for_each_stream_but_the_first(streams: int, matrices: int) -> None:
+    def size(count: int) -> int:
+        return sum(each.elements for each in per_layer_embedding(64, 2, 100, 8, count))
+
+    assert size(streams) - size(0) == matrices * 64 * 64
