@@ -446,6 +446,8 @@ def test_what_loading_adds_by_cause() -> None:
     assert added("granite-3.3-8b")["vocabulary_bytes"] == 57 * 4096 * 2
     # kv_b_proj of 61 layers, 128 heads of 128 + 128 over a rank of 512: fp8 in the file, two bytes beside it.
     assert added("deepseek-v3", tp=8)["latent_bytes"] == 61 * 16 * 256 * 512 * 2
+    assert added("deepseek-v3.2", tp=8, max_num_batched_tokens=4096)["chosen_bytes"] == 4096 * 2048 * 4
+    assert "chosen_bytes" not in added("deepseek-v3", tp=8)
     assert added("deepseek-v2", version="0.24.0")["workspace_bytes"] == 128 * 2**20
     assert "workspace_bytes" not in added("deepseek-v2", version="0.25.0")
     # Qwen3.5: tables of four times the context before 0.32.

@@ -6,7 +6,8 @@
 * Tables of rotary positions, once for all layers. Gemma 3 12B has one of 131,072 positions and one of eight times as
   many, for its scaled layers: 576 MiB.
 * A vocabulary in whole steps of 64.
-* Quantised latent projections in 16 bits beside the quantised ones (MLA), and a kernel's workspace.
+* Quantised latent projections in 16 bits beside the quantised ones (MLA), a kernel's workspace, and which tokens an
+  indexer chose, once for all layers: with GLM 5.2 and steps of 8,192 tokens 64 MiB.
 * What PyTorch's allocator rounds: it takes memory of 10 MiB and more in steps of 2 MiB, and gives back what is left
   of a step where that is more than 1 MiB. Qwen2.5 7B's gate and up are 259 MiB, and take 260.
 
@@ -41,6 +42,8 @@ _PADS_VALUES, _PADS_NO_VALUES, _DROPS_SCALES, _PADS_GROUPS, _PADS_LESS = (0, 17)
 #: The first versions without a workspace of 128 MiB for latents from the start, and whose tables for images and films
 #: are as long as the context, not four times as long.
 _NO_WORKSPACE, _SHORT_TABLES = (0, 25), (0, 32)
+#: Tokens that an indexer of latents chooses (index_topk of DeepSeek V3.2 and GLM 5).
+_CHOSEN = 2048
 #: Where these rules change.
 CHANGES = (_PADS_VALUES, _PADS_NO_VALUES, _DROPS_SCALES, _PADS_GROUPS, _PADS_LESS, _SHORT_TABLES)
 
@@ -61,12 +64,13 @@ _FUSED = {
 }
 
 
-def loading(setup: Setup, version: tuple[int, int], device: Device) -> Derivation:
+def loading(setup: Setup, version: tuple[int, int], device: Device, step_tokens: int) -> Derivation:
     """What one device holds beside its part of the files, by cause; it ends with ``loading_bytes``.
 
     >>> from kvcalc.setup import prepare
     >>> from kvcalc.sources.devices import load_device
-    >>> loading(prepare("qwen2.5-7b", engine="vllm"), (0, 19), load_device("h100-80gb"))["allocator_bytes"] // 2**20
+    >>> qwen, device = prepare("qwen2.5-7b", engine="vllm"), load_device("h100-80gb")
+    >>> loading(qwen, (0, 19), device, 8192)["allocator_bytes"] // 2**20
     57
     """
     model, tp = setup.architecture, setup.tensor_parallel_size
@@ -94,6 +98,9 @@ def loading(setup: Setup, version: tuple[int, int], device: Device) -> Derivatio
         add("latent_bytes", "quantised kv_b_proj, held in 16 bits too", _latents(held, tp), "mla_attention.py")
         if version < _NO_WORKSPACE and not model.has_sparse_latents:
             add("workspace_bytes", "FlashInfer's workspace", f"{128 * _MIB}", "mla/flashinfer_mla.py")
+    if model.has_sparse_latents:
+        meaning = "which tokens the indexer chose: max_num_batched_tokens x index_topk numbers of 4 bytes"
+        add("chosen_bytes", meaning, f"{step_tokens} * {_CHOSEN} * 4", "models/deepseek_v2.py:1442")
     add("allocator_bytes", "what PyTorch's allocator rounds up", _rounded(held, tp), "CUDACachingAllocator.cpp")
     work.let("loading_bytes", "what loading adds", " + ".join(terms) or "0", "bytes")
     return work

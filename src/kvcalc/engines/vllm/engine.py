@@ -128,9 +128,10 @@ class Vllm(VllmOptions):
         """What vLLM holds beside the weights of the files: a kernel's layout, tables, what the allocator rounds."""
         if device.platform not in ("cuda", "rocm"):
             return super().loading(setup, device)
-        version, tp = release(self.version)[:2], setup.tensor_parallel_size
-        key = ("loading", version, setup.weights_dtype, tp, self.pipeline_stages, setup.text_only, setup.draft, device)
-        return setup.architecture.memo(key, lambda: tuple(added_by_loading(setup, version, device).quantities))
+        version, tokens, tp = release(self.version)[:2], self.max_num_batched_tokens, setup.tensor_parallel_size
+        asked = (setup.weights_dtype, tp, self.pipeline_stages, setup.text_only, setup.draft, device)
+        key = ("loading", version, tokens, *asked)
+        return setup.architecture.memo(key, lambda: tuple(added_by_loading(setup, version, device, tokens).quantities))
 
     def required_with_prefix(self, setup: Setup, context: int, batch_size: int, prefix: int) -> int:
         """The full blocks of the prefix once, in the groups that keep all tokens; a window may have passed it.
