@@ -432,3 +432,18 @@ def test_altup_has_two_matrices_for_each_stream_but_the_first(streams: int, matr
         return sum(each.elements for each in per_layer_embedding(64, 2, 100, 8, count))
 
     assert size(streams) - size(0) == matrices * 64 * 64
+
+
+def test_layers_that_kimi_linear_does_not_list_are_of_the_other_kind() -> None:
+    linear = {"head_dim": 128, "num_heads": 32, "short_conv_kernel_size": 4}
+    file = {"model_type": "kimi_linear", "num_hidden_layers": 4}
+    whole, by_kda, by_full = (
+        read_config({**file, "linear_attn_config": linear | lists})
+        for lists in (
+            {"kda_layers": [1, 2, 3], "full_attn_layers": [4]},
+            {"kda_layers": [1, 2, 3]},
+            {"full_attn_layers": [4]},
+        )
+    )
+    assert [layer.cache.kind for layer in (whole.layers[at] for at in whole.order)] == ["state"] * 3 + ["latent"]
+    assert by_kda.caches == by_full.caches == whole.caches
