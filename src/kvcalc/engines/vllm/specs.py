@@ -303,9 +303,9 @@ def _skipping_boundaries(engine: VllmOptions, setup: Setup, owned: list[Owned]) 
     model_executor/layers/attention/attention.py:101.
     """
     layers, model = setup.architecture.num_layers, setup.architecture.name
-    if not setup.k_dtype.name.startswith("turboquant") or any(each.spec.form == "state" for each in owned):
-        return owned
     own = [each.spec for each in owned if each.position < layers]
+    if not setup.k_dtype.name.startswith("turboquant") or not own or any(each.spec.form == "state" for each in owned):
+        return owned
     forms = ("full", "sliding") if engine.rules.packs_windows else ("full",)
     if len({(spec.heads, spec.key_bytes) for spec in own}) > 1 or any(each.spec.form not in forms for each in owned):
         raise NotModelledError(
@@ -313,8 +313,6 @@ def _skipping_boundaries(engine: VllmOptions, setup: Setup, owned: list[Owned]) 
             f"{setup.k_dtype.name}",
             hint="use fp8 or nvfp4",
         )
-    if not own:
-        return owned
     edge = min(2, layers // 2)
     model_format = DTYPES[model_dtype(setup.architecture)]
     plain = replace(setup, k_dtype=model_format, v_dtype=model_format)
