@@ -53,15 +53,14 @@ def server_line(setup: Setup, model: str, context: int, batch_size: int, utiliza
     return " ".join([*words, *option_words(setup.engine, setup.architecture, drafted=setup.draft is not None)])
 
 
-def served_name(engine: str, reference: str) -> str:
+def served_name(server: Server | None, reference: str) -> str:
     """What an engine's server is to be given as the model.
 
-    llama.cpp loads a file, whose path nobody knows; the others fetch what the Hub calls so.
-
-    >>> served_name("vllm", "gemma3:27b"), served_name("llama.cpp", "gemma3:27b")
-    ('google/gemma-3-27b-pt', 'gemma3:27b')
+    >>> from kvcalc.engines import engine_class
+    >>> [served_name(engine_class(each).server, "gemma3:27b") for each in ("vllm", "llama.cpp")]
+    ['google/gemma-3-27b-pt', 'gemma3:27b']
     """
-    return reference if engine == "llama.cpp" else hub_name(reference)
+    return reference if server is not None and server.loads == "file" else hub_name(reference)
 
 
 def option_words(engine: Engine, model: Architecture, *, drafted: bool) -> list[str]:

@@ -106,7 +106,7 @@ def notes(decision: Decision, said: Sequence[str], closes: Sequence[object]) -> 
 def starting_line(decision: Decision) -> str | None:
     """The line that starts the server of the answer, or None where the engine has none."""
     setup, answer, utilization = decision.setup, decision.capacity, decision.place.memory.utilization
-    name = served_name(setup.engine.name, setup.reference)
+    name = served_name(setup.engine.server, setup.reference)
     try:
         return server_line(setup, name, answer.reported_context, answer.batch_size, utilization)
     except NotModelledError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from kvcalc.architecture import Architecture, Latent, Layer, LayerKind, Parallel, Part, Stage, kind_label, pipeline
 from kvcalc.derivation import Derivation, Quantity
@@ -185,6 +185,7 @@ class Server:
         no_flags: options that are no flags of the server.
         named: flags of options, or of one value of theirs (``flash_attn=False``), that are named otherwise.
         text_only: the flag that leaves the encoders of images and sound out, or nothing.
+        loads: what the model is to the server: a name on the Hub, or a file, whose path nobody knows.
     """
 
     program: tuple[str, ...]
@@ -194,6 +195,7 @@ class Server:
     no_flags: frozenset[str] = frozenset()
     named: Mapping[str, str] = field(default_factory=dict)
     text_only: str = ""
+    loads: Literal["name", "file"] = "name"
 
 
 @dataclass(frozen=True)

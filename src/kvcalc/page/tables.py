@@ -83,7 +83,7 @@ class Tables:
             "working": {each: distinct.of(tuple(runs(places))) for each, places in working.items()},
             "distinct": distinct.listed(),
             "by_format": by_format,
-            "served": served_name(offer.name, self.model.provenance.reference),
+            "served": served_name(offer.cls.server, self.model.provenance.reference),
             "flags": self.lines.of(tuple(map(tuple, offer.flags(self.model)))),
         }
 

@@ -185,6 +185,7 @@ class LlamaCpp(EngineOptions):
             "n_gpu_layers": "-ngl",
             "tensor_split": "-ts",
         },
+        loads="file",
     )
 
     n_batch: int = Field(2048, ge=1, le=MAX_TOKENS, description="tokens of a logical batch (-b)")
