@@ -42,7 +42,7 @@ def server_line(setup: Setup, model: str, context: int, batch_size: int, utiliza
         "k_dtype": setup.k_dtype.name if (setup.k_dtype, setup.v_dtype) != own else None,
         "v_dtype": setup.v_dtype.name if (setup.k_dtype, setup.v_dtype) != own else None,
         "utilization": None if utilization is None else f"{float(utilization):g}",
-        "draft": draft and shlex.quote(served_name(setup.engine.name, draft)),
+        "draft": draft and shlex.quote(served_name(server, draft)),
     }
     words = [word.format(model=shlex.quote(model)) for word in server.program]
     for name, flag in server.flags.items():

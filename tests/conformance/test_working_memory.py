@@ -125,6 +125,8 @@ def test_more_devices_hold_the_buffers_of_their_links_and_a_stage_what_it_passes
         ("llama-3.1-8b", "rtx-pro-6000", 1, {"version": "0.19.0"}, GiB // 4, GiB // 20 + GiB // 5),
         # Printed: 0.20 GiB (2080 Ti and 3090), 0.21 (L40S), 0.24 (4090).
         ("llama-3.1-8b", "rtx-3090", 4, {"version": "0.17.1"}, GiB // 5, GiB // 20 + GiB),
+        ("llama-3.1-8b", "h100-80gb", 4, {"version": "0.11.0"}, 207 * GiB // 100, GiB // 20 + GiB),
+        ("llama-3.1-8b", "h100-80gb", 2, {"version": "0.11.0"}, 97 * GiB // 100, GiB // 20 + GiB),
         ("llama-3.1-8b", "a100-80gb", 2, {"version": "0.17.1"}, 97 * GiB // 100, GiB // 20 + GiB),
         ("llama-3.1-8b", "h100-80gb", 2, {}, 207 * GiB // 100, GiB // 20 + GiB + 2 * GiB // 5),
         ("llama-3.1-8b", "a100-80gb", 2, {}, 97 * GiB // 100, GiB // 20 + GiB + 2 * GiB // 5),

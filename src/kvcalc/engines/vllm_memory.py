@@ -223,13 +223,14 @@ def _runtime(version: tuple[int, int], step: Step) -> tuple[str, int]:
 
     From 0.18 on kernels hold local memory on every multiprocessor: 0.07 GiB on 36 of them, 0.23 to 0.26 on 132 to 188.
     """
-    holds_more = version >= _HOLDS_MORE
-    if step.tensor_parallel_size * step.pipeline_stages > 1:
-        # NCCL's buffers. Before 0.18, over PCIe: 0.20 to 0.24 GiB on 4 to 16 cards; over NVLink 0.5 to 2.1.
+    holds_more, devices = version >= _HOLDS_MORE, step.tensor_parallel_size * step.pipeline_stages
+    if devices > 1:
+        # NCCL's buffers, on Hopper with those of NVLink's switch: of four devices in every version (about 2.3 GiB in
+        # 0.9, issue 21348), of two from 0.18 on. Before 0.18, over PCIe: 0.20 to 0.24 GiB on 4 to 16 cards.
+        on_hopper = (207 if holds_more or devices >= 4 else 97) * GiB // 100
         linked = 97 * GiB // 100
-        return (
-            f"{207 * GiB // 100} if hopper else {linked}" if holds_more else f"{linked} if nvlink else {GiB // 5}"
-        ), GiB
+        elsewhere = str(linked) if holds_more else f"{linked} if nvlink else {GiB // 5}"
+        return f"{on_hopper} if hopper else {elsewhere}", GiB
     if holds_more:
         return f"{GiB // 4} * min(multiprocessors, 132) // 132", GiB // 5
     return f"{13 * GiB // 100} if hopper else {3 * GiB // 100}", GiB // 5  # 0.02 to 0.08 on 13 cards
