@@ -192,8 +192,8 @@ def running(case: Case) -> Callable[[Any, int], Any]:
     name = next(name for name in ("cache", "past_key_values", "cache_params") if name in parameters_of(model))
 
     def new_cache() -> Any:
-        if case.cache == "dynamic":  # as generate() does; RecurrentGemma would not return one that it made itself
-            return None if seq2seq else transformers.DynamicCache(config=config)
+        if case.cache == "dynamic":  # the model makes its own, as generate() does; RecurrentGemma would not return it
+            return transformers.DynamicCache(config=config) if case.model_type == "recurrent_gemma" else None
         made = [
             transformers.StaticCache(config=config, max_cache_len=tokens)
             if case.cache == "static"
