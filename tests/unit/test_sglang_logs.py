@@ -91,6 +91,12 @@ def test_groups_of_attention_in_old_and_new_words(stated, groups):
     [
         ("speculative_algorithm='NEXTN', model_path='m'", "mtp", None),
         ("speculative_algorithm='EAGLE', model_path='m', speculative_draft_model_path='m'", "mtp", None),
+        ("speculative_algorithm='EAGLE', model_path='m', speculative_draft_model_path='lmsys/M-NextN'", "mtp", None),
+        (
+            "speculative_algorithm='NEXTN', model_path='a/Qwen3.5-9B-FP8', speculative_draft_model_path='Qwen3.5-9B'",
+            "mtp",
+            None,
+        ),
         ("speculative_algorithm=None", None, None),
         ("speculative_algorithm='NGRAM'", None, "a draft (NGRAM), which is not counted"),  # and no option's value
         ("speculative_algorithm='DFLASH', speculative_draft_model_path='z/x'", None, "a draft z/x (DFLASH)"),

@@ -91,6 +91,8 @@ _COMPRESSED_POOLS = {
 }
 #: Algorithms that draft with the model's own prediction layers where no other model is named.
 _OWN_LAYERS = frozenset({"EAGLE", "NEXTN", "FROZEN_KV_MTP"})
+#: Prediction layers as a repository of their own: lmsys/DeepSeek-V3-NextN.
+_PREDICTS = re.compile(r"(?i)next-?n|[-_]mtp")
 _BY_MODEL = frozenset({"page_size", "swa_full_tokens_ratio"})
 _RUNNING = re.compile(r"max_running_requests=(\d{1,9})")
 _WEIGHTS = re.compile(rf"Load weight end\b.{{0,300}}?\bmem usage={NUMBER} ?GB")
@@ -244,13 +246,14 @@ def _attention_groups(stated: Mapping[str, str]) -> int:
 def _draft(
     start: Start, stated: Mapping[str, str], given: Given
 ) -> tuple[Architecture | Literal["mtp"] | None, tuple[str, ...]]:
-    """The draft that is given or stated: a preset, or the model's own layers where no other path is named."""
+    """The draft that is given or stated: a preset, or the model's own layers where no other model is named."""
     if given.draft is not None:
         return given.draft, ()
     algorithm, path = stated.get("speculative_algorithm"), stated.get("speculative_draft_model_path")
-    if algorithm in _OWN_LAYERS and path in (None, stated.get("model_path")):
+    model, preset = stated.get("model_path"), preset_of(path)
+    is_own = path in (None, model) or _PREDICTS.search(path) or (preset is not None and preset == preset_of(model))
+    if algorithm in _OWN_LAYERS and is_own:
         return "mtp", ()
-    preset = preset_of(path)
     if algorithm is not None and preset is not None:
         return load_preset(preset), ()
     if algorithm is not None:

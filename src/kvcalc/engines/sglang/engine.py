@@ -194,6 +194,11 @@ class SGLang(EngineOptions):
     )
 
     @property
+    def _attention_groups(self) -> int:
+        """Groups of devices that each hold all of attention, for sequences of their own or for parts of a prefill."""
+        return self.dp_size * self.attn_cp_size
+
+    @property
     def batch_limit(self) -> int | None:
         """``max_running_requests``: further requests wait."""
         return self.max_running_requests
@@ -226,7 +231,7 @@ class SGLang(EngineOptions):
 
         Of DeepSeek V3 on eight devices in eight groups each has all of attention, and an eighth of the experts.
         """
-        heads = tensor_parallel_size // (self.dp_size * self.attn_cp_size)
+        heads = tensor_parallel_size // self._attention_groups
         mixers: tuple[tuple[Part, int], ...] = (("attention", heads), ("state", heads))
         if self.dp_size == 1:
             return mixers if heads < tensor_parallel_size else ()
@@ -289,7 +294,7 @@ class SGLang(EngineOptions):
                 f"dp_size={self.dp_size} starts as many servers, each with all of the model",
                 hint="ask for one of them, or set enable_dp_attention=true",
             )
-        heads, rest = divmod(tp, self.dp_size * self.attn_cp_size)
+        heads, rest = divmod(tp, self._attention_groups)
         if rest or heads % self.dcp_size:
             sizes = f"dp_size {self.dp_size} x attn_cp_size {self.attn_cp_size} x dcp_size {self.dcp_size}"
             raise UnsupportedError(f"sglang divides {tp} devices, of which {sizes} is no divisor", hint="raise --tp")
