@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-from base64 import b85encode
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -316,13 +315,6 @@ def test_a_derivation_of_one_question_alone_is_not_exported() -> None:
     odd = prepare(models()["gemma-3-1b"], engine="mlx-lm", engine_options={"prefill_step_size": 192})
     with pytest.raises(kvcalc.NotModelledError, match="holds for every context"):
         formulas_of(replace(odd))
-
-
-def test_the_packed_data_of_a_page_are_its_bytes(run: Run) -> None:
-    random_ = random.Random(85)  # noqa: S311
-    for known in (*(random_.randbytes(size) for size in range(25)), b"\0" * 9, b"\xff" * 11):
-        text = b85encode(known).decode().replace("<", ",")
-        assert run(f"[...bytesOf({json.dumps(text)})]") == list(known)
 
 
 def test_the_models_of_a_page_are_turned_into_columns_and_back(page: Run, data: dict[str, Any]) -> None:

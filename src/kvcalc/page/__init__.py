@@ -18,7 +18,7 @@ What is enumerated, and what is not
 How it stays small
     A derivation is split into its lines without numbers, each kept once for all models, and its numbers
     (:mod:`kvcalc.page.packing`); models are columns, so that what is alike in them stands side by side. All of it is
-    one JSON text, deflated, in base85, which browsers inflate themselves.
+    one JSON text, deflated, in base64, which browsers inflate themselves.
 
 A few rules that are no formula of an engine are written twice and held equal by tests: what is left of a device for the
 cache and what fits into it (:mod:`kvcalc.fitting`), and the line that starts a server (:mod:`kvcalc.serving`).

@@ -105,7 +105,7 @@ function weightsOf({ question, engine, model, own, row, size, textAt }) {
 function workingOf({ data, question, engine, model, own, device, row, size, textAt }) {
   const formats = own.by_format ? engine.weight_formats.length : 1;
   const format = own.by_format ? Math.max(0, engine.weight_formats.indexOf(question.weights ?? "")) : 0;
-  const table = own.distinct[own.working[question.kv || own.default] ?? own.working[""]] ?? [];
+  const table = own.working[question.kv || own.default] ?? own.working[""] ?? [];
   const place = atRun(table, (row * data.sizes.length + size) * formats + format);
   const absent = (reason) => ({ quantities: [], notes: [], reason });
   if (place === null || place < 0) return absent(place === null ? "its working memory is not on this page" : textAt(-1 - place));
@@ -177,20 +177,4 @@ function byName({ names, columns, engines }) {
     ...row(columns, at),
     engines: Object.fromEntries(Object.entries(engines).map(([engine, table]) => [engine, row(table, at)])),
   }]));
-}
-
-const LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%&()*+-;,=>?@^_`{|}~";
-
-// The bytes of a text in base85: five letters are four bytes, and a shorter end has one letter more than bytes.
-function bytesOf(text) {
-  const missing = (5 - (text.length % 5)) % 5;
-  const whole = text + "~".repeat(missing);
-  const values = new Map([...LETTERS].map((letter, value) => [letter, value]));
-  const bytes = new DataView(new ArrayBuffer((whole.length / 5) * 4));
-  for (let at = 0; at < whole.length; at += 5) {
-    let word = 0;
-    for (const letter of whole.slice(at, at + 5)) word = word * 85 + values.get(letter);
-    bytes.setUint32((at / 5) * 4, word);
-  }
-  return new Uint8Array(bytes.buffer, 0, bytes.byteLength - missing);
 }

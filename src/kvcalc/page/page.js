@@ -496,7 +496,8 @@ function start() {
 }
 
 async function unpack(text) {
-  const stream = new Blob([bytesOf(text)]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
+  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
   const found = JSON.parse(await new Response(stream).text());
   return { ...found, models: byName(found.models) };
 }

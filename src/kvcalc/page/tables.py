@@ -75,13 +75,11 @@ class Tables:
         rows = range(len(offer.rows))
         weights = {row: self._weights(offer, row) for row in rows if not row or self._weighs(offer, row)}
         working, by_format = self._working(offer, list(kv[0]))
-        distinct = Places()
         return {
             "default": _default(offer, 0, self.model),
             "kv": [{each: runs(places) for each, places in table.items()} for table in kv],
             "weights": {row: runs(places) for row, places in weights.items()},
-            "working": {each: distinct.of(tuple(runs(places))) for each, places in working.items()},
-            "distinct": distinct.listed(),
+            "working": {each: runs(places) for each, places in working.items()},
             "by_format": by_format,
             "served": served_name(offer.cls.server, self.model.provenance.reference),
             "flags": self.lines.of(tuple(map(tuple, offer.flags(self.model)))),
