@@ -292,6 +292,7 @@ FORMULAS = (
     *("1 if 2 > 1 else 3", "1 if 2 < 1 else 2 if 0 else 3", "4 if 1 >= 1 and 0 else 5", "4 if 0 or 1 == 1.0 else 5"),
     *("smallest_reaching(90, lambda n: int(n * 0.9) >= 36)", "smallest_reaching(-4, lambda n: n * n > 50)"),
     *("(lambda n: n + (lambda m: m * n)(3))(4)", "smallest_reaching(0, lambda n: n != 0)", "1 if 3 <= 2 else 0"),
+    *("4 * (64 + max(64, 128 * (2 > 1)))", "3 * (2 == 2.0) + (1 != 1) - (2 <= 1)"),
 )  # fmt: skip
 
 

@@ -75,12 +75,13 @@ const OPERATIONS = {
   "*": (a, b) => (typeof a === typeof b ? a * b : float(a) * float(b)),
   "/": divide,
   "//": floorDivide,
-  ">=": (a, b) => a >= b,
-  "<=": (a, b) => a <= b,
-  "==": (a, b) => a == b, // eslint-disable-line eqeqeq -- an integer and a float may be the same number
-  "!=": (a, b) => a != b, // eslint-disable-line eqeqeq
-  ">": (a, b) => a > b,
-  "<": (a, b) => a < b,
+  // What holds is 1, as in Python: 128 * (B > 1).
+  ">=": (a, b) => BigInt(a >= b),
+  "<=": (a, b) => BigInt(a <= b),
+  "==": (a, b) => BigInt(a == b), // eslint-disable-line eqeqeq -- an integer and a float may be the same number
+  "!=": (a, b) => BigInt(a != b), // eslint-disable-line eqeqeq
+  ">": (a, b) => BigInt(a > b),
+  "<": (a, b) => BigInt(a < b),
 };
 // What binds least comes first.
 const LEVELS = [[">=", "<=", "==", "!=", ">", "<"], ["+", "-"], ["*", "/", "//"]];
