@@ -447,3 +447,26 @@ def test_layers_that_kimi_linear_does_not_list_are_of_the_other_kind() -> None:
     )
     assert [layer.cache.kind for layer in (whole.layers[at] for at in whole.order)] == ["state"] * 3 + ["latent"]
     assert by_kda.caches == by_full.caches == whole.caches
+
+
+def test_stablelm_in_parallel_has_one_norm_a_layer() -> None:
+    apart, parallel = (
+        parameters({**TINY, "model_type": "stablelm", "use_parallel_residual": on}) for on in (False, True)
+    )
+    assert apart - parallel == 2 * 2 * 64  # a weight and a bias in each of two layers
+
+
+def test_feed_forwards_may_have_a_width_for_each_layer() -> None:
+    even, uneven = (parameters({**TINY, "intermediate_size": widths}) for widths in ([128, 128], [128, 96]))
+    assert even == parameters(TINY)
+    assert even - uneven == 3 * 64 * 32
+
+
+@pytest.mark.parametrize(("stated", "group"), [({}, 64), ({"group_size": 1}, 1), ({"group_size": 32}, 32)])
+def test_hqq_has_a_scale_and_a_zero_point_for_each_group(stated: dict[str, int], group: int) -> None:
+    def size(settings: dict[str, Any]) -> int:
+        packed = {"quant_method": "hqq", "quant_config": {"weight_quant_params": {"nbits": 4, **settings}}}
+        return weights(read_config({**TINY, "quantization_config": packed}), None).bytes
+
+    numbers = 2 * (4 * 64 * 64 + 3 * 64 * 128)
+    assert size(stated) - size({"group_size": 16}) == 3 * (numbers // group - numbers // 16)  # 2 bytes and 1

@@ -67,12 +67,11 @@ def _eagle3(config: Config, fields: Fields) -> None:
     """An embedding that is the target's; three of its hidden states enter through ``fc``; the first layer's Q, K and V
     read the embedding and that state side by side, each behind a norm of its own.
     """
-    hidden, attention = fields["hidden_size"], fields.get("attention", {})
+    hidden, attention = fields["hidden_size"], fields.get("attention")
     target = config.count("target_hidden_size") or hidden
-    rows = attention.get("num_heads", 0) * attention.get("head_dim", 0)
-    rows += 2 * attention.get("num_kv_heads", 0) * attention.get("head_dim", 0)
     _add(fields, "fc", rows=hidden, columns=3 * target, linear=True)
-    if rows:
+    if attention:
+        rows = (attention["num_heads"] + 2 * attention["num_kv_heads"]) * attention["head_dim"]
         _add(fields, "layers.0.self_attn.qkv_proj", part="attention", rows=rows, columns=hidden, linear=True)
     _add(fields, "layers.0.hidden_norm", part="norms", rows=hidden)
     fields |= {"embedding": False, "tie_embeddings": False, "head_rows": config.count("draft_vocab_size")}
