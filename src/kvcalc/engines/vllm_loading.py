@@ -99,8 +99,9 @@ def loading(setup: Setup, version: tuple[int, int], device: Device, step_tokens:
         if version < _NO_WORKSPACE and not model.has_sparse_latents:
             add("workspace_bytes", "FlashInfer's workspace", f"{128 * _MIB}", "mla/flashinfer_mla.py")
     if model.has_sparse_latents:
-        meaning = "which tokens the indexer chose: max_num_batched_tokens x index_topk numbers of 4 bytes"
-        add("chosen_bytes", meaning, f"{step_tokens} * {_CHOSEN} * 4", "models/deepseek_v2.py:1442")
+        work.let("max_num_batched_tokens", "tokens of one step", str(step_tokens), "tokens", "max_num_batched_tokens")
+        meaning = "which tokens the indexer chose: index_topk numbers of 4 bytes for each of a step"
+        add("chosen_bytes", meaning, f"max_num_batched_tokens * {_CHOSEN} * 4", "models/deepseek_v2.py:1442")
     add("allocator_bytes", "what PyTorch's allocator rounds up", _rounded(held, tp), "CUDACachingAllocator.cpp")
     work.let("loading_bytes", "what loading adds", " + ".join(terms) or "0", "bytes")
     return work
