@@ -430,7 +430,7 @@ def test_the_difference_is_told_in_tokens_and_requests(kvcalc, log):
     assert "the difference is 11,649 tokens, 0.09 requests of 131,072 tokens, less than predicted" in out
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from([NEW, LLAMA, SGLANG]), st.lists(st.integers(0, 10**20), min_size=30, max_size=60))
 def test_no_number_is_too_strange(kvcalc, tmp_path, text, numbers):
     drawn = map(str, numbers)

@@ -13,7 +13,7 @@ contexts = st.integers(1, 2**21)
 batches = st.integers(1, 300)
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(setups(), budgets, contexts, batches)
 def test_it_fits_at_the_answer_and_not_one_step_beyond(setup, kv_memory, context, batch_size):
     answer = capacity_of(setup, Memory(kv_memory), context, batch_size)

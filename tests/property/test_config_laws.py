@@ -28,7 +28,7 @@ _JUNK = st.recursive(
 )
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.sampled_from(_NAMES), st.dictionaries(st.sampled_from(_KEYS), _JUNK, min_size=1, max_size=3))
 def test_a_published_file_with_junk_in_it_never_breaks_the_reader(name: str, junk: dict[str, Any]) -> None:
     config = CONFIGS[name]

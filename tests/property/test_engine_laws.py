@@ -51,7 +51,7 @@ def test_rows_formula_and_fast_path_agree(model: Architecture, context: int, bat
         assert checked(steps, cache.bytes) == steps, engine
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.filter_too_much])
 @given(setups(), contexts, batches)
 def test_the_shown_work_is_the_answer_in_every_version_and_with_every_option(
     setup: Setup, context: int, batch_size: int

@@ -12,7 +12,7 @@ from kvcalc.sources.gguf import GGUFHeader, parse_gguf
 from kvcalc.sources.gguf_model import architecture_of
 from kvcalc.sources.safetensors import header_length, parse_header
 
-FEW = settings(max_examples=150)
+FEW = settings(max_examples=80)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=12), inner, max_size=4),

@@ -84,7 +84,7 @@ LAYERS: st.SearchStrategy[LayerKind] = st.one_of(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(st.lists(LAYERS, min_size=1, max_size=3), st.integers(1, 4000), STEPS, st.integers(0, 900))
 @example(kinds=[Chunked(chunk=500, **HEADS)], context=4000, step=100, decode=10)  # trimmed between two chunks
 @example(kinds=[Chunked(chunk=500, **HEADS)], context=300, step=512, decode=400)  # trimmed while decoding
@@ -109,7 +109,7 @@ def test_the_closed_form_is_the_largest_of_every_step(
     assert steps[-1].value == 2 * predicted.bytes
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(st.booleans(), st.integers(1, 4000), STEPS, st.integers(0, 900), st.integers(0, 4000))
 @example(with_chunked=False, context=100, step=64, decode=300, start=200)  # quantised while decoding
 @example(with_chunked=False, context=1000, step=64, decode=0, start=200)  # quantised during the prefill

@@ -32,7 +32,7 @@ def pools(draw: st.DrawFn) -> Pool:
 
 
 @given(pool=pools(), wanted=st.integers(1, 10**8))
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_one_byte_less_than_the_budget_does_not_reach_the_tokens(pool: Pool, wanted: int) -> None:
     tokens = max(-(-wanted // pool.page_size) * pool.page_size, pool.least_tokens)
     budget = pool.budget(tokens)
@@ -41,14 +41,14 @@ def test_one_byte_less_than_the_budget_does_not_reach_the_tokens(pool: Pool, wan
 
 
 @given(pool=pools())
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_the_least_pool_starts_and_one_page_less_does_not(pool: Pool) -> None:
     assert pool.starts_with(pool.least_tokens)
     assert not pool.starts_with(pool.least_tokens - pool.page_size)
 
 
 @given(pool=pools(), memory=st.integers(0, 10**13), more=st.integers(0, 10**9))
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_more_memory_never_holds_fewer_tokens(pool: Pool, memory: int, more: int) -> None:
     try:
         tokens = pool.starting_tokens(memory)
@@ -68,7 +68,7 @@ engines = st.builds(
 
 
 @given(context=st.integers(1, 10**6), batch=st.integers(1, 64), window=st.integers(1, 4096), engine=engines)
-@settings(max_examples=100)
+@settings(max_examples=60)
 def test_bytes_and_budget_never_fall_with_context_or_batch(
     context: int, batch: int, window: int, engine: SGLang
 ) -> None:

@@ -109,8 +109,16 @@ def servers():
         server.server_close()
 
 
+@pytest.fixture(scope="module")
+def session():
+    """One session for all of these tests: it remembers the proxies of whoever asked first."""
+    close_session()
+    yield
+    close_session()
+
+
 @pytest.fixture
-def site(servers, monkeypatch, tmp_path):
+def site(servers, session, monkeypatch, tmp_path):
     """A Hub with one model of one file, and an environment that knows no other."""
     server = servers()
     server.files["/org/model/resolve/main/config.json"] = json.dumps(CONFIG).encode()
@@ -124,9 +132,7 @@ def site(servers, monkeypatch, tmp_path):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, "*")
-    close_session()  # it remembers the proxies of whoever asked first
-    yield server
-    close_session()
+    return server
 
 
 def at_main(file):
