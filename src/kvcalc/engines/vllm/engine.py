@@ -277,11 +277,12 @@ class Vllm(VllmOptions):
         checked_block = block_of(planned, checked, packing if packing in ("", "split") else "tuples")
         rules = [self._blocks(planned.specs[group[0]], setup) for group in planned.groups]
         rule_of = {index: rule for group, rule in zip(planned.groups, rules, strict=True) for index in group}
+        alone = {spec: self._blocks(spec, setup) for spec in {each.spec for each in owned}}
         shares: Counter[tuple[int | None, Blocks]] = Counter()
         needs: Counter[Blocks] = Counter()
         for index in sorted(held[dearest]):
             shares[owned[index].row, rule_of[index]] += planned.specs[index].own_page
-            needs[self._blocks(owned[index].spec, setup)] += owned[index].spec.page
+            needs[alone[owned[index].spec]] += owned[index].spec.page
         group_size = max((len(group) for group in planned.groups), default=0)
         pages = {spec.page for spec in planned.specs}
         return VllmPlan(

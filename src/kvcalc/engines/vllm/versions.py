@@ -7,6 +7,7 @@ the newest and an older one the oldest, and a note says so.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from kvcalc.engines import vllm_loading, vllm_memory
@@ -176,6 +177,7 @@ READ: tuple[Release, ...] = (
 )
 
 
+@lru_cache(maxsize=64)  # a plan asks some fifty times
 def rules_of(version: str) -> Rules:
     """The rules of a version.
 
