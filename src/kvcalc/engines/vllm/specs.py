@@ -296,6 +296,8 @@ def _compressed_specs(engine: VllmOptions, setup: Setup, kind: Compressed, block
 def _skipping_boundaries(engine: VllmOptions, setup: Setup, owned: list[Owned]) -> list[Owned]:
     """TurboQuant leaves the first two and the last two layers of a model without states in the model's format.
 
+    Beside states it packs all attention; that of several shapes was driven to differ, and is refused.
+
     The packed block grows until it covers 16 tokens of a skipped layer. Full layers, packed or not, have that block, so
     that their pages have two sizes; windows have the largest block of their kernel within a packed page.
 
@@ -303,16 +305,20 @@ def _skipping_boundaries(engine: VllmOptions, setup: Setup, owned: list[Owned]) 
     model_executor/layers/attention/attention.py:101.
     """
     layers, model = setup.architecture.num_layers, setup.architecture.name
-    own = [each.spec for each in owned if each.position < layers]
-    if not setup.k_dtype.name.startswith("turboquant") or not own or any(each.spec.form == "state" for each in owned):
+    own = [each.spec for each in owned if each.position < layers and each.spec.form != "state"]
+    if not setup.k_dtype.name.startswith("turboquant") or not own:
         return owned
+    has_states = any(each.spec.form == "state" for each in owned)
     forms = ("full", "sliding") if engine.rules.packs_windows else ("full",)
-    if len({(spec.heads, spec.key_bytes) for spec in own}) > 1 or any(each.spec.form not in forms for each in owned):
+    is_other = not has_states and any(each.spec.form not in forms for each in owned)
+    if is_other or len({(spec.heads, spec.key_bytes) for spec in own}) > 1:
         raise NotModelledError(
             f"not modelled: how vllm gives {model}'s layers of several kinds pages of one size with "
             f"{setup.k_dtype.name}",
             hint="use fp8 or nvfp4",
         )
+    if has_states:
+        return owned
     edge = min(2, layers // 2)
     model_format = DTYPES[model_dtype(setup.architecture)]
     plain = replace(setup, k_dtype=model_format, v_dtype=model_format)
