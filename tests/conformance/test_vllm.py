@@ -1034,11 +1034,12 @@ def test_turboquant_packs_windows_in_pages_of_the_full_layers() -> None:
         plan(mixed, "turboquant_4bit_nc", version="0.29.0")
 
 
-def test_turboquant_beside_states_is_known_for_attention_of_one_shape() -> None:
-    state, one, two = (gated_delta_net(24), 2), (full(2, 128), 2), (full(4, 128), 2)
+@pytest.mark.parametrize("other", [full(4, 128), sliding(512, 2, 128)])
+def test_turboquant_beside_states_is_known_for_full_attention_of_one_shape(other: LayerKind) -> None:
+    state, one = (gated_delta_net(24), 2), (full(2, 128), 2)
     assert plan(model(state, one), "turboquant_k8v4").block_note
     with pytest.raises(NotModelledError, match="layers of several kinds"):
-        plan(model(state, one, two), "turboquant_k8v4")
+        plan(model(state, one, (other, 2)), "turboquant_k8v4")
 
 
 def test_a_window_of_a_draft_that_no_packed_page_holds_is_refused() -> None:

@@ -296,7 +296,7 @@ def _compressed_specs(engine: VllmOptions, setup: Setup, kind: Compressed, block
 def _skipping_boundaries(engine: VllmOptions, setup: Setup, owned: list[Owned]) -> list[Owned]:
     """TurboQuant leaves the first two and the last two layers of a model without states in the model's format.
 
-    Beside states it packs all attention; that of several shapes was driven to differ, and is refused.
+    Beside states it packs all attention; windows there, and several shapes, were driven to differ, and are refused.
 
     The packed block grows until it covers 16 tokens of a skipped layer. Full layers, packed or not, have that block, so
     that their pages have two sizes; windows have the largest block of their kernel within a packed page.
@@ -309,9 +309,8 @@ def _skipping_boundaries(engine: VllmOptions, setup: Setup, owned: list[Owned]) 
     if not setup.k_dtype.name.startswith("turboquant") or not own:
         return owned
     has_states = any(each.spec.form == "state" for each in owned)
-    forms = ("full", "sliding") if engine.rules.packs_windows else ("full",)
-    is_other = not has_states and any(each.spec.form not in forms for each in owned)
-    if is_other or len({(spec.heads, spec.key_bytes) for spec in own}) > 1:
+    forms = {"full", "state"} if has_states else {"full", "sliding"} if engine.rules.packs_windows else {"full"}
+    if any(each.spec.form not in forms for each in owned) or len({(spec.heads, spec.key_bytes) for spec in own}) > 1:
         raise NotModelledError(
             f"not modelled: how vllm gives {model}'s layers of several kinds pages of one size with "
             f"{setup.k_dtype.name}",
