@@ -266,6 +266,17 @@ def test_what_a_page_has_no_formulas_of_is_the_command_lines(page: Run, asked: d
     assert "the command line has" in refusal
 
 
+def test_what_an_engine_chooses_for_a_model_on_a_device_is_the_command_lines(run: Run) -> None:
+    whole = page_data(["deepseek-v3.2"], ["sglang"], [load_device("b200"), load_device("h200")])
+    run(f"(globalThis.sparse = {json.dumps(whole)}, 0)")
+    asked = {"model": "deepseek-v3.2", "engine": "sglang", "size": 8}
+    refusals = [
+        run(f"planOf(sparse, {json.dumps(asked | {'device': name})}).refusal ?? ''") for name in ("b200", "h200")
+    ]
+    assert "has not what sglang chooses for this model on b200: the command line has" in refusals[0]
+    assert not refusals[1]
+
+
 def test_every_device_has_a_platform_and_its_choices(data: dict[str, Any]) -> None:
     whole = page_data(["smollm2-135m"], ["ideal", "mlx-lm"], devices())
     assert {device["platform"] for device in whole["devices"]} == {"cuda", "rocm", "metal", "gaudi", "tpu"}

@@ -60,7 +60,9 @@ function asked(data, question) {
       memory_bytes: String(question.memory ?? 0), memory_mib: String(larger(BigInt(question.memory ?? 0) >> 20n, 1n)),
     },
   };
-  const { row, refusal } = rowOf(engine, model, question);
+  const { row, refusal } = own.elsewhere.includes(device.name)
+    ? refused(`this page has not what ${question.engine} chooses for this model on ${device.name}: the command line has`)
+    : rowOf(engine, model, question);
   const choice = device.choices[question.engine] ?? 0;
   // llama.cpp's attention reads K and V in f16, and copies what is in another format.
   const [key, value = key] = (question.kv || own.default).split("/");

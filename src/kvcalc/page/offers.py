@@ -85,12 +85,13 @@ class Offer:
 
     Attributes:
         rows: versions, the newest first, then options and drafts of the newest.
+        devices: those of the page.
         choices: the options that it chooses by itself, on no device and on each of the page's.
         made: the engine of a row, with a choice and its inputs.
     """
 
     def __init__(self, name: str, devices: Sequence[Device]) -> None:
-        self.name, self.cls = name, engine_class(name)
+        self.name, self.cls, self.devices = name, engine_class(name), devices
         self.weight_formats = (None, "bf16", *self.cls.weight_formats)
         self.choices: list[dict[str, Any]] = [{}]
         for device in devices:
@@ -108,6 +109,10 @@ class Offer:
             *(Row({name: value}) for name, value in self.picks),
             *(Row(draft=draft) for draft in (MTP, OTHER)),
         )
+
+    def elsewhere(self, model: Architecture) -> list[str]:
+        """Devices on which the engine chooses options for this model that a page has no formulas of."""
+        return [each.name for each in self.devices if self.cls.model_options(model, each)]
 
     @property
     def cells(self) -> Iterator[tuple[int, int]]:

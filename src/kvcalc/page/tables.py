@@ -82,6 +82,7 @@ class Tables:
             "working": {each: runs(places) for each, places in working.items()},
             "by_format": by_format,
             "served": served_name(offer.cls.server, self.model.provenance.reference),
+            "elsewhere": offer.elsewhere(self.model),
             "flags": self.lines.of(tuple(map(tuple, offer.flags(self.model)))),
         }
 
